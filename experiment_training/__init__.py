@@ -1,0 +1,1 @@
+"""The shipped experiments: plugins that fill the registries, and their training YAMLs."""

@@ -1,0 +1,1 @@
+"""Trainers bound to policies."""

@@ -1,0 +1,1 @@
+"""Reading, checking and locating the experiment YAML; knows nothing of torch."""

@@ -1,0 +1,67 @@
+"""Everything that can be wrong with an experiment YAML, said in one form."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from model_constructor.config.source_map import SourceLocation
+
+
+class ConfigLoadError(ValueError):
+    """A YAML file cannot be read, or its `defaults` cannot be followed."""
+
+
+@dataclass(frozen=True)
+class ConfigValidationIssue:
+    """One mistake: where, what, and what to do.
+
+    Attributes:
+        error_path: dotted path in the configuration, `<root>` for all of it.
+        error_message: one sentence without its full stop.
+        hint: what to do about it.
+        location: file, line and column of the value.
+        origin: the chain of files whose `defaults` brought the value in, outermost first.
+    """
+
+    error_path: str
+    error_message: str
+    hint: str | None = None
+    location: SourceLocation | None = None
+    origin: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        text = f"{self.error_path}: {self.error_message}"
+        if self.location is not None:
+            text = f"{self.location.format()}: {text}"
+        if self.hint:
+            text = f"{text}; {self.hint}"
+        if len(self.origin) > 1:
+            text = f"{text} (reached by {' -> '.join(self.origin)})"
+        return text
+
+
+class ConfigError(ValueError):
+    """All mistakes found in one configuration."""
+
+    def __init__(self, issues: Sequence[ConfigValidationIssue]) -> None:
+        self.issues = list(issues)
+        lines = [f"Config validation failed with {len(self.issues)} error(s):"]
+        super().__init__("\n".join([*lines, *(f"  {issue}" for issue in self.issues)]))
+
+
+class ParameterError(ValueError):
+    """A plugin cannot use one of the parameters that it was given.
+
+    Args:
+        param: dotted path below the plugin's `params`, such as `root` or `normalization.action`; empty
+            for all of them.
+        message: one sentence without its full stop; it names the file and the episode where there is one.
+        hint: what to do about it.
+    """
+
+    def __init__(self, param: str, message: str, hint: str | None = None) -> None:
+        super().__init__(f"{param}: {message}" + (f"; {hint}" if hint else ""))
+        self.param = param
+        self.message = message
+        self.hint = hint

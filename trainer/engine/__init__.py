@@ -1,0 +1,1 @@
+"""Assembling an experiment, the one loop, the step, checkpoints, tracking, deployment."""

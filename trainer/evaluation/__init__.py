@@ -1,0 +1,1 @@
+"""Policies in simulators: recording, rolling out, success rates, videos, the report."""

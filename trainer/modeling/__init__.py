@@ -1,0 +1,1 @@
+"""Components: built from model YAMLs and prepared for training."""

@@ -1,0 +1,47 @@
+"""Random numbers that belong to samples, so that neither ranks nor restarts change them."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class SampleRandom:
+    """Draws for one global batch, of which a rank takes its rows.
+
+    The numbers are a pure function of `(seed, step)` and of the row in the global batch: one rank with a
+    batch of 2B and two ranks with B see the same noise for the same sample, and a resumed run sees what
+    the uninterrupted one would have seen. Every rank must make the same calls in the same order.
+
+    Args:
+        seed: the seed of the run.
+        step: the iteration, counted over the whole run.
+        rank: this rank's place in the global batch.
+        world_size: number of ranks, all with equal batches.
+        device: where the numbers are needed; they are drawn on the CPU, so that every device sees the same.
+    """
+
+    def __init__(
+        self, seed: int, step: int = 0, rank: int = 0, world_size: int = 1, device: torch.device | str = "cpu"
+    ) -> None:
+        self.rank = rank
+        self.world_size = world_size
+        self.device = torch.device(device)
+        entropy = np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0]
+        self._generator = torch.Generator().manual_seed(int(entropy) & (2**63 - 1))
+
+    def normal(self, shape: tuple[int, ...]) -> Tensor:
+        """Return standard normal numbers of shape `(B, …)` for this rank's B samples."""
+        return self._rows(torch.randn(self._global(shape), generator=self._generator), shape[0])
+
+    def uniform(self, shape: tuple[int, ...]) -> Tensor:
+        """Return numbers uniform in [0, 1) of shape `(B, …)` for this rank's B samples."""
+        return self._rows(torch.rand(self._global(shape), generator=self._generator), shape[0])
+
+    def _global(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (shape[0] * self.world_size, *shape[1:])
+
+    def _rows(self, values: Tensor, rows: int) -> Tensor:
+        mine = values[self.rank * rows : (self.rank + 1) * rows]
+        return mine.to(self.device, non_blocking=True)
