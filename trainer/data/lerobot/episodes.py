@@ -1,0 +1,212 @@
+"""The episodes of a LeRobot dataset: their lengths, tasks and places."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trainer.data.errors import DatasetError
+from trainer.data.lerobot.columns import read_table
+from trainer.data.lerobot.info import TASKS_PATH, DatasetInfo
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """One parquet file and the episodes in it.
+
+    Attributes:
+        path: the file.
+        episodes: positions in the episode table, ascending.
+    """
+
+    path: Path
+    episodes: np.ndarray
+
+
+@dataclass(frozen=True)
+class EpisodeTable:
+    """All episodes, in the order of their frames.
+
+    Attributes:
+        columns: every column of the table that is one number per episode, by its name on disk, such as
+            `episode_index`, `length`, `data/file_index` or `videos/<camera>/from_timestamp`.
+        tasks: the task texts of each episode.
+        files: the data files, in the order of their numbers.
+    """
+
+    columns: dict[str, np.ndarray]
+    tasks: tuple[tuple[str, ...], ...]
+    files: tuple[DataFile, ...]
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    @property
+    def episode_index(self) -> np.ndarray:
+        """Number of each episode, int64 `(E,)`."""
+        return self.columns["episode_index"]
+
+    @property
+    def length(self) -> np.ndarray:
+        """Frames in each episode, int64 `(E,)`."""
+        return self.columns["length"]
+
+    @property
+    def start(self) -> np.ndarray:
+        """First row of each episode in the columns, int64 `(E,)`."""
+        return self.columns["dataset_from_index"]
+
+
+def read_episodes(root: Path, info: DatasetInfo) -> EpisodeTable:
+    """Read the episode table of either format version.
+
+    Raises:
+        DatasetError: a file or column is missing or damaged, an episode is empty, or the episodes do not
+            make up the frames that the dataset says it has.
+    """
+    if info.version == "v2.1":
+        columns, tasks, where = _read_v21(root)
+    else:
+        columns, tasks, where = _read_v30(root)
+    count = len(tasks)
+    if count != info.total_episodes:
+        raise DatasetError(f"{where}: {count} episodes are listed, info.json says {info.total_episodes}")
+    empty = np.flatnonzero(columns["length"] < 1)
+    if len(empty):
+        raise DatasetError(f"{where}: episode {columns['episode_index'][empty[0]]} is empty")
+    numbers, repeats = np.unique(columns["episode_index"], return_counts=True)
+    if len(numbers) != count:
+        raise DatasetError(f"{where}: episode {numbers[repeats > 1][0]} is listed twice")
+    order = np.argsort(columns["dataset_from_index"], kind="stable")
+    columns = {name: np.ascontiguousarray(column[order]) for name, column in columns.items()}
+    tasks = [tasks[i] for i in order]
+    _check_ranges(columns, info, where)
+    return EpisodeTable(columns, tuple(tasks), _data_files(root, info, columns))
+
+
+def read_tasks(root: Path, info: DatasetInfo) -> list[str]:
+    """Return the task texts, each at its `task_index`.
+
+    Raises:
+        DatasetError: the file is missing or damaged, or its numbers are not 0, 1, 2, ….
+    """
+    texts: dict[int, str]
+    if info.version == "v2.1":
+        path = root / "meta/tasks.jsonl"
+        texts = {
+            int(line["task_index"]): str(line["task"]) for line in _json_lines(path, "task_index", "task")
+        }
+    else:
+        path = root / TASKS_PATH
+        table = read_table(path)
+        others = [name for name in table.column_names if name != "task_index"]
+        if "task_index" not in table.column_names or len(others) != 1:
+            raise DatasetError(f"{path}: the columns are {table.column_names}, not task_index and the text")
+        numbers = table.column("task_index").to_pylist()
+        texts = dict(zip(numbers, map(str, table.column(others[0]).to_pylist()), strict=True))
+    if sorted(texts) != list(range(len(texts))):
+        raise DatasetError(f"{path}: task_index must count from 0, it is {sorted(texts)}")
+    return [texts[i] for i in range(len(texts))]
+
+
+def _read_v30(root: Path) -> tuple[dict[str, np.ndarray], list[tuple[str, ...]], Path]:
+    folder = root / "meta/episodes"
+    paths = sorted(folder.glob("chunk-*/file-*.parquet"))
+    if not paths:
+        raise DatasetError(f"{folder}: there is no episode table in it")
+    needed = ("episode_index", "length", "data/chunk_index", "data/file_index", "dataset_from_index")
+    parts: dict[str, list[np.ndarray]] = {}
+    tasks: list[tuple[str, ...]] = []
+    for path in paths:
+        table = read_table(path)
+        for name in (*needed, "tasks"):
+            if name not in table.column_names:
+                raise DatasetError(f"{path}: the column '{name}' is missing")
+        for name in table.column_names:
+            column = table.column(name)
+            if "list" in str(column.type) or name.startswith("stats/") or "string" in str(column.type):
+                continue
+            if name in needed and column.null_count:
+                raise DatasetError(f"{path}: column '{name}' has rows without a value")
+            parts.setdefault(name, []).append(column.to_numpy())
+        tasks += [tuple(texts or ()) for texts in table.column("tasks").to_pylist()]
+    # A column that only some of the files have says nothing about all episodes.
+    columns = {name: np.concatenate(part) for name, part in parts.items() if len(part) == len(paths)}
+    return columns, tasks, folder
+
+
+def _read_v21(root: Path) -> tuple[dict[str, np.ndarray], list[tuple[str, ...]], Path]:
+    path = root / "meta/episodes.jsonl"
+    lines = sorted(_json_lines(path, "episode_index", "length"), key=lambda line: line["episode_index"])
+    lengths = np.array([line["length"] for line in lines], np.int64)
+    columns = {
+        "episode_index": np.array([line["episode_index"] for line in lines], np.int64),
+        "length": lengths,
+        "dataset_from_index": np.cumsum(lengths) - lengths,
+    }
+    return columns, [tuple(line.get("tasks", ())) for line in lines], path
+
+
+def _json_lines(path: Path, *needed: str) -> Iterator[dict[str, Any]]:
+    if not path.is_file():
+        raise DatasetError(f"{path}: the file is missing")
+    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not text.strip():
+            continue
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError as problem:
+            raise DatasetError(f"{path}: line {number} is not JSON: {problem}") from None
+        if not isinstance(line, dict) or any(key not in line for key in needed):
+            raise DatasetError(f"{path}: line {number} needs the entries {', '.join(needed)}")
+        yield line
+
+
+def _check_ranges(columns: dict[str, np.ndarray], info: DatasetInfo, where: Path) -> None:
+    """Check that the episodes, one after the other, are all frames of the dataset."""
+    expected = np.cumsum(columns["length"]) - columns["length"]
+    wrong = np.flatnonzero(columns["dataset_from_index"] != expected)
+    if len(wrong):
+        episode = columns["episode_index"][wrong[0]]
+        raise DatasetError(
+            f"{where}: episode {episode} begins at frame {columns['dataset_from_index'][wrong[0]]}, "
+            f"the lengths of those before it add up to {expected[wrong[0]]}"
+        )
+    stops = columns.get("dataset_to_index")
+    if stops is not None:
+        wrong = np.flatnonzero(stops - columns["dataset_from_index"] != columns["length"])
+        if len(wrong):
+            raise DatasetError(
+                f"{where}: episode {columns['episode_index'][wrong[0]]} has length "
+                f"{columns['length'][wrong[0]]}, its frames are {expected[wrong[0]]} to {stops[wrong[0]]}"
+            )
+    total = int(columns["length"].sum())
+    if total != info.total_frames:
+        raise DatasetError(f"{where}: the episodes have {total} frames, info.json says {info.total_frames}")
+
+
+def _data_files(root: Path, info: DatasetInfo, columns: dict[str, np.ndarray]) -> tuple[DataFile, ...]:
+    numbers = columns["episode_index"]
+    if info.version == "v2.1":
+        per_chunk = int(info.raw.get("chunks_size", 1000))
+        return tuple(
+            DataFile(
+                root / info.data_path(episode_chunk=int(number) // per_chunk, episode_index=int(number)),
+                np.array([i]),
+            )
+            for i, number in enumerate(numbers)
+        )
+    places = np.stack([columns["data/chunk_index"], columns["data/file_index"]], axis=1).astype(np.int64)
+    unique, which = np.unique(places, axis=0, return_inverse=True)
+    which = which.reshape(-1)
+    return tuple(
+        DataFile(
+            root / info.data_path(chunk_index=int(chunk), file_index=int(file)), np.flatnonzero(which == i)
+        )
+        for i, (chunk, file) in enumerate(unique)
+    )

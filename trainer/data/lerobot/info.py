@@ -1,0 +1,183 @@
+"""`meta/info.json` of a LeRobot dataset: version, rate, features and where the files lie."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trainer.data.errors import DatasetError
+
+VERSION = "v3.0"
+READABLE_VERSIONS = ("v2.1", VERSION)
+
+INFO_PATH = "meta/info.json"
+STATS_PATH = "meta/stats.json"
+TASKS_PATH = "meta/tasks.parquet"
+EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
+
+BOOKKEEPING: dict[str, str] = {
+    "timestamp": "float32",
+    "frame_index": "int64",
+    "episode_index": "int64",
+    "index": "int64",
+    "task_index": "int64",
+}
+"""The columns that every dataset has beside its own features, and their types; one number per frame."""
+
+NUMERIC = ("float16", "float32", "float64", "bool")
+NUMERIC += ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+_FRAMES = ("image", "video")
+_TEXT = ("string", "language")
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One feature of a dataset.
+
+    Attributes:
+        name: its key, such as `observation.state`.
+        dtype: a numpy type name, or `string`, `language`, `image`, `video`, or something not known.
+        shape: its shape in one frame.
+        names: the names of its dimensions, as the dataset has them.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    names: Any = None
+
+    @property
+    def is_numeric(self) -> bool:
+        """Whether it is a low-dimensional column of numbers."""
+        return self.dtype in NUMERIC
+
+    @property
+    def is_frames(self) -> bool:
+        """Whether it is made of camera frames."""
+        return self.dtype in _FRAMES
+
+    @property
+    def column_shape(self) -> tuple[int, ...]:
+        """Shape of one row of its column: bookkeeping is one plain number, all else keeps its shape."""
+        return () if self.name in BOOKKEEPING else self.shape
+
+    def description(self) -> dict[str, Any]:
+        """Return it as `info.json` has it."""
+        return {"dtype": self.dtype, "shape": list(self.shape), "names": self.names}
+
+    def why_not_numeric(self) -> str:
+        """Say why there is no column of numbers for this feature."""
+        if self.is_frames:
+            return f"feature '{self.name}' holds {self.dtype} frames, which are not read; leave it out"
+        if self.dtype in _TEXT:
+            return f"feature '{self.name}' holds text ({self.dtype}), not numbers; leave it out"
+        return f"feature '{self.name}' has dtype '{self.dtype}', which is not known"
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What `meta/info.json` says, checked.
+
+    Attributes:
+        raw: the file as it is, unknown keys included.
+        version: `v3.0` or `v2.1`.
+        fps: frames per second.
+        features: all features by name, in the file's order.
+        total_episodes: number of episodes.
+        total_frames: number of frames in all of them.
+        robot_type: the robot, if named.
+    """
+
+    raw: dict[str, Any]
+    version: str
+    fps: float
+    features: dict[str, Feature]
+    total_episodes: int
+    total_frames: int
+    robot_type: str | None
+
+    def data_path(self, **place: int) -> str:
+        """Return the path of a data file below the root; `place` fills the template of this version."""
+        return str(self.raw["data_path"]).format(**place)
+
+
+def read_info(root: Path) -> DatasetInfo:
+    """Read and check `meta/info.json`.
+
+    Raises:
+        DatasetError: the folder or the file is missing or damaged, the version cannot be read, or a
+            needed entry is missing or nonsense.
+    """
+    if not root.is_dir():
+        raise DatasetError(f"{root}: there is no such folder")
+    path = root / INFO_PATH
+    if not path.is_file():
+        raise DatasetError(f"{root}: there is no {INFO_PATH} in it, so it is not a LeRobot dataset")
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as problem:
+        raise DatasetError(f"{path}: this is not JSON: {problem}") from None
+    if not isinstance(raw, dict):
+        raise DatasetError(f"{path}: a JSON object is expected, this is a {type(raw).__name__}")
+    version = raw.get("codebase_version")
+    _check_version(path, version)
+    for key in ("fps", "features", "total_episodes", "total_frames", "data_path"):
+        if raw.get(key) is None:
+            raise DatasetError(f"{path}: the entry '{key}' is missing")
+    fps = raw["fps"]
+    if not _is_number(fps) or not math.isfinite(fps) or fps <= 0:
+        raise DatasetError(f"{path}: fps must be a number above 0, it is {fps!r}")
+    for key in ("total_episodes", "total_frames"):
+        if not _is_number(raw[key]) or raw[key] < 1:
+            raise DatasetError(f"{path}: the dataset is empty, {key} is {raw[key]!r}")
+    return DatasetInfo(
+        raw=raw,
+        version=str(version),
+        fps=fps,
+        features=_features(path, raw["features"]),
+        total_episodes=int(raw["total_episodes"]),
+        total_frames=int(raw["total_frames"]),
+        robot_type=raw.get("robot_type"),
+    )
+
+
+def _check_version(path: Path, version: Any) -> None:
+    if version in READABLE_VERSIONS:
+        return
+    readable = " and ".join(READABLE_VERSIONS)
+    number = str(version).removeprefix("v").split(".")
+    if not all(part.isdigit() for part in number):
+        raise DatasetError(f"{path}: codebase_version is {version!r}; {readable} can be read")
+    newest = [int(part) for part in VERSION.removeprefix("v").split(".")]
+    age = "newer" if [int(part) for part in number] > newest else "older"
+    raise DatasetError(
+        f"{path}: the dataset has format {version}, which is {age} than what can be read ({readable})"
+    )
+
+
+def _features(path: Path, raw: Any) -> dict[str, Feature]:
+    if not isinstance(raw, dict):
+        raise DatasetError(f"{path}: features must be an object, it is a {type(raw).__name__}")
+    features = {}
+    for name, entry in raw.items():
+        shape = entry.get("shape") if isinstance(entry, dict) else None
+        if shape is None or "dtype" not in entry:
+            raise DatasetError(f"{path}: feature '{name}' needs a dtype and a shape")
+        if not isinstance(shape, list) or not all(isinstance(n, int) and n > 0 for n in shape):
+            raise DatasetError(f"{path}: the shape of feature '{name}' is {shape!r}, not sizes above 0")
+        features[name] = Feature(name, str(entry["dtype"]), tuple(shape), entry.get("names"))
+    for name in BOOKKEEPING:
+        if name not in features:
+            raise DatasetError(f"{path}: the feature '{name}', which every dataset has, is missing")
+    return features
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)

@@ -1,0 +1,224 @@
+"""Reads LeRobot datasets, v3.0 and v2.1: the low-dimensional columns of all episodes as numpy arrays."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trainer.data.errors import DatasetError
+from trainer.data.lerobot.columns import read_table, to_numpy
+from trainer.data.lerobot.episodes import DataFile, EpisodeTable, read_episodes, read_tasks
+from trainer.data.lerobot.info import STATS_PATH, DatasetInfo, Feature, read_info
+from trainer.data.statistics import Stats, column_statistics
+
+_CHECKED = ("index", "episode_index", "frame_index")
+"""Bookkeeping that says of each row where it belongs; read with every other column, to hold the rows against."""
+
+
+class LeRobotReader:
+    """One LeRobot dataset on disk.
+
+    Opening it reads the metadata; columns are read when they are asked for, and once. Camera features
+    are listed in `features` and have no columns.
+
+    Args:
+        root: the dataset's folder.
+        repo_id: its name on the hub, for the record.
+
+    Attributes:
+        info: what `meta/info.json` says.
+        fps: frames per second.
+        features: all features by name.
+        episodes: the episode table, in the order of the frames.
+        tasks: task texts, each at its `task_index`.
+
+    Raises:
+        DatasetError: the metadata is missing, damaged or contradicts itself, or the format version
+            cannot be read.
+    """
+
+    def __init__(self, root: Path | str, repo_id: str | None = None) -> None:
+        self.root = Path(root)
+        self.repo_id = repo_id
+        self.info: DatasetInfo = read_info(self.root)
+        self.fps = self.info.fps
+        self.features: dict[str, Feature] = self.info.features
+        self.episodes: EpisodeTable = read_episodes(self.root, self.info)
+        self.tasks: list[str] = read_tasks(self.root, self.info)
+        self._columns: dict[str, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        """Return the number of frames."""
+        return self.info.total_frames
+
+    @cached_property
+    def stats(self) -> Stats:
+        """The statistics that the dataset's writer stored; empty where there are none.
+
+        Their quantiles are estimates with most writers; `statistics` computes exact ones.
+
+        Raises:
+            DatasetError: `meta/stats.json` is damaged.
+        """
+        path = self.root / STATS_PATH
+        if not path.is_file():
+            return {}
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+            return {
+                key: {
+                    name: np.asarray(value, np.int64 if name == "count" else np.float64)
+                    for name, value in one.items()
+                }
+                for key, one in raw.items()
+            }
+        except (AttributeError, TypeError, ValueError) as problem:
+            raise DatasetError(f"{path}: these are not statistics: {problem}") from None
+
+    def numeric_features(self, prefix: str = "") -> list[str]:
+        """Return the low-dimensional features whose names begin with `prefix`, in the dataset's order.
+
+        Raises:
+            DatasetError: one of them has a dtype that is not known.
+        """
+        found = []
+        for name, feature in self.features.items():
+            if not name.startswith(prefix) or feature.is_frames or feature.dtype in ("string", "language"):
+                continue
+            self._numeric(name)
+            found.append(name)
+        return found
+
+    def columns(self, keys: Sequence[str]) -> dict[str, np.ndarray]:
+        """Return contiguous columns over all frames, in the order of the episodes.
+
+        Bookkeeping columns (`timestamp`, `index`, …) are `(N,)`, every other feature is `(N, *shape)`,
+        also where its shape is `[1]`.
+
+        Args:
+            keys: low-dimensional features.
+
+        Raises:
+            DatasetError: there is no such feature, it holds no numbers, a file is missing, truncated or
+                damaged, its rows are not those of its episodes, or a number is NaN or infinite.
+        """
+        for key in keys:
+            self._numeric(key)
+        missing = [key for key in dict.fromkeys(keys) if key not in self._columns]
+        if missing:
+            self._read(list(dict.fromkeys((*missing, *_CHECKED))))
+        return {key: self._columns[key] for key in keys}
+
+    def statistics(self, keys: Sequence[str], rows: np.ndarray | None = None) -> Stats:
+        """Return exact statistics of columns, over all frames or over `rows`."""
+        columns = self.columns(keys)
+        return {
+            key: column_statistics(column if rows is None else column[rows])
+            for key, column in columns.items()
+        }
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a person wants to know about the dataset, ready for JSON."""
+        lengths = self.episodes.length
+        return {
+            "root": str(self.root),
+            "repo_id": self.repo_id,
+            "fps": self.fps,
+            "episodes": len(self.episodes),
+            "frames": len(self),
+            "features": {name: feature.description() for name, feature in self.features.items()},
+            "windows": {},
+            "episode_lengths": {
+                "min": int(lengths.min()),
+                "mean": float(lengths.mean()),
+                "max": int(lengths.max()),
+            },
+            "tasks": list(self.tasks),
+            "robot_type": self.info.robot_type,
+        }
+
+    def _numeric(self, key: str) -> Feature:
+        feature = self.features.get(key)
+        if feature is None:
+            near = difflib.get_close_matches(key, self.features, n=1)
+            hint = f"did you mean '{near[0]}'" if near else f"it has {', '.join(self.features)}"
+            raise DatasetError(f"{self.root}: the dataset has no feature '{key}'; {hint}")
+        if not feature.is_numeric:
+            raise DatasetError(f"{self.root}: {feature.why_not_numeric()}")
+        return feature
+
+    def _read(self, keys: Sequence[str]) -> None:
+        """Read columns from all files; nothing is kept unless all of it is sound."""
+        total = len(self)
+        read = {
+            key: np.empty((total, *self.features[key].column_shape), self.features[key].dtype) for key in keys
+        }
+        row = 0
+        for file in self.episodes.files:
+            table = read_table(file.path, keys)
+            expected = int(self.episodes.length[file.episodes].sum())
+            if table.num_rows != expected:
+                raise DatasetError(
+                    f"{file.path}: the file has {table.num_rows} rows, {_named(self._numbers(file))} in it have {expected}"
+                )
+            for key in keys:
+                read[key][row : row + expected] = to_numpy(table.column(key), self.features[key], file.path)
+            row += expected
+        if (read["index"] != np.arange(total)).any():
+            order = np.argsort(read["index"], kind="stable")
+            read = {key: np.ascontiguousarray(column[order]) for key, column in read.items()}
+        self._check_rows(read)
+        for key, column in read.items():
+            self._check_finite(key, column)
+        self._columns.update(read)
+
+    def _numbers(self, file: DataFile) -> np.ndarray:
+        return self.episodes.episode_index[file.episodes]
+
+    def _check_rows(self, read: dict[str, np.ndarray]) -> None:
+        """Hold the rows against the episode table."""
+        lengths = self.episodes.length
+        expected = {
+            "index": np.arange(len(self)),
+            "episode_index": np.repeat(self.episodes.episode_index, lengths),
+            "frame_index": np.arange(len(self)) - np.repeat(self.episodes.start, lengths),
+        }
+        for key in _CHECKED:
+            wrong = np.flatnonzero(read[key] != expected[key])
+            if len(wrong):
+                path, episode, frame = self._place(int(wrong[0]))
+                raise DatasetError(
+                    f"{path}: frame {frame} of episode {episode} has {key} {read[key][wrong[0]]}, "
+                    f"it should have {expected[key][wrong[0]]}"
+                )
+
+    def _check_finite(self, key: str, column: np.ndarray) -> None:
+        if column.dtype.kind != "f" or np.isfinite(column).all():
+            return
+        finite = np.isfinite(column).reshape(len(column), -1).all(axis=1)
+        bad = np.flatnonzero(~finite)
+        path, episode, frame = self._place(int(bad[0]))
+        values = column[bad[0]].reshape(-1)
+        what = "NaN" if np.isnan(values).any() else "an infinite number"
+        raise DatasetError(
+            f"{path}: '{key}' has {what} in frame {frame} of episode {episode} "
+            f"({len(bad)} such frame{'s' if len(bad) > 1 else ''} in the dataset)"
+        )
+
+    def _place(self, row: int) -> tuple[Path, int, int]:
+        """Return file, episode number and frame of a row."""
+        position = int(np.searchsorted(self.episodes.start, row, side="right")) - 1
+        path = next(file.path for file in self.episodes.files if position in file.episodes)
+        return path, int(self.episodes.episode_index[position]), row - int(self.episodes.start[position])
+
+
+def _named(numbers: np.ndarray) -> str:
+    if len(numbers) == 1:
+        return f"episode {numbers[0]}"
+    return f"the {len(numbers)} episodes from {numbers.min()} to {numbers.max()}"

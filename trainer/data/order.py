@@ -1,0 +1,75 @@
+"""Which samples a batch holds: arithmetic, the same for any number of ranks and workers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+_WORD = 2**64
+
+
+def epoch_order(seed: int, epoch: int, length: int) -> np.ndarray:
+    """Return the permutation of `range(length)` in which an epoch visits its samples, int64.
+
+    A pure function of its arguments. It sorts raw PCG64 words, whose stream numpy keeps unchanged
+    between versions, unlike that of its `permutation`.
+    """
+    words = np.random.PCG64(np.random.SeedSequence([seed % _WORD, epoch])).random_raw(length)
+    return np.argsort(words, kind="stable")
+
+
+class GlobalBatchSampler:
+    """Cuts every epoch's order into global batches, and each of those into one slice per rank.
+
+    Global batch `s` of an epoch is positions `[s·G, (s+1)·G)` of that epoch's order, with
+    `G = batch_size · world_size`; rank r has rows `[r·B, (r+1)·B)` of it. So one rank with a batch of
+    2B and two ranks with B see the same global batches, and a resumed run jumps to its step. What does
+    not fill a global batch at the end of the order is left out; the order differs each epoch, so these
+    are other samples each time.
+
+    Args:
+        length: number of samples in the dataset.
+        batch_size: samples per rank and step (B).
+        rank: this rank.
+        world_size: number of ranks.
+        seed: seed of the order, the same on all ranks.
+
+    Raises:
+        ValueError: the dataset is smaller than one global batch, or a number is out of range.
+    """
+
+    def __init__(
+        self, length: int, batch_size: int, *, rank: int = 0, world_size: int = 1, seed: int = 0
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"the batch size must be at least 1, it is {batch_size}")
+        if world_size < 1 or not 0 <= rank < world_size:
+            raise ValueError(f"there is no rank {rank} among {world_size} ranks")
+        global_batch = batch_size * world_size
+        if length < global_batch:
+            what = f"a batch of {batch_size}" + (f" on each of {world_size} ranks" if world_size > 1 else "")
+            raise ValueError(f"the dataset has {length} samples, fewer than {what} needs ({global_batch})")
+        self.length = length
+        self.batch_size = batch_size
+        self.rank = rank
+        self.world_size = world_size
+        self.seed = seed
+        self.steps_per_epoch = length // global_batch
+        self._cached: tuple[int, np.ndarray] | None = None
+
+    def indices(self, epoch: int, step: int) -> np.ndarray:
+        """Return this rank's samples, int64 `(B,)`, of step `step` (from 0) of epoch `epoch`."""
+        assert 0 <= step < self.steps_per_epoch, f"step {step} of {self.steps_per_epoch}"
+        first = (step * self.world_size + self.rank) * self.batch_size
+        return self._order(epoch)[first : first + self.batch_size]
+
+    def iterate(self, epoch: int, start_step: int = 0) -> Iterator[np.ndarray]:
+        """Yield this rank's samples of each step of an epoch, from `start_step` on."""
+        for step in range(start_step, self.steps_per_epoch):
+            yield self.indices(epoch, step)
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if self._cached is None or self._cached[0] != epoch:
+            self._cached = (epoch, epoch_order(self.seed, epoch, self.length))
+        return self._cached[1]

@@ -1,0 +1,54 @@
+"""Exact statistics of a low-dimensional column."""
+
+from __future__ import annotations
+
+import numpy as np
+
+QUANTILES: dict[str, float] = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
+STATISTICS = ("min", "max", "mean", "std", "count", *QUANTILES)
+
+Stats = dict[str, dict[str, np.ndarray]]
+"""Feature name → name of the statistic → array of the feature's shape (`count`: shape (1,))."""
+
+
+def column_statistics(values: np.ndarray) -> dict[str, np.ndarray]:
+    """Return min, max, mean, std, count and quantiles over the first axis.
+
+    Everything is computed in float64 from all values: two passes for the standard deviation (that of
+    the population), a full sort for the quantiles (linear interpolation between neighbours). One
+    dimension is worked on at a time, so the extra memory is one float64 vector of length N.
+
+    Args:
+        values: numbers or booleans of shape `(N, *shape)` with N ≥ 1.
+
+    Returns:
+        Arrays of the shape `shape`, float64; `min` and `max` of integers stay int64; `count` is int64
+        of shape (1,).
+    """
+    assert len(values) > 0, "statistics of nothing"
+    flat = values.reshape(len(values), -1)
+    width = flat.shape[1]
+    found = {name: np.empty(width, np.float64) for name in STATISTICS if name != "count"}
+    for i in range(width):
+        column = np.sort(flat[:, i].astype(np.float64))
+        found["min"][i], found["max"][i] = column[0], column[-1]
+        # A sum of equal numbers divided by their count may miss them by a rounding error; a constant has none.
+        constant = column[0] == column[-1]
+        mean = column[0] if constant else column.mean()
+        found["mean"][i] = mean
+        found["std"][i] = 0.0 if constant else np.sqrt(np.square(column - mean).mean())
+        for name, value in zip(QUANTILES, _sorted_quantiles(column, list(QUANTILES.values())), strict=True):
+            found[name][i] = value
+    if values.dtype.kind in "iu":
+        # Not by way of float64, which has no room for the largest integers.
+        found["min"], found["max"] = flat.min(axis=0).astype(np.int64), flat.max(axis=0).astype(np.int64)
+    shaped = {name: array.reshape(values.shape[1:]) for name, array in found.items()}
+    count = np.array([len(values)], np.int64)
+    return {name: count if name == "count" else shaped[name] for name in STATISTICS}
+
+
+def _sorted_quantiles(column: np.ndarray, levels: list[float]) -> np.ndarray:
+    place = np.asarray(levels) * (len(column) - 1)
+    below = np.floor(place).astype(np.int64)
+    above = np.minimum(below + 1, len(column) - 1)
+    return column[below] + (column[above] - column[below]) * (place - below)

@@ -1,0 +1,130 @@
+"""Windows of time steps around a frame: which ones, and all those of a batch at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from trainer.data.errors import WindowError
+
+OLDEST_FIRST = "oldest_first"
+NEWEST_FIRST = "newest_first"
+HISTORY_ORDERS = (OLDEST_FIRST, NEWEST_FIRST)
+
+TOLERANCE_S = 1e-4
+"""How far a wanted time may lie from a recorded frame, in seconds."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """The frames of one feature that a sample holds.
+
+    Attributes:
+        key: the feature.
+        offsets: frames relative to the sample's own, in the order in which they are returned.
+    """
+
+    key: str
+    offsets: tuple[int, ...]
+
+    @property
+    def span(self) -> int:
+        """Number of frames from the earliest to the latest, both included."""
+        return max(self.offsets) - min(self.offsets) + 1
+
+
+def frame_stride(hz: float, fps: float, furthest: int) -> int:
+    """Return how many recorded frames one step of `1/hz` seconds is.
+
+    Args:
+        hz: control rate asked for.
+        fps: rate of the recording.
+        furthest: number of steps to the furthest frame of any window; it too must fall on a frame.
+
+    Raises:
+        ValueError: steps of `1/hz` do not fall on recorded frames.
+    """
+    stride = round(fps / hz)
+    # At least one step is looked at, so that a nonsensical rate is refused for windows of one frame as well.
+    drift = max(furthest, 1) * abs(1 / hz - stride / fps)
+    if stride < 1 or drift > TOLERANCE_S:
+        rates = ", ".join(f"{fps / n:g}" for n in range(1, 5))
+        raise ValueError(
+            f"{hz:g} Hz does not fall on the frames of a recording at {fps:g} frames/s, "
+            f"which has rates such as {rates}"
+        )
+    return stride
+
+
+def action_offsets(horizon: int, offset: int, stride: int) -> tuple[int, ...]:
+    """Return the frames of an action chunk: `offset … offset + horizon − 1` steps from now."""
+    return tuple(stride * (offset + i) for i in range(horizon))
+
+
+def history_offsets(history: int, order: str, stride: int) -> tuple[int, ...]:
+    """Return the frames of an observation history that ends now, oldest or newest first."""
+    assert order in HISTORY_ORDERS
+    steps = range(-(history - 1), 1) if order == OLDEST_FIRST else range(0, -history, -1)
+    return tuple(stride * i for i in steps)
+
+
+class WindowGather:
+    """Gathers the windows of whole batches from contiguous columns.
+
+    A frame outside the sample's episode is replaced by the episode's first or last one and flagged.
+
+    Args:
+        columns: feature → array `(N, *shape)`; all episodes, each a run of rows.
+        windows: what to gather.
+        starts: first row of each episode, int64 `(E,)`, ascending; together they cover all N rows.
+        lengths: rows of each episode, int64 `(E,)`.
+
+    Raises:
+        WindowError: a window is longer than every episode.
+    """
+
+    def __init__(
+        self,
+        columns: Mapping[str, np.ndarray],
+        windows: Sequence[Window],
+        starts: np.ndarray,
+        lengths: np.ndarray,
+    ) -> None:
+        longest = int(lengths.max())
+        for window in windows:
+            if window.span > longest:
+                raise WindowError(
+                    window.key,
+                    f"a window of {window.span} frames of '{window.key}' is longer than every episode; "
+                    f"the longest has {longest} frames",
+                )
+        self._columns = {window.key: columns[window.key] for window in windows}
+        # One row per frame, so that a batch needs no search for its episodes.
+        self._first = np.repeat(starts, lengths)
+        self._last = np.repeat(starts + lengths - 1, lengths)
+        # Windows with the same offsets share their row numbers.
+        self._keys_by_offsets: dict[tuple[int, ...], list[str]] = {}
+        for window in windows:
+            self._keys_by_offsets.setdefault(window.offsets, []).append(window.key)
+        self._offsets = {offsets: np.asarray(offsets, np.int64) for offsets in self._keys_by_offsets}
+
+    def __call__(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Return `<key>` `(B, len(offsets), *shape)` and `<key>_is_pad` bool `(B, len(offsets))`.
+
+        Args:
+            rows: row of each sample's own frame, int64 `(B,)`.
+        """
+        gathered: dict[str, np.ndarray] = {}
+        first = self._first[rows][:, None]
+        last = self._last[rows][:, None]
+        for offsets, keys in self._keys_by_offsets.items():
+            wanted = rows[:, None] + self._offsets[offsets]
+            inside = np.minimum(np.maximum(wanted, first), last)
+            is_pad = inside != wanted
+            for key in keys:
+                # The rows are in range; "clip" only spares numpy its own check and a second buffer.
+                gathered[key] = self._columns[key].take(inside, axis=0, mode="clip")
+                gathered[f"{key}_is_pad"] = is_pad.copy()
+        return gathered
