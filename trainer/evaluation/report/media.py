@@ -1,0 +1,128 @@
+"""Rollout videos inside the page: embedded while they fit, a strip of frames otherwise."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain, zip_longest
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image
+
+from trainer.evaluation.report.run_folder import Episode
+
+# Base64 adds a third: a page of this size still opens at once and can be sent by mail.
+VIDEO_BUDGET_BYTES = 12_000_000
+MAX_VIDEOS = 24
+_FRAME_STRIPS = 12
+_FRAMES_PER_STRIP = 4
+_FRAME_HEIGHT = 120
+# What every current browser plays; mp4 files with other codecs would show as a black box.
+_PLAYABLE = {"h264": ("yuv420p", "yuvj420p"), "vp9": ("yuv420p",), "vp8": ("yuv420p",), "av1": ("yuv420p",)}
+_TYPES = {".mp4": "video/mp4", ".webm": "video/webm"}
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One episode with its video as a data URI, or a strip of frames, or the reason why there is neither."""
+
+    episode: Episode
+    video: str | None = None
+    frames: str | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """The pictures of one evaluation; `left_out` names the episodes whose video is only in the run folder."""
+
+    shown: tuple[Rollout, ...]
+    left_out: tuple[Episode, ...]
+    recorded: int
+    embedded_bytes: int
+
+
+def collect_rollouts(episodes: Sequence[Episode], budget: int = VIDEO_BUDGET_BYTES) -> Rollouts:
+    """Choose failures and successes in turn until `budget` bytes of video are used; show them in episode order."""
+    recorded = [episode for episode in episodes if episode.video is not None]
+    failures = [episode for episode in recorded if episode.success is False]
+    others = [episode for episode in recorded if episode.success is not False]
+    in_turn = [e for e in chain.from_iterable(zip_longest(failures, others)) if e is not None]
+    shown: list[Rollout] = []
+    left_out: list[Episode] = []
+    used = strips = 0
+    for episode in in_turn:
+        path = episode.video
+        assert path is not None, "only episodes with a video were chosen"
+        if not path.is_file():
+            shown.append(Rollout(episode, reason=f"The file {path.name} is missing."))
+            continue
+        size = path.stat().st_size
+        fits = used + size <= budget and sum(r.video is not None for r in shown) < MAX_VIDEOS
+        problem = _unplayable(path)
+        if fits and problem is None:
+            shown.append(Rollout(episode, video=_data_uri(_TYPES[path.suffix.lower()], path.read_bytes())))
+            used += size
+            continue
+        if strips == _FRAME_STRIPS:
+            left_out.append(episode)
+            continue
+        strip = _frame_strip(path)
+        reason = problem or "Frames only: the page has no room for more video."
+        strips += strip is not None
+        shown.append(Rollout(episode, frames=strip, reason=reason))
+    return Rollouts(
+        shown=tuple(sorted(shown, key=lambda rollout: rollout.episode.episode)),
+        left_out=tuple(sorted(left_out, key=lambda episode: episode.episode)),
+        recorded=len(recorded),
+        embedded_bytes=used,
+    )
+
+
+def _unplayable(path: Path) -> str | None:
+    """Return why a browser cannot play a file, in one sentence, or `None`."""
+    if path.suffix.lower() not in _TYPES:
+        return f"Frames only: browsers do not play {path.suffix or 'files without an ending'}."
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                return f"The file {path.name} holds no video."
+            codec = container.streams.video[0].codec_context
+            if codec.pix_fmt in _PLAYABLE.get(codec.name, ()) or codec.name.startswith(
+                ("libdav1d", "libvpx")
+            ):
+                return None
+            return f"Frames only: not every browser plays {codec.name} in {codec.pix_fmt}."
+    except (av.FFmpegError, OSError, ValueError):
+        return f"The file {path.name} cannot be read."
+
+
+def _frame_strip(path: Path) -> str | None:
+    """Return evenly spaced frames side by side as a JPEG data URI, `None` where nothing can be decoded."""
+    frames: list[np.ndarray] = []
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            total = stream.frames or sum(1 for _ in container.decode(stream))
+            container.seek(0)
+            wanted = set(np.linspace(0, max(total - 1, 0), _FRAMES_PER_STRIP).astype(int).tolist())
+            for position, frame in enumerate(container.decode(stream)):
+                if position in wanted:
+                    width = max(1, round(frame.width * _FRAME_HEIGHT / frame.height))
+                    picture = frame.to_image().resize((width, _FRAME_HEIGHT))
+                    frames.append(np.asarray(picture.convert("RGB")))
+    except (av.FFmpegError, OSError, ValueError, IndexError):
+        pass  # what was decoded before the damage is still worth showing
+    if not frames:
+        return None
+    buffer = io.BytesIO()
+    Image.fromarray(np.concatenate(frames, axis=1)).save(buffer, format="JPEG", quality=80)
+    return _data_uri("image/jpeg", buffer.getvalue())
+
+
+def _data_uri(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"

@@ -1,0 +1,168 @@
+"""The page: everything the run folder says, put into the templates beside this file."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from trainer.evaluation.report import text
+from trainer.evaluation.report.curves import evaluation_curves, training_curves
+from trainer.evaluation.report.first_batch import read_first_batch
+from trainer.evaluation.report.media import VIDEO_BUDGET_BYTES, collect_rollouts
+from trainer.evaluation.report.run_folder import Component, Evaluation, ReportError, Run, read_run
+from trainer.evaluation.report.yaml_text import coloured_yaml
+from trainer.utils.files import whole_file
+
+_PAGE = Path(__file__).parent / "page"
+# A report of a run that took part in thousands of evaluations lists the newest of them.
+_MAX_EVALUATION_ROWS = 200
+
+
+def build_report(run: Path, out: Path | None = None) -> Path:
+    """Write one self-contained HTML page about a run and return its path.
+
+    Args:
+        run: the run folder (`save_dir`); every file in it may be missing, damaged or still growing.
+        out: the page to write, `<run>/report.html` by default.
+
+    Raises:
+        ReportError: `run` is no run folder, or the page cannot be written.
+    """
+    page = render(read_run(run))
+    target = out if out is not None else run / "report.html"
+    try:
+        with whole_file(target) as temporary:
+            temporary.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise ReportError(f"The report {target} cannot be written: {error.strerror}.") from error
+    return target
+
+
+def render(run: Run) -> str:
+    """Return the HTML of a run."""
+    environment = Environment(
+        loader=FileSystemLoader(_PAGE),
+        autoescape=True,  # every value on the page comes from a file
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        number=text.number,
+        percent=text.percent,
+        percent_interval=text.percent_interval,
+        number_interval=text.number_interval,
+        duration=text.duration,
+        count_short=text.count_short,
+        megabytes=text.megabytes,
+        shape=text.shape,
+        offsets=text.offsets,
+        listed=text.listed,
+        yaml=coloured_yaml,
+    )
+    script = (_PAGE / "page.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
+    return environment.get_template("report.html").render(
+        style=Markup((_PAGE / "style.css").read_text(encoding="utf-8")),  # noqa: S704 - our own file
+        script=Markup(script),  # noqa: S704 - our own file
+        script_hash=digest,
+        **_content(run),
+    )
+
+
+def _content(run: Run) -> dict[str, Any]:
+    last_step = run.metrics.last_step if run.metrics else None
+    verdicts = run.verdicts
+    features = run.dataset.features if run.dataset else ()
+    return {
+        "run": run,
+        "title": run.folder.resolve().name,
+        "built": datetime.now(timezone.utc),
+        "status": _status(run, last_step),
+        "verdicts": verdicts,
+        "totals": _totals(run.info.components if run.info else ()),
+        "curves": training_curves(run.metrics) if run.metrics else (),
+        "metrics_notes": _metrics_notes(run),
+        "evaluation_charts": evaluation_curves(run.evaluations, last_step),
+        "evaluation_rows": run.evaluations[-_MAX_EVALUATION_ROWS:],
+        "rollouts": [
+            (verdict, collect_rollouts(verdict.episodes, VIDEO_BUDGET_BYTES // len(verdicts)))
+            for verdict in verdicts
+        ],
+        "first_batch": read_first_batch(run.folder / "first_batch.npz", features),
+        "commands": _commands(run, verdicts),
+    }
+
+
+def _status(run: Run, last_step: float | None) -> str:
+    """One sentence on how far the training came."""
+    info = run.info
+    if info is None:
+        return "run.json is missing, so it is not known when and how this run was started."
+    total = info.steps_per_epoch * info.epochs if info.steps_per_epoch and info.epochs else None
+    steps = f"step {text.number(last_step)}" if last_step is not None else "no recorded step"
+    if total:
+        steps += f" of {text.number(total)}"
+    if info.finished is not None:
+        return f"Finished {info.finished:%Y-%m-%d %H:%M} after {steps.removeprefix('step ')} steps."
+    return f"Not finished: in progress or interrupted, {steps} so far."
+
+
+def _totals(components: Sequence[Component]) -> dict[str, int]:
+    return {
+        "parameters": sum(component.parameters or 0 for component in components),
+        "trainable": sum(component.trainable or 0 for component in components),
+    }
+
+
+def _metrics_notes(run: Run) -> list[str]:
+    metrics = run.metrics
+    if metrics is None:
+        return []
+    notes = []
+    if metrics.truncated:
+        notes.append(
+            "The last line of metrics.jsonl is incomplete and left out, as a run leaves it that was killed."
+        )
+    if metrics.unreadable:
+        notes.append(f"{metrics.unreadable:,} line(s) of metrics.jsonl are no records and are left out.")
+    if metrics.replaced:
+        notes.append(
+            f"The run was resumed from an earlier step: {metrics.replaced:,} superseded record(s) are left out."
+        )
+    return notes
+
+
+def _commands(run: Run, verdicts: Sequence[Evaluation]) -> list[tuple[str, str]]:
+    """Return what to type, each with what it does."""
+    commands = []
+    info = run.info
+    if info is not None and info.revision:
+        commands.append(("Go to the code of this run", text.shell(["git", "checkout", info.revision])))
+    if info is not None and info.command:
+        commands.append(("Train", text.shell(_launch(info.command, info.world_size or 1))))
+    for verdict in verdicts:
+        if verdict.checkpoint is None or verdict.count is None:
+            continue
+        words = ["trainer", "evaluate", verdict.checkpoint, "--env", verdict.env]
+        words += ["--episodes", str(verdict.count)]
+        words += ["--seed", str(verdict.seed)] if verdict.seed is not None else []
+        commands.append((f"Evaluate on {verdict.env}", text.shell(words)))
+    return commands
+
+
+def _launch(command: Sequence[str], world_size: int) -> list[str]:
+    """Put the launcher before a bare script: a process knows its own arguments, not what started it."""
+    words = list(command)
+    if not words[0].endswith(".py"):
+        return words
+    if world_size > 1:
+        return ["torchrun", f"--nproc_per_node={world_size}", *words]
+    return ["python", *words]

@@ -1,0 +1,123 @@
+"""How numbers, times and sizes are written on the page."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Sequence
+
+Interval = tuple[float, float]
+
+UNKNOWN = "–"
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """Write a number with `digits` significant digits; NaN and infinity are named, `None` is a dash."""
+    if value is None:
+        return UNKNOWN
+    if math.isnan(value):
+        return "NaN"
+    if math.isinf(value):
+        return "−inf" if value < 0 else "inf"
+    if value == int(value) and abs(value) < 1e15:
+        return f"{int(value):,}".replace("-", "−")
+    size = abs(value)
+    if 1e-4 <= size < 1e6:
+        decimals = max(0, digits - 1 - math.floor(math.log10(size)))
+        text = f"{value:,.{decimals}f}"
+        text = text.rstrip("0").rstrip(".") if "." in text else text
+    else:
+        mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+        if "." in mantissa:
+            mantissa = mantissa.rstrip("0").rstrip(".")
+        text = f"{mantissa}e{int(exponent)}"
+    return text.replace("-", "−")
+
+
+def percent(share: float | None) -> str:
+    """Write a share between 0 and 1 in per cent, with one decimal where it has one."""
+    return UNKNOWN if share is None else f"{_percent_value(share)} %"
+
+
+def percent_interval(interval: Interval | None) -> str:
+    """Write an interval of shares in per cent: `80.1 to 99.3 %`."""
+    if interval is None:
+        return UNKNOWN
+    return f"{_percent_value(interval[0])} to {_percent_value(interval[1])} %"
+
+
+def number_interval(interval: Interval | None, digits: int = 3) -> str:
+    """Write an interval of plain numbers: `0.91 to 0.94`."""
+    if interval is None:
+        return UNKNOWN
+    return f"{number(interval[0], digits)} to {number(interval[1], digits)}"
+
+
+def duration(seconds: float | None) -> str:
+    """Write a time span in its two largest units: `3 min 20 s`, `2 h 5 min`, `1 d 4 h`."""
+    if seconds is None or not math.isfinite(seconds) or seconds < 0:
+        return UNKNOWN
+    if seconds < 10:
+        return f"{number(round(seconds, 1))} s"
+    total = round(seconds)
+    minutes, rest_seconds = divmod(total, 60)
+    hours, rest_minutes = divmod(minutes, 60)
+    days, rest_hours = divmod(hours, 24)
+    if days:
+        return f"{days:,} d {rest_hours} h"
+    if hours:
+        return f"{hours} h {rest_minutes} min"
+    if minutes:
+        return f"{minutes} min {rest_seconds} s"
+    return f"{total} s"
+
+
+def count_short(count: float | None) -> str:
+    """Write a large count with its unit letter: `2.03 M`, `417 k`."""
+    if count is None:
+        return UNKNOWN
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(count) >= size:
+            return f"{count / size:.3g} {letter}"
+    return number(count)
+
+
+def megabytes(size: int) -> str:
+    """Write a number of bytes in MB (10^6 bytes)."""
+    return f"{size / 1e6:.1f} MB" if size >= 100_000 else f"{size / 1e3:.0f} kB"
+
+
+def shape(sizes: Sequence[int] | None) -> str:
+    """Write the shape of an array: `8 × 16 × 4`, or `scalar`."""
+    if sizes is None:
+        return UNKNOWN
+    return " × ".join(str(size) for size in sizes) or "scalar"
+
+
+def offsets(values: Sequence[float]) -> str:
+    """Write the frame offsets of a window: `−1 to 0 (2 frames)`."""
+    if not values:
+        return UNKNOWN
+    if len(values) == 1:
+        return number(values[0])
+    steps = {round(after - before, 9) for before, after in zip(values, values[1:], strict=False)}
+    if len(steps) > 1:
+        return ", ".join(number(value) for value in values)
+    stride = steps.pop()
+    every = "" if abs(stride) == 1 else f", every {number(abs(stride))}"
+    return f"{number(values[0])} to {number(values[-1])}{every} ({len(values)} frames)"
+
+
+def listed(names: Sequence[str], limit: int = 12) -> str:
+    """Join names by commas and count those beyond `limit`."""
+    shown = ", ".join(names[:limit])
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
+
+
+def shell(words: Sequence[str]) -> str:
+    """Write a command as one would type it."""
+    return shlex.join(words)
+
+
+def _percent_value(share: float) -> str:
+    return number(round(100 * share, 1), 4) if math.isfinite(share) else number(share)

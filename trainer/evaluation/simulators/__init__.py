@@ -1,0 +1,46 @@
+"""Simulators by name: `metaworld/<task>`, `pusht`, and whatever plugins register."""
+
+from __future__ import annotations
+
+import importlib
+
+from trainer.evaluation.simulators.names import nearest
+from trainer.registry import SIMULATOR_REGISTRY
+from trainer.templates import Simulator
+
+__all__ = ["make_simulator"]
+
+_BUILT_IN = ("metaworld", "pusht")  # each a module here and an extra of the package
+
+
+def make_simulator(name: str) -> Simulator:
+    """Return a new simulator.
+
+    Args:
+        name: key of the simulator registry, then a slash and the task where the simulator has several:
+            `metaworld/pick-place-v3`, `pusht`.
+
+    Raises:
+        ValueError: there is no such simulator or task, or it is not installed; one sentence says what to do.
+    """
+    kind, _, task = name.partition("/")
+    if kind in _BUILT_IN and not SIMULATOR_REGISTRY.has(kind):
+        _import_built_in(kind)
+    if not SIMULATOR_REGISTRY.has(kind):
+        known = sorted({*_BUILT_IN, *SIMULATOR_REGISTRY.keys()})
+        raise ValueError(f"there is no simulator '{kind}'; {nearest(kind, known)}")
+    return SIMULATOR_REGISTRY.get(kind)(task)
+
+
+def _import_built_in(kind: str) -> None:
+    try:
+        importlib.import_module(f"trainer.evaluation.simulators.{kind}")
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"the simulator '{kind}' is not installed ({error.name} is missing): "
+            f"run pip install -e '.[{kind}]' in the repository"
+        ) from error
+    except ImportError as error:
+        raise ValueError(
+            f"the simulator '{kind}' cannot be loaded: {error}; on Debian: apt-get install libgl1 libglib2.0-0"
+        ) from error
