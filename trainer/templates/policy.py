@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from torch import Tensor
 
-from trainer.utils.random import SampleRandom
+from trainer.utils.random import Random
 
 
 @runtime_checkable
@@ -19,11 +19,11 @@ class Policy(Protocol):
     own parameters. All values are normalized. B batch, T history, H action horizon, A action size.
     """
 
-    def loss(self, batch: dict[str, Tensor], random: SampleRandom) -> dict[str, Tensor]:
+    def loss(self, batch: dict[str, Tensor], random: Random) -> dict[str, Tensor]:
         """Return scalars; `total` is the one that is trained, the others are logged."""
         ...
 
-    def predict_action(self, observation: dict[str, Tensor], random: SampleRandom) -> Tensor:
+    def predict_action(self, observation: dict[str, Tensor], random: Random) -> Tensor:
         """Return an action chunk `(B, H, A)` for observations `(B, T, …)`."""
         ...
 

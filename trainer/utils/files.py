@@ -46,19 +46,25 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
+def whole_folder(path: Path, replace: bool = False) -> Iterator[Path]:
     """Yield the empty folder `<path>.incomplete`; on success it takes the name `path`, on failure it goes.
 
-    `path` itself must not exist when the block ends; what an interrupted writer left behind is removed first.
+    Args:
+        path: must not exist when the block ends, unless `replace`.
+        replace: an older folder `path` makes way once the new one is complete on disk.
     """
     incomplete = path.with_name(f"{path.name}.incomplete")
+    replaced = path.with_name(f"{path.name}.replaced")
     shutil.rmtree(incomplete, ignore_errors=True)
     incomplete.mkdir(parents=True)
     try:
         yield incomplete
         fsync_tree(incomplete)
-        os.rename(incomplete, path)
+        if replace and path.exists():
+            path.rename(replaced)
+        incomplete.rename(path)
         fsync_path(path.parent)
+        shutil.rmtree(replaced, ignore_errors=True)
     except BaseException:
         shutil.rmtree(incomplete, ignore_errors=True)
         raise

@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
 import numpy as np
 import torch
 from torch import Tensor
+
+
+class Random(Protocol):
+    """Random numbers whose first dimension is the batch."""
+
+    def normal(self, shape: tuple[int, ...]) -> Tensor:
+        """Return standard normal numbers of shape `(B, …)`."""
+        ...
+
+    def uniform(self, shape: tuple[int, ...]) -> Tensor:
+        """Return numbers uniform in [0, 1) of shape `(B, …)`."""
+        ...
 
 
 class SampleRandom:
@@ -45,3 +60,32 @@ class SampleRandom:
     def _rows(self, values: Tensor, rows: int) -> Tensor:
         mine = values[self.rank * rows : (self.rank + 1) * rows]
         return mine.to(self.device, non_blocking=True)
+
+
+class RowRandom:
+    """Draws in which every row has its own seed: what a robot sees does not depend on who rolls out beside it.
+
+    Args:
+        seeds: one seed per row.
+        device: where the numbers are needed.
+    """
+
+    def __init__(self, seeds: Sequence[int], device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
+        self._generators = [torch.Generator().manual_seed(int(s)) for s in seeds]
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these rows only."""
+        self._generators = [self._generators[row] for row in rows]
+
+    def normal(self, shape: tuple[int, ...]) -> Tensor:
+        """Return standard normal numbers of shape `(B, …)`, row b from generator b."""
+        return self._stack(torch.randn, shape)
+
+    def uniform(self, shape: tuple[int, ...]) -> Tensor:
+        """Return numbers uniform in [0, 1) of shape `(B, …)`, row b from generator b."""
+        return self._stack(torch.rand, shape)
+
+    def _stack(self, draw: Callable[..., Tensor], shape: tuple[int, ...]) -> Tensor:
+        assert shape[0] == len(self._generators), "one row per seed"
+        return torch.stack([draw(shape[1:], generator=g) for g in self._generators]).to(self.device)

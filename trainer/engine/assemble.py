@@ -1,0 +1,438 @@
+"""Putting an experiment together: components, optimizers, trainer, batches, and where an earlier run left off."""
+
+from __future__ import annotations
+
+import inspect
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
+
+from trainer.config.errors import ConfigError, ConfigValidationIssue
+from trainer.config.paths import find_input, output_path, search_paths
+from trainer.config.schemas import ExperimentConfig
+from trainer.data.loader import BatchLoader
+from trainer.data.normalization import Normalizer
+from trainer.data.stats_file import save_stats
+from trainer.engine.checkpoint import (
+    LATEST,
+    TRAINING_STATE,
+    CheckpointWriter,
+    Snapshot,
+    find_checkpoint,
+    load_tensors,
+    read_manifest,
+    to_host,
+)
+from trainer.engine.deployment import CONFIG, DATASET, MODELS, STATS, DeployedPolicy, build_loss, load_component
+from trainer.engine.preflight import Plan
+from trainer.engine.run_folder import environment_facts, versions, write_run_facts, write_yaml
+from trainer.engine.step import StepSettings, switch_optimizer
+from trainer.engine.tracking import METRICS, Tracker, forget_from, start_wandb
+from trainer.modeling.factories import PolicyConstructorModelFactory
+from trainer.modeling.prepare import count_parameters, freeze, init_weights, is_trainable, unwrapped, wrap
+from trainer.registry import OPTIMIZER_BUILDER_REGISTRY, TRAINER_REGISTRY
+from trainer.runtime import Runtime
+from trainer.utils.files import write_json
+from trainer.utils.seed import random_state, restore_random_state, set_global_seed
+
+# Settings that a resumed run may change without becoming another run.
+MAY_CHANGE = frozenset(
+    {
+        "device",
+        "train.epoch",
+        "train.save_every",
+        "train.log_every_n_steps",
+        "train.evaluation",
+        "train.checkpoint",
+        "data.num_workers",
+        "data.pin_memory",
+        "data.persistent_workers",
+        "data.prefetch_factor",
+        "data.recording",
+    }
+)
+
+
+@dataclass
+class Progress:
+    """How far a run has come.
+
+    Attributes:
+        epoch: completed epochs.
+        iteration: completed updates.
+    """
+
+    epoch: int = 0
+    iteration: int = 0
+
+
+@dataclass
+class Experiment:
+    """Everything that the loop needs, and nothing that it has to ask for."""
+
+    config: ExperimentConfig
+    runtime: Runtime
+    run: Path
+    trainer: Any
+    models: nn.ModuleDict
+    optimizers: dict[str, torch.optim.Optimizer]
+    loader: BatchLoader
+    normalizer: Normalizer
+    windows: Mapping[str, Any]
+    stats: Mapping[str, Any] | None
+    tracker: Tracker
+    writer: CheckpointWriter
+    progress: Progress = field(default_factory=Progress)
+
+    @property
+    def total_steps(self) -> int:
+        """Number of updates of the whole run."""
+        return self.config.train.epoch * self.loader.steps_per_epoch
+
+    def step_arguments(self) -> dict[str, Any]:
+        """Return what `train_step` accepts of `epoch, total_epochs, iterations, stats`."""
+        offered = {
+            "epoch": self.progress.epoch,
+            "total_epochs": self.config.train.epoch,
+            "iterations": self.progress.iteration,
+            "stats": self.stats,
+        }
+        accepted = inspect.signature(self.trainer.train_step).parameters
+        if any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
+            return offered
+        return {name: value for name, value in offered.items() if name in accepted}
+
+    def deployed_policy(self) -> DeployedPolicy | None:
+        """Return the policy as it would be on a robot now, with averaged weights; None without a policy class."""
+        policy_class = getattr(type(self.trainer), "policy_class", None)
+        if policy_class is None:
+            return None
+        built = PolicyConstructorModelFactory().build(
+            {n: self.run / MODELS / f"{n}.yaml" for n in self.models}
+        )
+        assert isinstance(built, dict)
+        models = nn.ModuleDict(built)
+        for name, state in self.weights_to_deploy().items():
+            models[name].load_state_dict(state)
+        models.requires_grad_(False).eval().to(self.runtime.device)
+        spec = self.config.train
+        policy = policy_class(models, build_loss(_dump(spec.loss)), **spec.trainer.params)
+        return DeployedPolicy(policy, self.normalizer, self.windows, self.runtime.device)
+
+    def weights_to_deploy(self) -> dict[str, dict[str, Any]]:
+        """Return component → the state to use on a robot: averaged where there is an average."""
+        averaged = getattr(self.trainer, "deployed_weights", dict)()
+        for optimizer in self.optimizers.values():
+            switch_optimizer(optimizer, "eval")
+        states = {n: averaged.get(n) or m.state_dict() for n, m in unwrapped(self.models)}
+        states = {n: to_host(state) for n, state in states.items()}
+        for optimizer in self.optimizers.values():
+            switch_optimizer(optimizer, "train")
+        return states
+
+    def save(self) -> None:
+        """Snapshot the run and have it written in the background; every rank takes part."""
+        rng = self.runtime.gather(random_state())
+        if not self.runtime.is_main:
+            return
+        tensors: dict[str, Any] = {f"{n}.pt": state for n, state in self.weights_to_deploy().items()}
+        tensors |= {f"{n}_opt.pt": to_host(o.state_dict()) for n, o in self.optimizers.items()}
+        tensors[TRAINING_STATE] = {
+            "epoch": self.progress.epoch,
+            "iteration": self.progress.iteration,
+            "models": {
+                n: to_host(m.state_dict()) for n, m in unwrapped(self.models) if n in self.optimizers
+            },
+            "trainer": to_host(getattr(self.trainer, "state_dict", dict)()),
+            "rng": rng,
+        }
+        files = [self.run / CONFIG, self.run / DATASET, *sorted((self.run / MODELS).glob("*.yaml"))]
+        files += [self.run / STATS] if self.stats else []
+        facts = {**vars(self.progress), "world_size": self.runtime.world_size, "versions": versions()}
+        self.writer.submit(Snapshot(f"epoch_{self.progress.epoch}", tensors, files, facts))
+
+    def restore(self, folder: Path) -> None:
+        """Take up the run where a checkpoint left it.
+
+        Raises:
+            CheckpointError: the checkpoint is incomplete or damaged.
+        """
+        read_manifest(folder)
+        state = load_tensors(folder / TRAINING_STATE)
+        for name, module in unwrapped(self.models):
+            if name in state["models"]:
+                module.load_state_dict(state["models"][name])
+            else:
+                load_component(module, folder / f"{name}.pt")
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(load_tensors(folder / f"{name}_opt.pt"))
+        if hasattr(self.trainer, "load_state_dict"):
+            self.trainer.load_state_dict(state["trainer"])
+        self.progress = Progress(state["epoch"], state["iteration"])
+        if len(state["rng"]) == self.runtime.world_size:
+            restore_random_state(state["rng"][self.runtime.rank])
+        if self.runtime.is_main:
+            forget_from(self.run / METRICS, self.progress.iteration)
+
+    def close(self) -> None:
+        """Finish what is being written and recorded."""
+        try:
+            self.writer.close()
+        finally:
+            self.tracker.close()
+
+
+def assemble(plan: Plan, runtime: Runtime) -> Experiment:
+    """Build an experiment from a checked plan.
+
+    One seed on all ranks while models are built, then `seed + rank` for dropout and whatever else draws from
+    the global generators. A run that `save_dir` already holds is taken up where it stopped.
+
+    Raises:
+        ConfigError: the run in `save_dir` was made with other settings.
+    """
+    config, run = plan.config, plan.run
+    resumed = _checkpoint_to_resume(plan)
+    loader = _build_loader(plan, runtime)
+    set_global_seed(config.seed, config.deterministic)
+    models = _build_models(plan, runtime)
+    total_steps = config.train.epoch * loader.steps_per_epoch
+    optimizers = _build_optimizers(plan, models, total_steps)
+    trainer = _build_trainer(plan, runtime, models, optimizers)
+    if config.train.load_dir is not None:
+        _load_optimizers(plan, optimizers)
+    set_global_seed(config.run_seed + runtime.rank, config.deterministic)
+    if runtime.is_main:
+        _write_run_folder(plan, runtime, models, loader, total_steps)
+    runtime.barrier()
+    wandb_run = _start_wandb(config, run) if runtime.is_main else None
+    facts = _dataset_facts(plan.dataset)
+    experiment = Experiment(
+        config=config,
+        runtime=runtime,
+        run=run,
+        trainer=trainer,
+        models=models,
+        optimizers=optimizers,
+        loader=loader,
+        normalizer=loader.normalizer or Normalizer({}, "none"),
+        windows=facts.get("windows", {}),
+        stats=plan.norm_stats,
+        tracker=Tracker(run, runtime, config.train.log_every_n_steps, wandb_run),
+        writer=CheckpointWriter(run),
+    )
+    if resumed is not None:
+        experiment.restore(resumed)
+    elif runtime.is_main:
+        (run / METRICS).unlink(missing_ok=True)
+    return experiment
+
+
+def _build_loader(plan: Plan, runtime: Runtime) -> BatchLoader:
+    data = plan.config.data
+    modes: Any = data.normalization
+    return BatchLoader(
+        plan.dataset,
+        batch_size=data.batch_size,
+        rank=runtime.rank,
+        world_size=runtime.world_size,
+        seed=plan.config.run_seed,
+        num_workers=data.num_workers,
+        pin_memory=data.pin_memory,
+        persistent_workers=data.persistent_workers,
+        prefetch_factor=data.prefetch_factor,
+        normalizer=Normalizer(plan.norm_stats, modes) if plan.norm_stats else None,
+        device=runtime.device,
+    )
+
+
+def _build_models(plan: Plan, runtime: Runtime) -> nn.ModuleDict:
+    """Build, load or initialise, freeze, move and wrap each component, in the order of the configuration."""
+    config = plan.config
+    built = PolicyConstructorModelFactory().build(dict(plan.component_paths))
+    assert isinstance(built, dict)
+    source = _load_folder(plan)
+    models = {}
+    for name, module in built.items():
+        flags = config.model.component_build_args.get(name)
+        if source is not None:
+            load_component(module, source / f"{name}.pt")
+        elif flags is not None and flags.init:
+            init_weights(module)
+        if flags is not None and flags.freeze:
+            freeze(module)
+        models[name] = wrap(module, runtime, config.model.find_unused_parameters)
+    return nn.ModuleDict(models)
+
+
+def _load_folder(plan: Plan) -> Path | None:
+    value = plan.config.train.load_dir
+    return find_input(value, search_paths(plan.located.path)) if value is not None else None
+
+
+def _build_optimizers(
+    plan: Plan, models: nn.ModuleDict, total_steps: int
+) -> dict[str, torch.optim.Optimizer]:
+    """Build the optimizer of every component that has one and something to train."""
+    optimizers = {}
+    for name, spec in plan.config.model.component_optims.items():
+        if not is_trainable(models[name]):
+            continue
+        builder: Any = OPTIMIZER_BUILDER_REGISTRY.get(spec.type)
+        factory = builder(**plan.params[("model", "component_optims", name)])
+        takes_steps = "total_steps" in inspect.signature(factory.build).parameters
+        extra = {"total_steps": total_steps} if takes_steps else {}
+        optimizers[name] = factory.build(list(models[name].parameters()), **extra)
+    return optimizers
+
+
+def _load_optimizers(plan: Plan, optimizers: Mapping[str, torch.optim.Optimizer]) -> None:
+    """Warm start: moments and schedules of those components whose optimizer was saved."""
+    folder = _load_folder(plan)
+    for name, optimizer in optimizers.items():
+        if folder is not None and (folder / f"{name}_opt.pt").is_file():
+            optimizer.load_state_dict(load_tensors(folder / f"{name}_opt.pt"))
+
+
+def _build_trainer(
+    plan: Plan, runtime: Runtime, models: nn.ModuleDict, optimizers: dict[str, torch.optim.Optimizer]
+) -> Any:
+    """Build the trainer with whatever of the framework's arguments its signature names."""
+    config = plan.config
+    cls: Any = TRAINER_REGISTRY.get(config.train.trainer.type)
+    settings = StepSettings(
+        seed=config.run_seed,
+        rank=runtime.rank,
+        world_size=runtime.world_size,
+        gradient_clip_val=config.train.gradient_clip_val,
+        ema_decay=config.train.ema.decay if config.train.ema.enabled else None,
+    )
+    offered = {
+        "models": models,
+        "optimizers": optimizers,
+        "loss": build_loss(_dump(config.train.loss)),
+        "device": runtime.device,
+        "settings": settings,
+    }
+    accepted = inspect.signature(cls).parameters
+    arguments = {name: value for name, value in offered.items() if name in accepted}
+    params = plan.params.get(("train", "trainer"), {})
+    try:
+        return cls(**arguments, **params)
+    except ValueError as error:
+        location = plan.located.locate(("train", "trainer"))
+        raise ConfigError([ConfigValidationIssue("train.trainer", str(error), None, location)]) from error
+
+
+def _checkpoint_to_resume(plan: Plan) -> Path | None:
+    """Return the checkpoint to take up, after making sure that it belongs to the same experiment."""
+    asked = plan.config.train.checkpoint.resume_from
+    if asked is None:
+        return None
+    if asked != "auto":
+        return find_checkpoint(output_path(asked, plan.located.path))
+    if not (plan.run / LATEST).is_file():
+        return None
+    before = yaml.safe_load((plan.run / CONFIG).read_text(encoding="utf-8"))
+    changed = sorted(_differences(before, _resolved(plan.config)))
+    if changed:
+        names = ", ".join(changed)
+        location = plan.located.locate(("train", "save_dir"))
+        message = f"{plan.run} holds a run with other settings ({names})"
+        hint = "choose another save_dir, set the old values, or set train.checkpoint.resume_from to null"
+        raise ConfigError([ConfigValidationIssue("train.save_dir", message, hint, location)])
+    return find_checkpoint(plan.run)
+
+
+def _differences(before: Any, after: Any, path: str = "") -> set[str]:
+    """Return the dotted paths whose values differ and that matter for the numbers of a run."""
+    if path in MAY_CHANGE or before == after:
+        return set()
+    if isinstance(before, dict) and isinstance(after, dict):
+        keys = [*before, *(k for k in after if k not in before)]
+        return set().union(
+            *(_differences(before.get(k), after.get(k), f"{path}.{k}" if path else str(k)) for k in keys)
+        )
+    return {path}
+
+
+def _resolved(config: ExperimentConfig) -> dict[str, Any]:
+    """Return the configuration with every default filled in, as plain YAML values."""
+    resolved: dict[str, Any] = config.model_dump(mode="json")
+    return resolved
+
+
+def _dump(spec: Any) -> dict[str, Any] | None:
+    return None if spec is None else spec.model_dump()
+
+
+def _dataset_facts(dataset: Any) -> dict[str, Any]:
+    facts: dict[str, Any] = dataset.facts() if hasattr(dataset, "facts") else {}
+    return facts
+
+
+def _write_run_folder(
+    plan: Plan, runtime: Runtime, models: nn.ModuleDict, loader: BatchLoader, total_steps: int
+) -> None:
+    """Write what describes the run before its first step."""
+    run, config = plan.run, plan.config
+    (run / MODELS).mkdir(parents=True, exist_ok=True)
+    if config.train.checkpoint.resume_from is None and (run / LATEST).exists():
+        for old in [run / LATEST, *run.glob("epoch_*"), *run.glob("evaluations*")]:
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
+    write_yaml(run / CONFIG, _resolved(config))
+    for name, path in plan.component_paths.items():
+        write_yaml(run / MODELS / f"{name}.yaml", _flat_model(path))
+    write_json(run / DATASET, _dataset_facts(plan.dataset))
+    if plan.norm_stats:
+        save_stats(run / STATS, plan.norm_stats)
+    components = []
+    for name, module in unwrapped(models):
+        total, trained = count_parameters(module)
+        optimizer = config.model.component_optims.get(name)
+        components.append(
+            {
+                "name": name,
+                "yaml": config.model.component_config_paths[name],
+                "parameters": total,
+                "trainable": trained,
+                "frozen": trained == 0,
+                "optimizer": optimizer.type if optimizer else None,
+            }
+        )
+    write_run_facts(
+        run,
+        {
+            **environment_facts(),
+            "config_path": str(plan.located.path),
+            "name": config.train.project_name,
+            "seed": config.run_seed,
+            "world_size": runtime.world_size,
+            "device": str(runtime.device),
+            "precision": runtime.precision,
+            "components": components,
+            "steps_per_epoch": loader.steps_per_epoch,
+            "epochs": config.train.epoch,
+            "total_steps": total_steps,
+            "samples_per_step": config.data.batch_size * runtime.world_size,
+        },
+    )
+
+
+def _flat_model(path: Path) -> dict[str, Any]:
+    """Return a model YAML that needs no other file."""
+    from model_constructor import resolve_config
+
+    flat: dict[str, Any] = resolve_config(path).data
+    return flat
+
+
+def _start_wandb(config: ExperimentConfig, run: Path) -> Any:
+    project = config.data.datamodule.params.get("task_name") or config.train.project_name
+    return start_wandb(str(project), config.train.project_name, _resolved(config), run)

@@ -1,0 +1,108 @@
+"""The loop."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from trainer.engine.assemble import Experiment
+from trainer.engine.run_folder import now, write_first_batch, write_run_facts
+from trainer.utils.progress import progress_bar
+
+
+class Callback(Protocol):
+    """Something that happens beside training."""
+
+    def after_epoch(self, experiment: Experiment) -> None:
+        """Act when an epoch is complete and its checkpoint, if one is due, is being written."""
+        ...
+
+
+def fit(experiment: Experiment, callbacks: Sequence[Callback] = ()) -> None:
+    """Train from where the experiment stands to its last epoch.
+
+    Every rank runs this; rank 0 shows the progress. What is recorded is on disk when the function returns,
+    also when it is interrupted.
+    """
+    e, train = experiment, experiment.config.train
+    started = time.perf_counter()
+    with _bar(e) as bar:
+        pace = Pace(e)
+        for epoch in range(e.progress.epoch, train.epoch):
+            done = e.progress.iteration - epoch * e.loader.steps_per_epoch
+            for batch in e.loader.epoch(epoch, start_step=done):
+                if e.progress.iteration == 0 and e.runtime.is_main:
+                    write_first_batch(e.run, batch)
+                with e.runtime.autocast():
+                    metrics = e.trainer.train_step(batch, **e.step_arguments())
+                facts = {"epoch": e.progress.iteration / e.loader.steps_per_epoch, **pace.tick()}
+                e.tracker.record(e.progress.iteration, metrics, facts)
+                e.progress.iteration += 1
+                bar.update()
+                pace.show(bar)
+            e.progress.epoch = epoch + 1
+            if e.progress.epoch % train.save_every == 0 or e.progress.epoch == train.epoch:
+                e.save()
+            for callback in callbacks:
+                callback.after_epoch(e)
+            pace.restart()
+    e.tracker.flush()
+    e.writer.wait()
+    if e.runtime.is_main:
+        write_run_facts(e.run, {"finished": now(), "train_seconds": time.perf_counter() - started})
+
+
+def _bar(e: Experiment) -> Any:
+    return progress_bar(
+        e.total_steps,
+        e.config.train.project_name,
+        unit="step",
+        initial=e.progress.iteration,
+        disable=not e.runtime.is_main,
+    )
+
+
+class Pace:
+    """How fast training goes and how much of the time it waits for data, over each logging window."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        self.e = experiment
+        self.every = experiment.config.train.log_every_n_steps
+        self.samples = experiment.config.data.batch_size * experiment.runtime.world_size
+        self.last: dict[str, float] = {}
+        self.restart()
+        # Objects that live as long as the run are not worth looking at in every collection.
+        gc.collect()
+        gc.freeze()
+
+    def restart(self) -> None:
+        """Begin a new window, so that saving and evaluating do not count as training."""
+        self._steps = 0
+        self._since = time.perf_counter()
+        self._waited = self.e.loader.wait_seconds
+
+    def tick(self) -> dict[str, float]:
+        """Count a step; at the end of a window return its samples per second and share of waiting."""
+        self._steps += 1
+        if self._steps < self.every:
+            return {}
+        elapsed = max(time.perf_counter() - self._since, 1e-9)
+        self.last = {
+            "samples_per_s": self._steps * self.samples / elapsed,
+            "data_wait": (self.e.loader.wait_seconds - self._waited) / elapsed,
+        }
+        self.restart()
+        return self.last
+
+    def show(self, bar: Any) -> None:
+        """Put the newest numbers behind the bar."""
+        loss = self.e.tracker.last.get("total")
+        shown = {"epoch": f"{self.e.progress.epoch + 1}/{self.e.config.train.epoch}"}
+        if loss is not None:
+            shown["loss"] = f"{loss:.4f}"
+        if self.last:
+            shown["samples/s"] = f"{self.last['samples_per_s']:,.0f}"
+            shown["waiting"] = f"{self.last['data_wait']:.1%}"
+        bar.set_postfix(shown, refresh=False)

@@ -1,0 +1,292 @@
+"""Everything that can be found wrong before training starts, found at once."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from model_constructor.errors import ConfigError as ModelConfigError
+from model_constructor.util.suggest import closest
+
+from trainer.config.errors import ConfigValidationIssue, ParameterError
+from trainer.config.loader import ConfigPath, LocatedConfig
+from trainer.config.paths import find_input, output_path, project_folder, search_paths
+from trainer.config.schemas import ExperimentConfig
+from trainer.config.validation import Issues, validate_parameters, validate_schema
+from trainer.data.errors import DatasetError
+from trainer.registry import (
+    DATASET_BUILDER_REGISTRY,
+    LOSS_BUILDER_REGISTRY,
+    OPTIMIZER_BUILDER_REGISTRY,
+    TRAINER_REGISTRY,
+    Registry,
+)
+
+RESERVED_ARGUMENTS = frozenset(
+    {"models", "components", "optimizers", "loss", "device", "settings", "opt_params", "params", "total_steps"}
+)
+Check = Callable[[Issues, ExperimentConfig], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked experiment, ready to be assembled.
+
+    Attributes:
+        config: the validated configuration.
+        located: the same with positions, as it was written.
+        run: absolute path of the run folder.
+        component_paths: component → absolute path of its model YAML.
+        params: config path of a component spec → its converted parameters.
+        dataset: the built dataset.
+        norm_stats: its statistics, or None.
+        warnings: sentences about settings that have no effect.
+    """
+
+    config: ExperimentConfig
+    located: LocatedConfig
+    run: Path
+    component_paths: Mapping[str, Path]
+    params: Mapping[ConfigPath, dict[str, Any]]
+    dataset: Any
+    norm_stats: Mapping[str, Any] | None
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Spec:
+    """One place of the configuration where something is picked from a registry."""
+
+    path: ConfigPath
+    registry: Registry[Any]
+    raw: Mapping[str, Any]
+
+
+def preflight(
+    located: LocatedConfig,
+    *,
+    extra_checks: Sequence[Check] = (),
+    local_rank: int = 0,
+    distributed: bool = False,
+) -> Plan:
+    """Check a configuration as far as is possible without training, and build its dataset.
+
+    Args:
+        located: the loaded configuration.
+        extra_checks: further checks by rooms that this one does not know.
+        local_rank: handed to the dataset factory.
+        distributed: handed to the dataset factory.
+
+    Raises:
+        trainer.config.errors.ConfigError: every mistake found, each with its place.
+    """
+    issues = Issues(located)
+    config = validate_schema(issues)
+    _import_plugins(issues)
+    params: dict[ConfigPath, dict[str, Any]] = {}
+    for spec in _specs(located.data):
+        checked = _check_spec(issues, spec)
+        if checked is not None:
+            params[spec.path] = checked
+    component_paths = _check_components(issues)
+    run = _check_save_dir(issues)
+    for check in extra_checks if config else ():
+        assert config is not None
+        check(issues, config)
+    built = _build_dataset(issues, params, run, local_rank, distributed)
+    if config is not None:
+        _check_effects(issues, config)
+        _check_load_dir(issues, config)
+    issues.raise_if_any()
+    assert config is not None
+    assert run is not None
+    warnings = _idle_components(config)
+    stats = built.get("norm_stats")
+    return Plan(config, located, run, component_paths, params, built["dataset"], stats, warnings)
+
+
+def _mapping(raw: Any, *keys: str) -> Mapping[str, Any]:
+    for key in keys:
+        raw = raw.get(key) if isinstance(raw, Mapping) else None
+    return raw if isinstance(raw, Mapping) else {}
+
+
+def _import_plugins(issues: Issues) -> None:
+    """Import the plugins; those of the user's project are found beside its configs."""
+    project = str(project_folder(issues.located.path))
+    if project not in sys.path:
+        sys.path.append(project)
+    names = issues.located.data.get("plugins") or []
+    for index, name in enumerate(names if isinstance(names, list) else []):
+        if not isinstance(name, str):
+            continue
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            issues.add(("plugins", index), f"plugin '{name}' cannot be imported: {error}")
+
+
+def _specs(raw: Mapping[str, Any]) -> list[_Spec]:
+    """Return every place where a registry key stands, as far as the raw configuration shows it."""
+    found: list[tuple[ConfigPath, Registry[Any]]] = [
+        (("data", "datamodule"), DATASET_BUILDER_REGISTRY),
+        (("train", "trainer"), TRAINER_REGISTRY),
+        (("train", "loss"), LOSS_BUILDER_REGISTRY),
+    ]
+    for name in _mapping(raw, "model", "component_optims"):
+        found.append((("model", "component_optims", name), OPTIMIZER_BUILDER_REGISTRY))
+    specs = []
+    for path, registry in found:
+        value = _mapping(raw, *map(str, path))
+        if isinstance(value.get("type"), str):
+            specs.append(_Spec(path, registry, value))
+    return specs
+
+
+def _check_spec(issues: Issues, spec: _Spec) -> dict[str, Any] | None:
+    """Check the key and the parameters of one spec; return the converted parameters."""
+    key = spec.raw["type"]
+    if not spec.registry.has(key):
+        near = closest(key, spec.registry.keys())
+        known = ", ".join(spec.registry.keys()) or "nothing; is its module under plugins?"
+        hint = f"did you mean '{near[0]}'?" if near else f"registered: {known}"
+        issues.add((*spec.path, "type"), f"no {spec.registry.name} is registered as '{key}'", hint)
+        return None
+    raw = spec.raw.get("params") or {}
+    if not isinstance(raw, Mapping):
+        return None
+    cls: Any = spec.registry.get(key)
+    target = getattr(cls, "parameters", cls)
+    return validate_parameters(issues, (*spec.path, "params"), raw, target, RESERVED_ARGUMENTS)
+
+
+def _check_components(issues: Issues) -> dict[str, Path]:
+    """Find the model YAMLs and compile each; nothing is instantiated."""
+    from model_constructor import compile_ir
+
+    paths: dict[str, Path] = {}
+    folders = search_paths(issues.located.path)
+    for name, value in _mapping(issues.located.data, "model", "component_config_paths").items():
+        here: ConfigPath = ("model", "component_config_paths", name)
+        if not isinstance(value, str):
+            continue
+        found = find_input(value, folders)
+        if found is None or not found.is_file():
+            looked = " and ".join(str(f) for f in folders)
+            issues.add(here, f"there is no component YAML {value}", f"looked in {looked}")
+            continue
+        paths[name] = found.resolve()
+        try:
+            compile_ir(found)
+        except ModelConfigError as error:
+            _note_model_errors(issues, here, error)
+    return paths
+
+
+def _note_model_errors(issues: Issues, here: ConfigPath, error: ModelConfigError) -> None:
+    """Take over the mistakes in a model YAML with their own places."""
+    reference = issues.located.locate(here)
+    for one in getattr(error, "errors", None) or [error]:
+        hint = f"did you mean '{one.suggestions[0]}'?" if one.suggestions else None
+        path = ".".join(str(k) for k in here)
+        origin = (reference.format(), one.location.file) if reference and one.location else ()
+        issues.found.append(
+            ConfigValidationIssue(path, one.message, hint, one.location or reference, origin)
+        )
+
+
+def _check_save_dir(issues: Issues) -> Path | None:
+    value = _mapping(issues.located.data, "train").get("save_dir")
+    if not isinstance(value, str) or not value:
+        return None
+    run = output_path(value, issues.located.path)
+    existing = run
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        issues.add(("train", "save_dir"), f"{run} cannot be made, because {existing} is no folder")
+    elif not os.access(existing, os.W_OK | os.X_OK) or not _can_create(existing):
+        issues.add(("train", "save_dir"), f"{run} cannot be written, because {existing} is not writable")
+    return run
+
+
+def _can_create(folder: Path) -> bool:
+    """Try it: permissions do not tell of read-only file systems, and root ignores them."""
+    probe = folder / f".writable.{os.getpid()}"
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError:
+        return False
+    return True
+
+
+def _build_dataset(
+    issues: Issues,
+    params: Mapping[ConfigPath, dict[str, Any]],
+    run: Path | None,
+    local_rank: int,
+    distributed: bool,
+) -> dict[str, Any]:
+    path: ConfigPath = ("data", "datamodule")
+    if path not in params:
+        return {}
+    factory: Any = DATASET_BUILDER_REGISTRY.get(_mapping(issues.located.data, *map(str, path))["type"])()
+    opt_params = {
+        "local_rank": local_rank,
+        "dist_enabled": distributed,
+        "save_dir": str(run) if run else None,
+        "search_paths": search_paths(issues.located.path),
+    }
+    try:
+        built = factory.build(opt_params, params=params[path])
+    except ParameterError as error:
+        below = tuple(error.param.split(".")) if error.param else ()
+        issues.add((*path, "params", *below), error.message, error.hint)
+        return {}
+    except DatasetError as error:
+        issues.add(path, str(error))
+        return {}
+    return built if isinstance(built, dict) else {"dataset": built}
+
+
+def _check_effects(issues: Issues, config: ExperimentConfig) -> None:
+    """A trainer of the user's own may not know clipping and averaging: then asking for them is a mistake."""
+    if not TRAINER_REGISTRY.has(config.train.trainer.type):
+        return
+    accepted = inspect.signature(TRAINER_REGISTRY.get(config.train.trainer.type)).parameters
+    if "settings" in accepted or any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
+        return
+    asked = {"ema": config.train.ema.enabled, "gradient_clip_val": config.train.gradient_clip_val is not None}
+    for name in (n for n, on in asked.items() if on):
+        issues.add(
+            ("train", name),
+            f"trainer '{config.train.trainer.type}' takes no `settings`, so this would have no effect",
+        )
+
+
+def _check_load_dir(issues: Issues, config: ExperimentConfig) -> None:
+    if config.train.load_dir is None:
+        return
+    folder = find_input(config.train.load_dir, search_paths(issues.located.path))
+    if folder is None or not folder.is_dir():
+        issues.add(("train", "load_dir"), f"there is no folder {config.train.load_dir}")
+        return
+    for name in config.model.component_config_paths:
+        if not (folder / f"{name}.pt").is_file():
+            issues.add(("train", "load_dir"), f"{folder} has no weights {name}.pt for component '{name}'")
+
+
+def _idle_components(config: ExperimentConfig) -> list[str]:
+    frozen = {name for name, flags in config.model.component_build_args.items() if flags.freeze}
+    return [
+        f"Component '{name}' is neither frozen nor has an optimizer: its weights stay as they are built."
+        for name in config.model.component_config_paths
+        if name not in config.model.component_optims and name not in frozen
+    ]

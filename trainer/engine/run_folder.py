@@ -1,0 +1,122 @@
+"""The small files of a run folder: what was asked for, what it ran on, what it saw first."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from torch import Tensor
+
+from trainer.utils.files import whole_file, write_json
+
+RUN_FACTS = "run.json"
+FIRST_BATCH = "first_batch.npz"
+FIRST_BATCH_SAMPLES = 8
+PACKAGES = ("trainer", "policy-constructor", "torch", "numpy", "pyarrow", "metaworld", "mujoco", "gym-pusht")
+
+
+def write_yaml(path: Path, value: Any) -> None:
+    """Write YAML in the order of the value's keys, whole or not at all."""
+    with whole_file(path) as temporary:
+        temporary.write_text(yaml.safe_dump(value, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of python and of the packages that decide the numbers."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    found["torch"] = torch.__version__
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """Return what this machine is made of."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "memory_gb": round(memory, 1),
+        "gpu": gpu,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def git_state(folder: Path) -> dict[str, Any] | None:
+    """Return revision and cleanliness of the checkout around `folder`, or None outside of one."""
+    try:
+        revision = _git(folder, "rev-parse", "HEAD")
+        return {"revision": revision, "dirty": bool(_git(folder, "status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.strip()
+
+
+def now() -> str:
+    """Return the present time in UTC, to the second."""
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+
+
+def write_run_facts(run: Path, facts: Mapping[str, Any]) -> None:
+    """Write or extend run.json; what is there already and not given again stays."""
+    path = run / RUN_FACTS
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    write_json(path, {**known, **facts})
+
+
+def command_line() -> list[str]:
+    """Return the command that started this process, as a user would type it from the current folder."""
+    program = Path(sys.argv[0])
+    if program.suffix != ".py":
+        return [program.name, *sys.argv[1:]]
+    return ["python", os.path.relpath(program), *sys.argv[1:]]
+
+
+def environment_facts() -> dict[str, Any]:
+    """Return command, versions, machine and revision of this process."""
+    return {
+        "command": command_line(),
+        "started": now(),
+        "finished": None,
+        "versions": versions(),
+        "machine": machine(),
+        "git": git_state(Path(__file__).parent),
+    }
+
+
+def write_first_batch(run: Path, batch: Mapping[str, Any]) -> None:
+    """Keep the first samples of the first batch, as the network sees them."""
+    arrays = {
+        key: value[:FIRST_BATCH_SAMPLES].detach().float().cpu().numpy()
+        for key, value in batch.items()
+        if isinstance(value, Tensor) and value.ndim > 0
+    }
+    with whole_file(run / FIRST_BATCH) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
