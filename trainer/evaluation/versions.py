@@ -1,0 +1,19 @@
+"""The versions on which recorded and measured numbers depend."""
+
+from __future__ import annotations
+
+import platform
+from importlib import metadata
+
+_LIBRARIES = ("trainer", "numpy", "torch", "metaworld", "mujoco", "gym-pusht", "pymunk", "gymnasium")
+
+
+def library_versions() -> dict[str, str]:
+    """Return the version of Python and of each library that is installed, by name."""
+    versions = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
