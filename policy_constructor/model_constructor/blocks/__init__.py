@@ -1,0 +1,1 @@
+"""Building blocks of policies, one family a file."""

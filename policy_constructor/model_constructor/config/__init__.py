@@ -1,0 +1,1 @@
+"""Model YAML to resolved plain data; nothing here imports torch."""

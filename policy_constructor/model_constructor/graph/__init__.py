@@ -1,0 +1,1 @@
+"""From checked description to a running torch.fx module."""

@@ -1,0 +1,1 @@
+"""Building the objects that specs describe."""

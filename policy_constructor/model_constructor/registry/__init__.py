@@ -1,0 +1,1 @@
+"""Names of module types and operations, and what they stand for."""
