@@ -110,9 +110,7 @@ def record(
         }
         _write(out, simulator, env, demonstrations, metadata)
         frames = sum(len(d["action"]) for d in demonstrations)
-        return RecordingSummary(
-            out, env, episodes, frames, attempts, time.perf_counter() - began, kept=False
-        )
+        return RecordingSummary(out, env, episodes, frames, attempts, time.perf_counter() - began, kept=False)
     finally:
         simulator.close()
 
@@ -168,7 +166,9 @@ def _demonstrate(
                 starts.append(start)
                 frames += len(columns["action"])
                 bar.update()
-            bar.set_postfix_str(f"expert {len(demonstrations) / attempts:.0%}, {frames} frames")
+            bar.set_postfix_str(
+                f"expert {len(demonstrations) / attempts:.0%}, {frames} frames", refresh=False
+            )
     return demonstrations, starts, attempts
 
 
@@ -209,7 +209,11 @@ def _find_existing(out: Path, env: str, episodes: int, seed: int, overwrite: boo
         return RecordingSummary(out, env, episodes, frames, made.get("attempts", found), 0.0, kept=True)
     if overwrite:
         return None
-    origin = f"of {made['recorded_with']}, seed {made.get('seed')}" if "recorded_with" in made else "of unknown origin"
+    origin = (
+        f"of {made['recorded_with']}, seed {made.get('seed')}"
+        if "recorded_with" in made
+        else "of unknown origin"
+    )
     raise ValueError(
         f"{out} already holds another dataset ({found} episodes {origin}): "
         "choose another folder, or replace it with --overwrite"

@@ -42,5 +42,6 @@ def _import_built_in(kind: str) -> None:
         ) from error
     except ImportError as error:
         raise ValueError(
-            f"the simulator '{kind}' cannot be loaded: {error}; on Debian: apt-get install libgl1 libglib2.0-0"
+            f"the simulator '{kind}' cannot be loaded: {error}; "
+            "on Debian, apt-get install libgl1 libglib2.0-0 brings what is usually missing"
         ) from error

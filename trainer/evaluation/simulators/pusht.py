@@ -12,7 +12,7 @@ from trainer.templates import SimulatorStep
 
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # before pygame is imported: no window, no screen
 os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
-from gym_pusht.envs.pusht import PushTEnv  # noqa: E402
+from gym_pusht.envs.pusht import PushTEnv
 
 FEATURES: dict[str, dict[str, Any]] = {
     "observation.state": {"dtype": "float32", "shape": (2,), "names": ["agent_x", "agent_y"]},
@@ -23,7 +23,7 @@ FEATURES: dict[str, dict[str, Any]] = {
     },
     "action": {"dtype": "float32", "shape": (2,), "names": ["target_x", "target_y"]},
 }
-"""Positions in px of a 512 × 512 field, the angle in radians within [0, 2π), as in lerobot's Push-T dataset."""
+"""Positions in px of a 512 by 512 field, the angle in radians within [0, 2π), as in lerobot's Push-T data."""
 
 
 @SIMULATOR_REGISTRY.register("pusht")

@@ -1,0 +1,110 @@
+"""Playing episodes of one policy in several simulators at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from trainer.templates import RobotPolicy, Simulator
+
+Watch = Callable[[int, int, Simulator], None]
+"""Called with row, control step (0 after the reset) and simulator, while the row's episode runs."""
+
+
+@dataclass
+class Outcome:
+    """How one episode went.
+
+    Attributes:
+        seed: its start seed.
+        success: whether the simulator reported success at any step.
+        score: the largest score of any step, in [0, 1].
+        length: control steps.
+        total_reward: sum of the rewards, undiscounted.
+    """
+
+    seed: int
+    success: bool = False
+    score: float = 0.0
+    length: int = 0
+    total_reward: float = 0.0
+
+
+def play(
+    policy: RobotPolicy,
+    simulators: Sequence[Simulator],
+    start_seeds: Sequence[int],
+    max_steps: int,
+    *,
+    watch: Watch | None = None,
+    ended: Callable[[int, Outcome], None] | None = None,
+) -> list[Outcome]:
+    """Play one episode per start seed in lockstep: one call of the policy per control step.
+
+    An episode ends at success, when its simulator says so, or after `max_steps`; its row then leaves the
+    batch, so that the last slow episodes do not pay for the others. An episode depends on its start seed
+    only, apart from the order in which a batched policy sums.
+
+    Args:
+        policy: raw observations in, raw actions out; it is seeded with the start seeds.
+        simulators: at least one per start seed, all of one kind.
+        start_seeds: where each episode starts.
+        max_steps: the longest an episode may take.
+        watch: sees every state of every running episode.
+        ended: is told of each episode as it ends.
+
+    Raises:
+        ValueError: the policy returned NaN, an infinite number, or actions of a wrong shape.
+    """
+    assert len(simulators) >= len(start_seeds)
+    outcomes = [Outcome(seed) for seed in start_seeds]
+    observations = [simulator.reset(seed) for simulator, seed in zip(simulators, start_seeds, strict=False)]
+    policy.reset(list(start_seeds))
+    rows = list(range(len(start_seeds)))
+    if watch is not None:
+        for row in rows:
+            watch(row, 0, simulators[row])
+    while rows:
+        actions = policy.act(_stack([observations[row] for row in rows]))
+        _check_actions(actions, [outcomes[row] for row in rows], simulators[rows[0]].features["action"])
+        going = []
+        for place, row in enumerate(rows):
+            step = simulators[row].step(actions[place])
+            observations[row] = step.observation
+            outcome = outcomes[row]
+            outcome.length += 1
+            outcome.success |= step.success
+            outcome.score = max(outcome.score, step.score)
+            outcome.total_reward += step.reward
+            if watch is not None:
+                watch(row, outcome.length, simulators[row])
+            if not (step.success or step.done or outcome.length >= max_steps):
+                going.append(place)
+            elif ended is not None:
+                ended(row, outcome)
+        if going and len(going) < len(rows):
+            policy.keep(going)
+        rows = [rows[place] for place in going]
+    return outcomes
+
+
+def _stack(observations: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.stack([o[name] for o in observations]) for name in observations[0]}
+
+
+def _check_actions(actions: np.ndarray, outcomes: list[Outcome], feature: dict[str, Any]) -> None:
+    wanted = (len(outcomes), *feature["shape"])
+    if np.shape(actions) != wanted:
+        raise ValueError(
+            f"the policy returned actions of shape {tuple(np.shape(actions))}; the simulator takes {wanted}"
+        )
+    broken = np.flatnonzero(~np.isfinite(actions).all(axis=1))
+    if broken.size:
+        outcome = outcomes[int(broken[0])]
+        raise ValueError(
+            f"the policy returned NaN or an infinite action at step {outcome.length} of the episode "
+            f"with start seed {outcome.seed}"
+        )
