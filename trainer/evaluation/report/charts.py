@@ -1,14 +1,14 @@
 """Small charts: axes with units as text, lines as SVG that stretches to any width.
 
-The drawing area is a square of 1000 × 1000 units which the page stretches; strokes keep their width and the labels
-are page text beside it, so that a chart is as readable on a phone as on paper.
+The drawing area is a square of 1000 × 1000 units that the page stretches; strokes keep their width and
+the labels are page text beside it, so that a chart is as readable on a phone as on paper.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -157,7 +157,7 @@ def curve_chart(
             what = "value is" if curve.broken == 1 else "values are"
             first = number(float(curve.broken_steps[0]))
             notes.append(
-                f"{label}: {curve.broken:,} {what} NaN or infinite, the first at step {first} (marks at the top)."
+                f"{label}: {curve.broken:,} {what} NaN or infinite, first at step {first} (marks at the top)."
             )
     spans = sorted({curve.window for curve in curves if curve.window > 1})
     if spans:
@@ -183,7 +183,7 @@ def curve_chart(
         x_label="training step",
         x_axis=x_axis,
         y_axis=y_axis,
-        drawing=Markup("".join(parts)),  # noqa: S704 - numbers and our own class names only
+        drawing=Markup("".join(parts)),
         legend=tuple(
             LegendEntry(label, position % COLOURS, _last(curve, percent))
             for position, (label, curve) in enumerate(zip(labels, curves, strict=True))
@@ -204,7 +204,13 @@ class Estimate:
 
 
 def estimate_chart(
-    title: str, unit: str, groups: dict[str, Sequence[Estimate]], x_axis: Axis, y_axis: Axis, *, percent: bool
+    title: str,
+    unit: str,
+    groups: Mapping[str, Sequence[Estimate]],
+    x_axis: Axis,
+    y_axis: Axis,
+    *,
+    percent: bool,
 ) -> Chart:
     """Draw measured values with interval bars, one colour for each group."""
     parts: list[str] = []
@@ -243,12 +249,12 @@ def estimate_chart(
         x_label="training step",
         x_axis=x_axis,
         y_axis=y_axis,
-        drawing=Markup("".join(parts)),  # noqa: S704 - numbers and our own class names only
+        drawing=Markup("".join(parts)),
         legend=tuple(LegendEntry(label, i % COLOURS) for i, label in enumerate(groups))
         if len(groups) > 1
         else (),
         hover=json.dumps(hover, separators=(",", ":")),
-        summary=f"{title} at {max(map(len, groups.values()))} points of the training; the table has the numbers.",
+        summary=f"{title} at {max(map(len, groups.values()))} points of the training; the table gives them.",
     )
 
 
@@ -261,7 +267,6 @@ def lines_chart(
     *,
     shaded_from: float | None = None,
     faint_after: int = COLOURS,
-    legend: bool = True,
 ) -> Chart:
     """Draw short sequences over their index, dots on the values; `shaded_from` marks the padded rest.
 
@@ -294,10 +299,8 @@ def lines_chart(
         x_label=x_label,
         x_axis=x_axis,
         y_axis=y_axis,
-        drawing=Markup("".join(parts)),  # noqa: S704 - numbers and our own class names only
-        legend=tuple(LegendEntry(label, i) for i, (label, _) in enumerate(lines[:faint_after]))
-        if legend
-        else (),
+        drawing=Markup("".join(parts)),
+        legend=tuple(LegendEntry(label, i) for i, (label, _) in enumerate(lines[:faint_after])),
         summary=f"{title}: {len(lines)} lines of {length} values",
     )
 

@@ -38,7 +38,7 @@ class CurveGroup:
 
 
 def training_curves(metrics: Metrics) -> tuple[CurveGroup, ...]:
-    """Draw every metric: losses, learning rates, gradient norms, throughput, and whatever else was recorded."""
+    """Draw every metric: losses, learning rates, gradient norms, throughput and all else that it finds."""
     names = [name for name in metrics.series if name not in _POSITIONS]
     if not names or metrics.last_step is None:
         return ()

@@ -13,7 +13,7 @@ from trainer.evaluation.report.text import Interval
 
 
 def read_text(path: Path, problems: list[str]) -> str | None:
-    """Return the text of a file, `None` where there is none; what is wrong becomes a problem sentence."""
+    """Return the text of a file, `None` where there is none; what is wrong becomes a problem."""
     if not path.exists():
         return None
     try:
@@ -24,7 +24,7 @@ def read_text(path: Path, problems: list[str]) -> str | None:
 
 
 def read_json(path: Path, problems: list[str]) -> dict[str, Any] | None:
-    """Return the JSON object of a file, `None` where there is none; what is wrong becomes a problem sentence."""
+    """Return the JSON object of a file, `None` where there is none; what is wrong becomes a problem."""
     text = read_text(path, problems)
     if text is None:
         return None
@@ -41,7 +41,7 @@ def read_json(path: Path, problems: list[str]) -> dict[str, Any] | None:
 
 
 def read_lines(path: Path, problems: list[str]) -> list[dict[str, Any]]:
-    """Return the JSON objects of a file with one a line; incomplete lines become a problem sentence."""
+    """Return the JSON objects of a file with one a line; incomplete lines become a problem."""
     text = read_text(path, problems) or ""
     lines, unreadable = [], 0
     for line in text.split("\n"):

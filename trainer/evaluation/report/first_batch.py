@@ -5,13 +5,13 @@ from __future__ import annotations
 import base64
 import io
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from trainer.evaluation.report.charts import COLOURS, Axis, Chart, linear_axis, lines_chart
+from trainer.evaluation.report.charts import COLOURS, Axis, Chart, LegendEntry, linear_axis, lines_chart
 from trainer.evaluation.report.run_folder import Feature
 
 _SAMPLES = 4
@@ -42,10 +42,11 @@ class Picture:
 
 @dataclass(frozen=True)
 class Plot:
-    """All samples of one key: charts, or pictures where it holds images."""
+    """All samples of one key: charts with one legend, or pictures where it holds images."""
 
     key: str
     explanation: str
+    legend: tuple[LegendEntry, ...] = ()
     charts: tuple[Chart, ...] = ()
     pictures: tuple[Picture, ...] = ()
 
@@ -125,18 +126,18 @@ def _plot(key: str, arrays: dict[str, np.ndarray], names: tuple[str, ...]) -> Pl
                 f"sample {sample}",
                 "normalized",
                 "dimension",
-                [(_history_label(newest - back), array[sample, newest - back]) for back in range(newest + 1)],
+                [(_history_label(back), array[sample, newest - back]) for back in range(newest + 1)],
                 axis,
-                legend=newest > 0,
             )
             for sample in samples
         ]
         text = f"{array.shape[2]} dimensions, {array.shape[1]} step(s) of history, one line for each step."
-    return Plot(key, text, charts=tuple(charts))
+    legend = charts[0].legend if charts and len(charts[0].legend) > 1 else ()
+    return Plot(key, text, legend, charts=tuple(replace(chart, legend=()) for chart in charts))
 
 
-def _history_label(index: int) -> str:
-    return f"step {index} of the history"
+def _history_label(back: int) -> str:
+    return "newest step" if back == 0 else f"{back} before"
 
 
 def _dimensions(sample: np.ndarray, names: tuple[str, ...]) -> list[tuple[str, np.ndarray]]:

@@ -47,7 +47,7 @@ class Rollouts:
 
 
 def collect_rollouts(episodes: Sequence[Episode], budget: int = VIDEO_BUDGET_BYTES) -> Rollouts:
-    """Choose failures and successes in turn until `budget` bytes of video are used; show them in episode order."""
+    """Choose failures and successes in turn until `budget` bytes of video are used."""
     recorded = [episode for episode in episodes if episode.video is not None]
     failures = [episode for episode in recorded if episode.success is False]
     others = [episode for episode in recorded if episode.success is not False]

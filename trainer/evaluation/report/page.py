@@ -70,8 +70,8 @@ def render(run: Run) -> str:
     script = (_PAGE / "page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
     return environment.get_template("report.html").render(
-        style=Markup((_PAGE / "style.css").read_text(encoding="utf-8")),  # noqa: S704 - our own file
-        script=Markup(script),  # noqa: S704 - our own file
+        style=Markup((_PAGE / "style.css").read_text(encoding="utf-8")),
+        script=Markup(script),
         script_hash=digest,
         **_content(run),
     )
@@ -87,6 +87,7 @@ def _content(run: Run) -> dict[str, Any]:
         "built": datetime.now(timezone.utc),
         "status": _status(run, last_step),
         "verdicts": verdicts,
+        "machine": _machine(run),
         "totals": _totals(run.info.components if run.info else ()),
         "curves": training_curves(run.metrics) if run.metrics else (),
         "metrics_notes": _metrics_notes(run),
@@ -107,12 +108,28 @@ def _status(run: Run, last_step: float | None) -> str:
     if info is None:
         return "run.json is missing, so it is not known when and how this run was started."
     total = info.steps_per_epoch * info.epochs if info.steps_per_epoch and info.epochs else None
-    steps = f"step {text.number(last_step)}" if last_step is not None else "no recorded step"
-    if total:
-        steps += f" of {text.number(total)}"
+    of_total = f" of {text.number(total)}" if total else ""
     if info.finished is not None:
-        return f"Finished {info.finished:%Y-%m-%d %H:%M} after {steps.removeprefix('step ')} steps."
-    return f"Not finished: in progress or interrupted, {steps} so far."
+        finished = f"Finished {info.finished:%Y-%m-%d %H:%M}".rstrip()
+        return (
+            f"{finished} at step {text.number(last_step)}{of_total}."
+            if last_step is not None
+            else f"{finished}."
+        )
+    if last_step is None:
+        return "Not finished: in progress or interrupted, no step recorded so far."
+    return (
+        f"Not finished: in progress or interrupted, recorded up to step {text.number(last_step)}{of_total}."
+    )
+
+
+_MACHINE_NAMES = {"cpu": "CPU", "cores": "Cores", "memory_gb": "Memory", "gpu": "GPU"}
+_MACHINE_UNITS = {"memory_gb": " GB"}
+
+
+def _machine(run: Run) -> list[tuple[str, str]]:
+    facts = run.info.machine.items() if run.info else ()
+    return [(_MACHINE_NAMES.get(key, key), value + _MACHINE_UNITS.get(key, "")) for key, value in facts]
 
 
 def _totals(components: Sequence[Component]) -> dict[str, int]:
@@ -135,7 +152,7 @@ def _metrics_notes(run: Run) -> list[str]:
         notes.append(f"{metrics.unreadable:,} line(s) of metrics.jsonl are no records and are left out.")
     if metrics.replaced:
         notes.append(
-            f"The run was resumed from an earlier step: {metrics.replaced:,} superseded record(s) are left out."
+            f"The run was resumed from an earlier step; {metrics.replaced:,} superseded record(s) left out."
         )
     return notes
 

@@ -42,7 +42,7 @@ class ReportError(ValueError):
 
 @dataclass(frozen=True)
 class Component:
-    """One model component of the run; `yaml` is the text of its model file, `yaml_name` where it came from."""
+    """One model component of the run; `yaml` is the text of its model file, `yaml_name` its origin."""
 
     name: str
     parameters: int | None

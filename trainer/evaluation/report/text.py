@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import shlex
 from collections.abc import Sequence
 
 Interval = tuple[float, float]
 
-UNKNOWN = "–"
+MINUS = "\N{MINUS SIGN}"
+UNKNOWN = "\N{EN DASH}"
 
 
 def number(value: float | None, digits: int = 4) -> str:
@@ -18,9 +20,9 @@ def number(value: float | None, digits: int = 4) -> str:
     if math.isnan(value):
         return "NaN"
     if math.isinf(value):
-        return "−inf" if value < 0 else "inf"
+        return f"{MINUS}inf" if value < 0 else "inf"
     if value == int(value) and abs(value) < 1e15:
-        return f"{int(value):,}".replace("-", "−")
+        return f"{int(value):,}".replace("-", MINUS)
     size = abs(value)
     if 1e-4 <= size < 1e6:
         decimals = max(0, digits - 1 - math.floor(math.log10(size)))
@@ -31,7 +33,7 @@ def number(value: float | None, digits: int = 4) -> str:
         if "." in mantissa:
             mantissa = mantissa.rstrip("0").rstrip(".")
         text = f"{mantissa}e{int(exponent)}"
-    return text.replace("-", "−")
+    return text.replace("-", MINUS)
 
 
 def percent(share: float | None) -> str:
@@ -91,7 +93,7 @@ def shape(sizes: Sequence[int] | None) -> str:
     """Write the shape of an array: `8 × 16 × 4`, or `scalar`."""
     if sizes is None:
         return UNKNOWN
-    return " × ".join(str(size) for size in sizes) or "scalar"
+    return " \N{MULTIPLICATION SIGN} ".join(str(size) for size in sizes) or "scalar"
 
 
 def offsets(values: Sequence[float]) -> str:
@@ -100,7 +102,7 @@ def offsets(values: Sequence[float]) -> str:
         return UNKNOWN
     if len(values) == 1:
         return number(values[0])
-    steps = {round(after - before, 9) for before, after in zip(values, values[1:], strict=False)}
+    steps = {round(after - before, 9) for before, after in itertools.pairwise(values)}
     if len(steps) > 1:
         return ", ".join(number(value) for value in values)
     stride = steps.pop()
