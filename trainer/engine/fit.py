@@ -37,11 +37,13 @@ def fit(experiment: Experiment, callbacks: Sequence[Callback] = ()) -> None:
                     write_first_batch(e.run, batch)
                 with e.runtime.autocast():
                     metrics = e.trainer.train_step(batch, **e.step_arguments())
-                facts = {"epoch": e.progress.iteration / e.loader.steps_per_epoch, **pace.tick()}
-                e.tracker.record(e.progress.iteration, metrics, facts)
+                rates = pace.tick()
+                position = e.progress.iteration / e.loader.steps_per_epoch
+                e.tracker.record(e.progress.iteration, metrics, {"epoch": position, **rates})
                 e.progress.iteration += 1
+                if rates:
+                    bar.set_postfix(pace.shown(rates), refresh=False)
                 bar.update()
-                pace.show(bar)
             e.progress.epoch = epoch + 1
             if e.progress.epoch % train.save_every == 0 or e.progress.epoch == train.epoch:
                 e.save()
@@ -71,7 +73,6 @@ class Pace:
         self.e = experiment
         self.every = experiment.config.train.log_every_n_steps
         self.samples = experiment.config.data.batch_size * experiment.runtime.world_size
-        self.last: dict[str, float] = {}
         self.restart()
         # Objects that live as long as the run are not worth looking at in every collection.
         gc.collect()
@@ -89,20 +90,19 @@ class Pace:
         if self._steps < self.every:
             return {}
         elapsed = max(time.perf_counter() - self._since, 1e-9)
-        self.last = {
+        rates = {
             "samples_per_s": self._steps * self.samples / elapsed,
             "data_wait": (self.e.loader.wait_seconds - self._waited) / elapsed,
         }
         self.restart()
-        return self.last
+        return rates
 
-    def show(self, bar: Any) -> None:
-        """Put the newest numbers behind the bar."""
+    def shown(self, rates: dict[str, float]) -> dict[str, str]:
+        """Return what stands behind the progress bar."""
         loss = self.e.tracker.last.get("total")
-        shown = {"epoch": f"{self.e.progress.epoch + 1}/{self.e.config.train.epoch}"}
-        if loss is not None:
-            shown["loss"] = f"{loss:.4f}"
-        if self.last:
-            shown["samples/s"] = f"{self.last['samples_per_s']:,.0f}"
-            shown["waiting"] = f"{self.last['data_wait']:.1%}"
-        bar.set_postfix(shown, refresh=False)
+        return {
+            "epoch": f"{self.e.progress.epoch + 1}/{self.e.config.train.epoch}",
+            **({} if loss is None else {"loss": f"{loss:.4f}"}),
+            "samples/s": f"{rates['samples_per_s']:,.0f}",
+            "waiting": f"{rates['data_wait']:.1%}",
+        }

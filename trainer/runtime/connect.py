@@ -89,7 +89,7 @@ def connect(device: str = "auto", precision: str = "auto") -> Iterator[Runtime]:
         ValueError: the device is not there.
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    rank = int(os.environ.get("RANK", "0"))
+    rank = environment_rank()
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     chosen = select_device(device, local_rank)
     if chosen.type == "cuda":
@@ -105,6 +105,11 @@ def connect(device: str = "auto", precision: str = "auto") -> Iterator[Runtime]:
     finally:
         if world_size > 1:
             dist.destroy_process_group()
+
+
+def environment_rank() -> int:
+    """Return the rank that `torchrun` gave this process; 0 when it runs alone."""
+    return int(os.environ.get("RANK", "0"))
 
 
 def select_device(requested: str | None = "auto", local_rank: int = 0) -> torch.device:

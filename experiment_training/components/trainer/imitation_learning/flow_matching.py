@@ -1,0 +1,70 @@
+"""Conditional flow matching on action chunks: times, paths, targets, integration.
+
+Lipman et al., "Flow Matching for Generative Modeling" (2023), with straight paths: at t = 0 there is noise ε,
+at t = 1 the action a, between them x_t = (1 - t)·ε + t·a, and the velocity to learn is u = a - ε.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from trainer.utils.random import Random
+
+TIME_BETA = 1.5
+
+
+class FlowSample(NamedTuple):
+    """One training point per sample: B batch, S chunk, A action size."""
+
+    time: Tensor  # (B,)
+    point: Tensor  # (B, S, A), x_t
+    velocity: Tensor  # (B, S, A), the target u
+    noise: Tensor  # (B, S, A), ε
+
+
+def sample_flow(action: Tensor, random: Random) -> FlowSample:
+    """Draw a time and a noise for every action chunk `(B, S, A)`.
+
+    Times follow Beta(1, 1.5), by inversion of its distribution function 1 - (1 - t)^1.5: more of them lie
+    near the noise, where the choice between modes is made.
+    """
+    batch = action.shape[0]
+    time = 1.0 - (1.0 - random.uniform((batch,))) ** (1.0 / TIME_BETA)
+    noise = random.normal(tuple(action.shape))
+    t = time[:, None, None]
+    return FlowSample(time, torch.lerp(noise, action, t), action - noise, noise)
+
+
+def integrate(velocity: Callable[[Tensor, Tensor], Tensor], noise: Tensor, steps: int) -> Tensor:
+    """Follow the flow from noise to actions with Euler steps of equal length.
+
+    Args:
+        velocity: `(time (B,), x (B, S, A))` → `(B, S, A)`.
+        noise: ε `(B, S, A)`.
+        steps: number of evaluations of the velocity.
+    """
+    x = noise
+    for k in range(steps):
+        time = torch.full((noise.shape[0],), k / steps, dtype=noise.dtype, device=noise.device)
+        x = x + velocity(time, x).to(noise.dtype) / steps
+    return x
+
+
+def chunk_error(error: Tensor, is_pad: Tensor | None) -> Tensor:
+    """Return the mean of an error `(B, S, A)` over samples, each averaged over its own valid steps.
+
+    Args:
+        error: error of every action.
+        is_pad: `(B, S)`, true where the chunk reaches beyond its episode and repeats the last action; None
+            counts every step. Averaging per sample first keeps the value independent of how samples are
+            spread over ranks.
+    """
+    per_step = error.float().mean(dim=-1)
+    if is_pad is None:
+        return per_step.mean()
+    valid = (~is_pad).to(per_step.dtype)
+    return ((per_step * valid).sum(dim=1) / valid.sum(dim=1).clamp(min=1.0)).mean()

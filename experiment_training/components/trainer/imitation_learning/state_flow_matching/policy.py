@@ -1,0 +1,90 @@
+"""A flow-matching policy on low-dimensional observations."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from experiment_training.components.trainer.imitation_learning.flow_matching import (
+    chunk_error,
+    integrate,
+    sample_flow,
+)
+from trainer.modeling.observations import encoder_arguments
+from trainer.utils.random import Random
+
+
+class StateFlowMatchingPolicy(nn.Module):
+    """Draws action chunks by following a learned flow from noise.
+
+    Components: `observation_encoder`, whose graph inputs are named after the observation features it wants
+    (`state` takes `observation.state`), returns a condition `(B, C)`; `velocity_decoder` takes
+    `time (B,), noise (B, S, A), condition` and returns the velocity `(B, S, A)`.
+
+    Args:
+        components: the two components.
+        loss: must be None; the flow has its own loss.
+        action_horizon: S, the length of a chunk.
+        action_dim: A.
+        n_action_steps: how many actions of a chunk are executed before the next one is drawn.
+        integration_steps: Euler steps from noise to action.
+        train_on_padding: whether steps beyond the end of an episode, where the last action is repeated,
+            count in the loss.
+
+    Raises:
+        ValueError: a component is missing, or a number is out of range.
+    """
+
+    def __init__(
+        self,
+        components: nn.ModuleDict,
+        loss: nn.Module | None = None,
+        *,
+        action_horizon: int,
+        action_dim: int,
+        n_action_steps: int = 8,
+        integration_steps: int = 10,
+        train_on_padding: bool = False,
+    ) -> None:
+        super().__init__()
+        missing = [n for n in ("observation_encoder", "velocity_decoder") if n not in components]
+        if missing:
+            raise ValueError(f"state flow matching needs a component named {' and one named '.join(missing)}")
+        if loss is not None:
+            raise ValueError("state flow matching has its own loss, so train.loss would have no effect")
+        if not 1 <= n_action_steps <= action_horizon:
+            raise ValueError(f"n_action_steps is {n_action_steps}, but a chunk holds 1 to {action_horizon}")
+        if integration_steps < 1:
+            raise ValueError(f"integration_steps is {integration_steps}, but at least 1 is needed")
+        self.components = components
+        self.action_shape = (action_horizon, action_dim)
+        self.n_action_steps = n_action_steps
+        self.integration_steps = integration_steps
+        self.train_on_padding = train_on_padding
+
+    def loss(self, batch: dict[str, Tensor], random: Random) -> dict[str, Tensor]:
+        """Return `total`, the mean squared error of the velocity.
+
+        Args:
+            batch: normalized; `action (B, S, A)`, `action_is_pad (B, S)` and the encoder's observations.
+            random: noise and times.
+        """
+        flow = sample_flow(batch["action"], random)
+        velocity = self.components["velocity_decoder"](
+            time=flow.time, noise=flow.point, condition=self._condition(batch)
+        )
+        is_pad = None if self.train_on_padding else batch.get("action_is_pad")
+        return {"total": chunk_error((velocity - flow.velocity).square(), is_pad)}
+
+    def predict_action(self, observation: dict[str, Tensor], random: Random) -> Tensor:
+        """Return an action chunk `(B, S, A)`, normalized."""
+        condition = self._condition(observation)
+        noise = random.normal((condition.shape[0], *self.action_shape))
+        decoder = self.components["velocity_decoder"]
+        return integrate(
+            lambda time, x: decoder(time=time, noise=x, condition=condition), noise, self.integration_steps
+        )
+
+    def _condition(self, batch: dict[str, Tensor]) -> Tensor:
+        encoder = self.components["observation_encoder"]
+        condition: Tensor = encoder(**encoder_arguments(encoder, batch))
+        return condition
