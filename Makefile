@@ -1,0 +1,31 @@
+# The two commands of a fresh machine are `make demo` and `make test`; both set up what they need.
+
+CONFIG ?= examples/configs/metaworld_pick_place.yaml
+BIN := .venv/bin
+# One thread per test process: two busy cores are slower with more.
+export PYTHONUNBUFFERED = 1
+
+.PHONY: demo test test-slow lint setup help
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+setup: ## make .venv and install everything
+	@bash uv_setup.sh
+	@bash env_setup.sh
+
+demo: setup ## record demonstrations, train a policy, try it out, write the report
+	$(BIN)/trainer record --train_config $(CONFIG)
+	$(BIN)/python trainer/offline_trainer.py --train_config $(CONFIG)
+	$(BIN)/trainer report $(CONFIG)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint ## lint, type check and every test that is quick
+	OMP_NUM_THREADS=1 WANDB_MODE=disabled $(BIN)/python -m pytest -m "not slow"
+
+test-slow: setup ## the tests that take their time
+	OMP_NUM_THREADS=1 WANDB_MODE=disabled $(BIN)/python -m pytest -m slow

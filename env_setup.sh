@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# Installs into .venv what Trainer needs: torch first and pinned, then the two packages of this repository.
+# Says nothing and does nothing when that was done before and none of its inputs changed.
+#
+#   TORCH_VERSION   version of torch (default below)
+#   TORCH_PIP_ARGS  further arguments of pip for torch alone, such as the index of another build
+#   EXTRAS          extras of the package (default: sim,dev)
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+torch_version=${TORCH_VERSION:-2.13.0}
+extras=${EXTRAS:-sim,dev}
+pip=(.venv/bin/python -m pip --disable-pip-version-check)
+
+if [ ! -x .venv/bin/python ]; then
+    echo "There is no .venv; run uv_setup.sh first." >&2
+    exit 1
+fi
+
+inputs=$(cat env_setup.sh pyproject.toml policy_constructor/pyproject.toml constraints.txt | cksum)
+stamp="$torch_version $extras $inputs $PWD"
+if [ "$(cat .venv/.env_setup 2>/dev/null)" = "$stamp" ]; then
+    exit 0
+fi
+
+# Shared libraries of Debian: drawing without a screen (Meta-World), and what OpenCV links against (Push-T).
+missing=()
+for library in libOSMesa.so libEGL.so.1 libGL.so.1 libglib-2.0.so.0; do
+    ldconfig -p | grep -q "$library" || missing+=("$library")
+done
+if [ ${#missing[@]} -gt 0 ]; then
+    packages="libosmesa6 libegl1 libgl1 libglib2.0-0"
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        echo "Installing Debian packages: $packages"
+        apt-get update -qq || true
+        # shellcheck disable=SC2086
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $packages >/dev/null ||
+            echo "They could not be installed; training works, videos of Meta-World may not." >&2
+    else
+        echo "Missing here: ${missing[*]}; ask an administrator for the Debian packages $packages (needed for videos only)." >&2
+    fi
+fi
+
+echo "Installing torch $torch_version"
+# Before everything else: a later package that asks for torch then finds it and does not bring another build.
+# The registry's Linux build is the one for CUDA, right where there is a GPU and merely large elsewhere.
+# shellcheck disable=SC2086
+"${pip[@]}" install --quiet ${TORCH_PIP_ARGS:-} "torch==$torch_version"
+echo "Installing Trainer and its model language"
+"${pip[@]}" install --quiet -c constraints.txt -e ./policy_constructor -e ".[$extras]"
+echo "$stamp" >.venv/.env_setup
