@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from model_constructor.blocks.encodings import sine_cosine
 from model_constructor.blocks.state import FlowVelocityMLP, PlanarKeypoints
 
 
@@ -48,8 +49,8 @@ def test_keypoints_refuse_what_makes_no_sense(points, center, scale, word):
 
 
 def velocity_mlp(**changes):
-    sizes = dict(action_dim=3, action_horizon=5, condition_dim=7, width=16, num_blocks=2, time_dim=12)
-    return FlowVelocityMLP(**{**sizes, **changes})
+    sizes = {"action_dim": 3, "action_horizon": 5, "condition_dim": 7, "width": 16, "num_blocks": 2}
+    return FlowVelocityMLP(**{**sizes, "time_dim": 12, **changes})
 
 
 def test_velocity_follows_the_formula():
@@ -89,8 +90,6 @@ def test_blocks_start_as_the_identity():
 def test_the_time_embedding_moves():
     model = velocity_mlp()
     times = torch.linspace(0, 1, 11)
-    from model_constructor.blocks.encodings import sine_cosine
-
     embedding = sine_cosine(times, model.frequencies)
     distance = (embedding[1:] - embedding[:-1]).norm(dim=1)
     assert distance.min() > 1.0  # of a vector of length sqrt(32)

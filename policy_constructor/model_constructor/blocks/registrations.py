@@ -2,14 +2,53 @@
 
 from __future__ import annotations
 
-from torch import nn
-
+from model_constructor.blocks.cfg_vqvae import (
+    ActionDecoder,
+    ConditioningInfoEncoder,
+    VQVAEPosterior,
+    VQVAEPrior,
+)
+from model_constructor.blocks.codebook import VQCodebookManager
+from model_constructor.blocks.flow_decoders import FlowActionDecoder, MixtureActionDecoder, NoisyTopKGate
+from model_constructor.blocks.flow_policies import (
+    InfoEmbedder,
+    MultimodalBridge,
+    MultiSourceInfoEmbedder,
+    ProprioProjector,
+    VariationalPosterior,
+    VariationalPrior,
+)
 from model_constructor.blocks.state import FlowVelocityMLP, PlanarKeypoints
 from model_constructor.registry.registry import Registry
+from torch import nn
 
 STATE_BLOCKS: dict[str, type[nn.Module]] = {
     "planar_keypoints": PlanarKeypoints,
     "flow_velocity_mlp": FlowVelocityMLP,
+}
+
+EXPERIMENT_BLOCKS: dict[str, type[nn.Module]] = {
+    "cfg_vqvae_posterior": VQVAEPosterior,
+    "cfg_vqvae_prior": VQVAEPrior,
+    "cfg_vqvae_info_encoder": ConditioningInfoEncoder,
+    "cfg_vqvae_proprio_projector": ProprioProjector,
+    "cfg_vqvae_action_decoder": ActionDecoder,
+    "cfg_vqvae_codebook": VQCodebookManager,
+    "naive_proprio_projector": ProprioProjector,
+    "naive_info_embedder": InfoEmbedder,
+    "naive_action_decoder": FlowActionDecoder,
+    "vfp_proprio_projector": ProprioProjector,
+    "vfp_info_embedder": InfoEmbedder,
+    "vfp_posterior": VariationalPosterior,
+    "vfp_prior": VariationalPrior,
+    "vfp_vqvae_codebook": VQCodebookManager,
+    "vfp_gate": NoisyTopKGate,
+    "vfp_moe": MixtureActionDecoder,
+    "vfp_single_info_embedder": MultiSourceInfoEmbedder,
+    "vfp_single_multimodal_bridge": MultimodalBridge,
+    "vfp_single_posterior": VariationalPosterior,
+    "vfp_single_prior": VariationalPrior,
+    "vfp_single_action_decoder": FlowActionDecoder,
 }
 
 
@@ -22,3 +61,8 @@ def _register(registry: Registry, blocks: dict[str, type[nn.Module]], tag: str) 
 def register_state_blocks(registry: Registry) -> None:
     """Register the blocks of policies that see numbers instead of images."""
     _register(registry, STATE_BLOCKS, "state")
+
+
+def register_experiment_blocks(registry: Registry) -> None:
+    """Register encoders, decoders, gates and codebooks of the experiments."""
+    _register(registry, EXPERIMENT_BLOCKS, "experiment")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -10,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model_constructor.blocks.encodings import geometric_frequencies, sine_cosine
+from model_constructor.blocks.layers import ZeroLinear
 
 # The number of frequencies, half the channels, of a time embedding; the highest turns 160 times in [0, 1].
 TIME_FREQUENCIES = 32
@@ -29,7 +29,8 @@ class PlanarKeypoints(nn.Module):
         `(…, 3)` holding x, y and the angle in radians → `(…, 2n)` holding x0, y0, x1, y1, …
 
     Raises:
-        ValueError: for points that are no list of pairs, a centre of another size, or a scale that is not positive.
+        ValueError: for points that are no list of pairs, a centre of another size, or a scale that is not
+            positive.
     """
 
     points: Tensor
@@ -64,21 +65,8 @@ class PlanarKeypoints(nn.Module):
         return f"{self.points.shape[0]} points"
 
 
-class ZeroLinear(nn.Linear):
-    """A linear layer that starts at zero and means it.
-
-    Its own class, so that a general weight initialisation that looks for `nn.Linear` by exact type leaves it alone.
-    """
-
-    def reset_parameters(self) -> None:
-        """Set weight and bias to zero."""
-        nn.init.zeros_(self.weight)
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
-
-
 class ModulatedResidualBlock(nn.Module):
-    """`x + gate · MLP(LayerNorm(x) · (1 + scale) + shift)`, the residual block of DiT without its attention."""
+    """`x + gate · MLP(LayerNorm(x) · (1 + scale) + shift)`: the residual block of DiT, no attention."""
 
     def __init__(self, *, width: int, modulation_dim: int, expansion: int, dropout: float) -> None:
         super().__init__()
@@ -100,11 +88,12 @@ class FlowVelocityMLP(nn.Module):
 
     Pre-norm residual blocks whose shift, scale and gate come from the condition and the time through a
     modulation that starts at zero, so that training starts from the identity (adaptive LayerNorm,
-    Peebles & Xie 2023, "Scalable Diffusion Models with Transformers"). The flow is that of Lipman et al. 2023,
-    "Flow Matching for Generative Modeling": t = 0 is noise, t = 1 is data.
+    Peebles & Xie 2023, "Scalable Diffusion Models with Transformers"). The flow is that of Lipman et al.
+    2023, "Flow Matching for Generative Modeling": t = 0 is noise, t = 1 is data.
 
-    The condition enters twice: beside the flattened noise at the input, and through the modulation. A condition that
-    carries its raw features beside what an encoder made of them keeps a short way to the network.
+    The condition enters twice: beside the flattened noise at the input, and through the modulation. A
+    condition that carries its raw features beside what an encoder made of them keeps a short way to the
+    network.
 
     Args:
         action_dim: size A of one action.
