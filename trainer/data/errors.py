@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class DatasetError(ValueError):
-    """A dataset cannot be read or written as asked; the text names the file, and the episode where there is one."""
+    """A dataset cannot be read or written as asked; the text names the file, and mostly the episode."""
 
 
 class WindowError(DatasetError):

@@ -32,7 +32,7 @@ def column_statistics(values: np.ndarray) -> dict[str, np.ndarray]:
     for i in range(width):
         column = np.sort(flat[:, i].astype(np.float64))
         found["min"][i], found["max"][i] = column[0], column[-1]
-        # A sum of equal numbers divided by their count may miss them by a rounding error; a constant has none.
+        # The mean of equal numbers may miss them by a rounding error; that of a constant must not.
         constant = column[0] == column[-1]
         mean = column[0] if constant else column.mean()
         found["mean"][i] = mean

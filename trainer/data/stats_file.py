@@ -1,4 +1,4 @@
-"""The statistics of a dataset as a file: a pickle of plain numpy arrays, read without running any code in it."""
+"""The statistics of a dataset as a file: a pickle of numpy arrays, read without running any code in it."""
 
 from __future__ import annotations
 

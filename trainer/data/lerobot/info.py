@@ -31,7 +31,7 @@ BOOKKEEPING: dict[str, str] = {
 }
 """The columns that every dataset has beside its own features, and their types; one number per frame."""
 
-NUMERIC = ("float16", "float32", "float64", "bool")
+NUMERIC: tuple[str, ...] = ("float16", "float32", "float64", "bool")
 NUMERIC += ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 _FRAMES = ("image", "video")
 _TEXT = ("string", "language")

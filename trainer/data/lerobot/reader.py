@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Sequence
 from functools import cached_property
@@ -10,15 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from model_constructor.util.suggest import closest
 
 from trainer.data.errors import DatasetError
 from trainer.data.lerobot.columns import read_table, to_numpy
-from trainer.data.lerobot.episodes import DataFile, EpisodeTable, read_episodes, read_tasks
+from trainer.data.lerobot.episodes import EpisodeTable, read_episodes, read_tasks
 from trainer.data.lerobot.info import STATS_PATH, DatasetInfo, Feature, read_info
 from trainer.data.statistics import Stats, column_statistics
 
 _CHECKED = ("index", "episode_index", "frame_index")
-"""Bookkeeping that says of each row where it belongs; read with every other column, to hold the rows against."""
+"""Bookkeeping that says of each row where it belongs; read along with every other."""
 
 
 class LeRobotReader:
@@ -146,8 +146,8 @@ class LeRobotReader:
     def _numeric(self, key: str) -> Feature:
         feature = self.features.get(key)
         if feature is None:
-            near = difflib.get_close_matches(key, self.features, n=1)
-            hint = f"did you mean '{near[0]}'" if near else f"it has {', '.join(self.features)}"
+            near = closest(key, self.features)
+            hint = f"did you mean '{near[0]}'?" if near else f"it has {', '.join(self.features)}"
             raise DatasetError(f"{self.root}: the dataset has no feature '{key}'; {hint}")
         if not feature.is_numeric:
             raise DatasetError(f"{self.root}: {feature.why_not_numeric()}")
@@ -164,8 +164,10 @@ class LeRobotReader:
             table = read_table(file.path, keys)
             expected = int(self.episodes.length[file.episodes].sum())
             if table.num_rows != expected:
+                numbers = self.episodes.episode_index[file.episodes]
                 raise DatasetError(
-                    f"{file.path}: the file has {table.num_rows} rows, {_named(self._numbers(file))} in it have {expected}"
+                    f"{file.path}: the file has {table.num_rows} rows, but {_named(numbers)} should "
+                    f"have {expected} in it"
                 )
             for key in keys:
                 read[key][row : row + expected] = to_numpy(table.column(key), self.features[key], file.path)
@@ -177,9 +179,6 @@ class LeRobotReader:
         for key, column in read.items():
             self._check_finite(key, column)
         self._columns.update(read)
-
-    def _numbers(self, file: DataFile) -> np.ndarray:
-        return self.episodes.episode_index[file.episodes]
 
     def _check_rows(self, read: dict[str, np.ndarray]) -> None:
         """Hold the rows against the episode table."""

@@ -1,0 +1,317 @@
+"""`lerobot_dataset_factory`: windows of observations and actions from a LeRobot dataset, on disk or the hub."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from model_constructor.util.suggest import closest
+
+from trainer.config.errors import ParameterError
+from trainer.data.dataset import WindowedDataset
+from trainer.data.errors import DatasetError, WindowError
+from trainer.data.lerobot import BOOKKEEPING, LeRobotReader
+from trainer.data.lerobot.info import INFO_PATH, VERSION
+from trainer.data.windows import Window, action_offsets, frame_stride, history_offsets
+from trainer.registry import DATASET_BUILDER_REGISTRY
+
+HistoryOrder = Literal["oldest_first", "newest_first"]
+
+
+@dataclass(frozen=True)
+class LerobotDatasetParams:
+    """The parameters under `data.datamodule.params`.
+
+    Attributes:
+        repo_id: name on the hub, `owner/name`, or a folder.
+        root: the dataset's folder, or a folder that holds `repo_id`; relative ones are looked up beside
+            the configuration, then in the project.
+        local_files_only: never ask the hub.
+        HZ: control rate; windows step by 1/HZ seconds, which must fall on recorded frames. The recording's
+            own rate if not given.
+        action_horizon: actions in a chunk (S).
+        obs_proprio_history: frames of every low-dimensional observation (T), the present one included.
+        obs_images_history: frames of every camera.
+        task_name: project name for the tracker.
+        action_offset: the first action of the chunk, in steps from the present frame: 0 is the action taken
+            at the present frame, 1 the one after it.
+        history_order: whether index 0 of a history is its oldest or its newest frame.
+        episodes: what to train on: a list of episode numbers and of ranges written as text, `"0:50"` being
+            episodes 0 to 49, or one such text; all by default.
+        features: observations to use; all low-dimensional `observation.…` by default.
+        action_key: the feature that is predicted.
+    """
+
+    repo_id: str | None = None
+    root: str | None = None
+    local_files_only: bool = False
+    HZ: float | None = None
+    action_horizon: int = 1
+    obs_proprio_history: int = 1
+    obs_images_history: int = 1
+    task_name: str | None = None
+    action_offset: int = 0
+    history_order: HistoryOrder = "oldest_first"
+    episodes: list[int | str] | str | None = None
+    features: list[str] | None = None
+    action_key: str = "action"
+
+
+@DATASET_BUILDER_REGISTRY.register("lerobot_dataset_factory")
+class LerobotDatasetFactory:
+    """Builds a `WindowedDataset` with the exact statistics of the features in it."""
+
+    parameters = LerobotDatasetParams
+
+    def build(self, opt_params: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
+        """Find, open and check the dataset.
+
+        Args:
+            opt_params: of these, `search_paths` is used, the folders for relative paths, nearest first.
+            params: the fields of `LerobotDatasetParams`.
+
+        Returns:
+            `dataset`, a `WindowedDataset`, and `norm_stats`, exact statistics over the chosen episodes of
+            every observation in it and of the action.
+
+        Raises:
+            ParameterError: a parameter is unknown or cannot be used, or the dataset is missing, damaged
+                or lacks what is asked of it.
+        """
+        chosen = _parse(params)
+        # What is wrong with the files is shown at the parameter that led to them.
+        source = "repo_id" if chosen.root is None else "root"
+        root = find_dataset(
+            chosen, [Path(folder) for folder in opt_params.get("search_paths") or [Path.cwd()]]
+        )
+        try:
+            reader = LeRobotReader(root, repo_id=chosen.repo_id)
+            features = _observations(chosen, reader)
+            _check_action(chosen, reader)
+            windows = _windows(chosen, reader, features)
+            dataset = WindowedDataset(reader, windows, episodes=_episodes(chosen, reader))
+        except WindowError as problem:
+            param = "action_horizon" if problem.key == chosen.action_key else "obs_proprio_history"
+            raise ParameterError(param, str(problem)) from None
+        except DatasetError as problem:
+            raise ParameterError(source, str(problem)) from None
+        return {"dataset": dataset, "norm_stats": dataset.statistics([*features, chosen.action_key])}
+
+
+def find_dataset(params: LerobotDatasetParams, search_paths: Sequence[Path]) -> Path:
+    """Return the folder of the dataset; fetch it from the hub when it is nowhere on disk.
+
+    Looked at, in this order: `root`, `root/repo_id`, `repo_id` as a path, and lerobot's own cache
+    (`$HF_LEROBOT_HOME`).
+
+    Raises:
+        ParameterError: it is nowhere, and must not or cannot be fetched.
+    """
+    looked: list[Path] = []
+
+    def look(folder: Path) -> bool:
+        looked.append(folder)
+        return (folder / INFO_PATH).is_file()
+
+    wanted: list[Path] = []
+    if params.root is not None:
+        wanted += [Path(params.root)] + ([Path(params.root) / params.repo_id] if params.repo_id else [])
+    if params.repo_id is not None:
+        wanted.append(Path(params.repo_id))
+    for path in wanted:
+        expanded = path.expanduser()
+        for candidate in [expanded] if expanded.is_absolute() else [f / expanded for f in search_paths]:
+            if look(candidate):
+                return candidate.resolve()
+    on_hub = params.repo_id is not None and _HUB_NAME.fullmatch(params.repo_id) is not None
+    if on_hub:
+        assert params.repo_id is not None
+        cache = Path(os.environ.get("HF_LEROBOT_HOME", "~/.cache/huggingface/lerobot")).expanduser()
+        if look(cache / params.repo_id):
+            return cache / params.repo_id
+        if not params.local_files_only:
+            return fetch_dataset(params.repo_id)
+    raise ParameterError(
+        "repo_id" if params.root is None else "root",
+        f"there is no dataset (a folder with {INFO_PATH}) at {params.root or params.repo_id}",
+        f"looked in {', '.join(str(folder) for folder in looked)}",
+    )
+
+
+def fetch_dataset(repo_id: str) -> Path:
+    """Fetch the metadata and the low-dimensional data of a dataset from the hub; return its folder.
+
+    Videos stay where they are. The revision is the one tagged with the format version, as lerobot tags
+    its datasets, else the newest.
+
+    Raises:
+        ParameterError: huggingface_hub is not installed, or the hub does not give the dataset.
+    """
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import RevisionNotFoundError
+    except ImportError:
+        raise ParameterError(
+            "repo_id",
+            f"'{repo_id}' is not on disk, and fetching it needs huggingface_hub, which is not installed",
+            "pip install 'trainer[hub]', or give the dataset's folder as root",
+        ) from None
+
+    def fetch(revision: str | None) -> Path:
+        return Path(
+            snapshot_download(
+                repo_id, repo_type="dataset", revision=revision, allow_patterns=["meta/*", "data/*"]
+            )
+        )
+
+    try:
+        try:
+            return fetch(VERSION)
+        except RevisionNotFoundError:
+            return fetch(None)
+    except Exception as problem:  # no network, no such dataset, no right to it, no space: all end here
+        reason = next(iter(str(problem).strip().splitlines()), type(problem).__name__)
+        raise ParameterError(
+            "repo_id",
+            f"'{repo_id}' is not on disk and cannot be fetched from the hub: {reason}",
+            "give the dataset's folder as root, or set local_files_only: true to look on disk alone",
+        ) from None
+
+
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def _parse(params: Mapping[str, Any]) -> LerobotDatasetParams:
+    """Check names, types and ranges; the engine does so too, with positions, but not every caller is it."""
+    names = [field.name for field in fields(LerobotDatasetParams)]
+    for name in params:
+        if name not in names:
+            near = closest(str(name), names)
+            hint = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(names)}"
+            raise ParameterError(str(name), "unknown parameter", hint)
+    chosen = LerobotDatasetParams(**params)
+    if chosen.repo_id is None and chosen.root is None:
+        raise ParameterError("repo_id", "a dataset is needed", "give repo_id, root, or both")
+    for name in ("repo_id", "root", "task_name", "action_key"):
+        value = getattr(chosen, name)
+        if value is not None and (not isinstance(value, str) or not value):
+            raise ParameterError(name, f"must be a text, it is {value!r}")
+    if not isinstance(chosen.local_files_only, bool):
+        raise ParameterError("local_files_only", f"must be true or false, it is {chosen.local_files_only!r}")
+    for name in ("action_horizon", "obs_proprio_history", "obs_images_history"):
+        value = getattr(chosen, name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ParameterError(name, f"must be a whole number of at least 1, it is {value!r}")
+    if not isinstance(chosen.action_offset, int) or isinstance(chosen.action_offset, bool):
+        raise ParameterError("action_offset", f"must be a whole number, it is {chosen.action_offset!r}")
+    if chosen.HZ is not None and (not isinstance(chosen.HZ, int | float) or not chosen.HZ > 0):
+        raise ParameterError("HZ", f"must be a number above 0, it is {chosen.HZ!r}")
+    if chosen.history_order not in get_args(HistoryOrder):
+        known = " or ".join(get_args(HistoryOrder))
+        raise ParameterError("history_order", f"must be {known}, it is {chosen.history_order!r}")
+    return chosen
+
+
+def _observations(params: LerobotDatasetParams, reader: LeRobotReader) -> list[str]:
+    """Return the observations to use."""
+    if params.features is None:
+        found = [name for name in reader.numeric_features("observation.") if name != params.action_key]
+    else:
+        found = _named_observations(params, reader)
+    if not found:
+        raise ParameterError("features", f"{reader.root}: there is no low-dimensional observation to use")
+    if params.obs_images_history != 1:
+        # Cameras are not loaded, so there is nothing that this could change.
+        raise ParameterError(
+            "obs_images_history",
+            f"no camera is loaded, so {params.obs_images_history} has no effect",
+            "leave it at 1",
+        )
+    return found
+
+
+def _named_observations(params: LerobotDatasetParams, reader: LeRobotReader) -> list[str]:
+    assert params.features is not None
+    if not isinstance(params.features, list) or not all(isinstance(name, str) for name in params.features):
+        raise ParameterError("features", f"must be a list of feature names, it is {params.features!r}")
+    for name in params.features:
+        feature = reader.features.get(name)
+        if feature is None:
+            raise ParameterError("features", *_no_column(reader, name))
+        if not feature.is_numeric:
+            raise ParameterError("features", f"{reader.root}: {feature.why_not_numeric()}")
+        if name == params.action_key or name in BOOKKEEPING:
+            raise ParameterError("features", f"'{name}' is in every sample already; leave it out")
+        if params.features.count(name) > 1:
+            raise ParameterError("features", f"'{name}' is named more than once")
+    return list(params.features)
+
+
+def _check_action(params: LerobotDatasetParams, reader: LeRobotReader) -> None:
+    feature = reader.features.get(params.action_key)
+    if feature is None or params.action_key in BOOKKEEPING:
+        raise ParameterError("action_key", *_no_column(reader, params.action_key))
+    if not feature.is_numeric:
+        raise ParameterError("action_key", f"{reader.root}: {feature.why_not_numeric()}")
+
+
+def _no_column(reader: LeRobotReader, name: str) -> tuple[str, str]:
+    usable = [n for n, feature in reader.features.items() if feature.is_numeric and n not in BOOKKEEPING]
+    near = closest(name, usable)
+    hint = f"did you mean '{near[0]}'?" if near else f"it has {', '.join(usable)}"
+    return f"{reader.root}: the dataset has no column '{name}'", hint
+
+
+def _windows(params: LerobotDatasetParams, reader: LeRobotReader, features: Sequence[str]) -> list[Window]:
+    ends = (params.action_offset, params.action_offset + params.action_horizon - 1)
+    furthest = max(*map(abs, ends), params.obs_proprio_history - 1)
+    try:
+        stride = 1 if params.HZ is None else frame_stride(params.HZ, reader.fps, furthest)
+    except ValueError as problem:
+        raise ParameterError("HZ", f"{reader.root}: {problem}") from None
+    history = history_offsets(params.obs_proprio_history, params.history_order, stride)
+    chunk = action_offsets(params.action_horizon, params.action_offset, stride)
+    return [*(Window(name, history) for name in features), Window(params.action_key, chunk)]
+
+
+def _episodes(params: LerobotDatasetParams, reader: LeRobotReader) -> list[int] | None:
+    """Return the chosen episode numbers, or None for all."""
+    if params.episodes is None:
+        return None
+    given = [params.episodes] if isinstance(params.episodes, str) else params.episodes
+    if not isinstance(given, list) or not given:
+        raise ParameterError("episodes", f"must be a list of numbers and ranges, it is {params.episodes!r}")
+    numbers: list[int] = []
+    for item in given:
+        numbers += _range(item)
+    present = set(reader.episodes.episode_index.tolist())
+    seen: set[int] = set()
+    for number in numbers:
+        if number not in present:
+            raise ParameterError(
+                "episodes",
+                f"{reader.root}: there is no episode {number}",
+                f"they are numbered {min(present)} to {max(present)}",
+            )
+        if number in seen:
+            raise ParameterError("episodes", f"episode {number} is chosen more than once")
+        seen.add(number)
+    return numbers
+
+
+def _range(item: Any) -> Sequence[int]:
+    if isinstance(item, int) and not isinstance(item, bool):
+        return [item]
+    match = re.fullmatch(r"\s*(\d+)\s*:\s*(\d+)\s*", item) if isinstance(item, str) else None
+    if match is None:
+        raise ParameterError(
+            "episodes", f"{item!r} is no episode number", 'a range is written as text, "0:50"'
+        )
+    numbers = range(int(match[1]), int(match[2]))
+    if not numbers:
+        raise ParameterError("episodes", f"the range {item!r} is empty")
+    return numbers

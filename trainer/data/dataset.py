@@ -1,0 +1,139 @@
+"""A LeRobot dataset as samples of windows, gathered a whole batch at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from trainer.data.errors import DatasetError
+from trainer.data.lerobot import BOOKKEEPING, LeRobotReader
+from trainer.data.statistics import Stats, column_statistics
+from trainer.data.windows import Window, WindowGather
+
+Batch = dict[str, Any]
+"""Feature → tensor `(B, …)`; `task` is a list of B texts."""
+
+
+class WindowedDataset(Dataset[Batch]):
+    """One sample for every frame of every chosen episode.
+
+    A sample holds, for each window, `<key>` `(len(offsets), *shape)` and `<key>_is_pad` bool
+    `(len(offsets),)`; for each extra column `<key>` `*shape` at its own frame; and `timestamp`
+    (float32, seconds), `frame_index`, `episode_index`, `index`, `task_index` (int64) and `task` (text).
+    Frames outside the episode are its first or last one, flagged in `_is_pad`.
+
+    Args:
+        reader: the dataset on disk.
+        windows: the features that are returned as windows.
+        extra_columns: further low-dimensional features, returned as they are at the sample's frame.
+        episodes: numbers of the episodes to use; all by default.
+
+    Raises:
+        DatasetError: a column cannot be read, an episode does not exist or is named twice, or a window is
+            longer than every chosen episode (`WindowError`).
+    """
+
+    def __init__(
+        self,
+        reader: LeRobotReader,
+        windows: Sequence[Window],
+        extra_columns: Sequence[str] = (),
+        episodes: Sequence[int] | None = None,
+    ) -> None:
+        keys = [window.key for window in windows]
+        plain = [*dict.fromkeys((*extra_columns, *BOOKKEEPING))]
+        twice = sorted({key for key in keys if keys.count(key) > 1 or key in plain})
+        if twice:
+            raise DatasetError(f"{reader.root}: '{twice[0]}' is asked for more than once")
+        self.reader = reader
+        self.windows = tuple(windows)
+        self._positions = _positions(reader, episodes)
+        columns = reader.columns([*keys, *plain])
+        self._lengths = reader.episodes.length[self._positions]
+        if len(self._positions) < len(reader.episodes):
+            rows = _rows(reader.episodes.start[self._positions], self._lengths)
+            columns = {key: column[rows] for key, column in columns.items()}
+        self._columns = columns
+        starts = np.cumsum(self._lengths) - self._lengths
+        self._gather = WindowGather(columns, self.windows, starts, self._lengths)
+        self._plain = {key: columns[key] for key in plain}
+        self._tasks = reader.tasks
+        unknown = columns["task_index"].max() >= len(self._tasks) or columns["task_index"].min() < 0
+        if unknown:
+            raise DatasetError(
+                f"{reader.root}: task_index goes beyond the {len(self._tasks)} tasks of the dataset"
+            )
+
+    def __len__(self) -> int:
+        """Return the number of samples, which is that of the frames of the chosen episodes."""
+        return int(self._lengths.sum())
+
+    @property
+    def length_hint(self) -> int:
+        """Number of samples, known before any is read."""
+        return len(self)
+
+    def __getitem__(self, index: int) -> Batch:
+        """Return one sample."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"there is no sample {index} among {len(self)}")
+        batch = self.__getitems__(np.array([index % len(self)]))
+        return {key: value[0] for key, value in batch.items()}
+
+    def __getitems__(self, indices: Sequence[int] | np.ndarray | Tensor) -> Batch:
+        """Return the samples `indices` `(B,)` as one batch; each value has a leading dimension B."""
+        rows = np.asarray(indices, dtype=np.int64)
+        gathered = self._gather(rows)
+        for key, column in self._plain.items():
+            gathered[key] = column[rows]
+        batch: Batch = {key: torch.from_numpy(values) for key, values in gathered.items()}
+        batch["task"] = [self._tasks[i] for i in gathered["task_index"].tolist()]
+        return batch
+
+    def statistics(self, keys: Sequence[str]) -> Stats:
+        """Return exact statistics of features of this dataset over its chosen episodes."""
+        return {key: column_statistics(self._columns[key]) for key in keys}
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a person wants to know about the dataset as it is used here, ready for JSON."""
+        lengths = self._lengths
+        return {
+            **self.reader.facts(),
+            "episodes": len(lengths),
+            "frames": len(self),
+            "windows": {window.key: list(window.offsets) for window in self.windows},
+            "episode_lengths": {
+                "min": int(lengths.min()),
+                "mean": float(lengths.mean()),
+                "max": int(lengths.max()),
+            },
+        }
+
+
+def _positions(reader: LeRobotReader, episodes: Sequence[int] | None) -> np.ndarray:
+    """Return the places of the chosen episodes in the episode table, ascending."""
+    if episodes is None:
+        return np.arange(len(reader.episodes))
+    place = {int(number): i for i, number in enumerate(reader.episodes.episode_index)}
+    for number in episodes:
+        if number not in place:
+            numbers = reader.episodes.episode_index
+            raise DatasetError(
+                f"{reader.root}: there is no episode {number}; they are {numbers.min()} to {numbers.max()}"
+            )
+    if not episodes:
+        raise DatasetError(f"{reader.root}: no episode is chosen")
+    if len(set(episodes)) < len(episodes):
+        raise DatasetError(f"{reader.root}: an episode is chosen more than once")
+    return np.sort(np.array([place[number] for number in episodes], np.int64))
+
+
+def _rows(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Return the rows of several runs, one run after the other."""
+    before = np.cumsum(lengths) - lengths
+    return np.repeat(starts - before, lengths) + np.arange(int(lengths.sum()))

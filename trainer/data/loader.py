@@ -1,0 +1,181 @@
+"""The way of a batch: order → gather → normalize → float32 → device."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator, Sized
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from trainer.data.normalization import Normalizer
+from trainer.data.order import GlobalBatchSampler
+from trainer.utils.tree import tree_map
+
+Batch = dict[str, Any]
+
+
+class BatchLoader:
+    """Yields the batches of an epoch, on the device.
+
+    The order is that of `GlobalBatchSampler`; neither workers nor ranks change it. With workers, everything
+    up to the copy to the device happens in them.
+
+    Args:
+        dataset: a torch Dataset with a length. If its `__getitems__(indices)` returns a dict, that is the
+            batch; otherwise samples are collated by torch's `default_collate` and must be dicts.
+        batch_size: samples per rank and step.
+        rank: this rank.
+        world_size: number of ranks.
+        seed: seed of the order, and of the random generators in the workers.
+        num_workers: worker processes; 0 gathers in this one.
+        pin_memory: pin host memory, so that copies to a GPU run beside the computation.
+        persistent_workers: keep the workers from one epoch to the next.
+        prefetch_factor: batches in flight per worker; torch's default if not given.
+        normalizer: applied on the CPU, before the cast.
+        device: where the batches go.
+
+    Attributes:
+        steps_per_epoch: batches in an epoch, the same on all ranks.
+        wait_seconds: time that the consumer has spent waiting for batches so far.
+
+    Raises:
+        ValueError: the dataset has fewer samples than one batch of all ranks.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        *,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        seed: int = 0,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+        persistent_workers: bool = False,
+        prefetch_factor: int | None = None,
+        normalizer: Normalizer | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        length = len(cast(Sized, dataset))
+        self.sampler = GlobalBatchSampler(length, batch_size, rank=rank, world_size=world_size, seed=seed)
+        self.steps_per_epoch = self.sampler.steps_per_epoch
+        self.wait_seconds = 0.0
+        self._device = torch.device(device)
+        self._batches = _Batches(dataset, normalizer)
+        # Pinned memory belongs to a GPU; without one the flag has nothing to do.
+        self._pin_memory = pin_memory and self._device.type == "cuda"
+        self._steps = _Steps(self.sampler)
+        self._worker_seeds = torch.Generator()
+        self._workers: DataLoader[Batch] | None = None
+        if num_workers > 0:
+            self._workers = DataLoader(
+                self._batches,
+                sampler=self._steps,
+                batch_size=None,  # one item is one batch
+                collate_fn=_unchanged,
+                num_workers=num_workers,
+                pin_memory=self._pin_memory,
+                persistent_workers=persistent_workers,
+                prefetch_factor=prefetch_factor,
+                worker_init_fn=_seed_worker,
+                generator=self._worker_seeds,
+            )
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """Yield the batches of an epoch, from step `start_step` on."""
+        waiting_since = time.perf_counter()
+        for batch in self._host_batches(epoch, start_step):
+            ready = self._to_device(batch)
+            self.wait_seconds += time.perf_counter() - waiting_since
+            yield ready
+            waiting_since = time.perf_counter()
+
+    def _host_batches(self, epoch: int, start_step: int) -> Iterator[Batch]:
+        if self._workers is None:
+            for indices in self.sampler.iterate(epoch, start_step):
+                yield self._batches[indices]
+            return
+        self._steps.begin(epoch, start_step)
+        words = np.random.SeedSequence([self.sampler.seed % 2**64, epoch, self.sampler.rank])
+        self._worker_seeds.manual_seed(int(words.generate_state(1)[0]))
+        yield from self._workers
+
+    def _to_device(self, batch: Batch) -> Batch:
+        if self._device.type == "cpu":
+            return batch
+
+        def move(value: Any) -> Any:
+            if not isinstance(value, Tensor):
+                return value
+            if self._pin_memory and not value.is_pinned():
+                value = value.pin_memory()
+            return value.to(self._device, non_blocking=True)
+
+        return tree_map(move, batch, is_leaf=_is_texts)
+
+
+class _Batches(Dataset[Batch]):
+    """A dataset whose items are whole batches, ready but for the device."""
+
+    def __init__(self, dataset: Dataset[Any], normalizer: Normalizer | None) -> None:
+        self._dataset = dataset
+        self._normalizer = normalizer
+
+    def __getitem__(self, indices: np.ndarray) -> Batch:
+        batch = self._fetch(indices)
+        if self._normalizer is not None:
+            batch = self._normalizer.normalize(batch)
+        return tree_map(_to_float32, batch, is_leaf=_is_texts)
+
+    def _fetch(self, indices: np.ndarray) -> Batch:
+        whole = getattr(self._dataset, "__getitems__", None)
+        if whole is None:
+            return default_collate([self._dataset[i] for i in indices.tolist()])
+        fetched = whole(indices.tolist())
+        # Torch's own convention for `__getitems__` is a list of samples.
+        return fetched if isinstance(fetched, dict) else default_collate(fetched)
+
+
+class _Steps:
+    """The sampler of the worker loader: this rank's indices of each step of the epoch that was begun."""
+
+    def __init__(self, sampler: GlobalBatchSampler) -> None:
+        self._sampler = sampler
+        self._epoch = 0
+        self._start_step = 0
+
+    def begin(self, epoch: int, start_step: int) -> None:
+        self._epoch, self._start_step = epoch, start_step
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return self._sampler.iterate(self._epoch, self._start_step)
+
+    def __len__(self) -> int:
+        return self._sampler.steps_per_epoch - self._start_step
+
+
+def _to_float32(value: Any) -> Any:
+    if isinstance(value, Tensor) and value.is_floating_point():
+        return value.float()
+    return value
+
+
+def _is_texts(value: Any) -> bool:
+    """Tell a list of texts, which need not be walked one by one."""
+    return isinstance(value, list) and len(value) > 0 and isinstance(value[0], str)
+
+
+def _unchanged(batch: Any) -> Any:
+    return batch
+
+
+def _seed_worker(worker: int) -> None:
+    """Seed python and numpy as torch seeded this worker, whose number is in that seed already."""
+    random.seed(torch.initial_seed())
+    np.random.seed(torch.initial_seed() % 2**32)
