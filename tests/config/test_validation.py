@@ -1,0 +1,87 @@
+"""Checking a configuration against the schema and against signatures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from trainer.config.errors import ConfigError
+from trainer.config.loader import load_config, load_located
+from trainer.config.validation import Issues, validate_config, validate_parameters
+
+Write = Callable[..., Path]
+
+
+def test_the_small_experiment_is_valid_and_defaults_are_filled_in(tiny_experiment: Write) -> None:
+    config = validate_config(load_config(tiny_experiment()))
+    assert config.data.num_workers == 0
+    assert config.run_seed == 7
+
+
+def test_train_seed_wins_over_the_top_level_seed_after_the_models_are_built(tiny_experiment: Write) -> None:
+    config = validate_config(load_config(tiny_experiment(lambda c: c["train"].update(seed=11))))
+    assert (config.seed, config.run_seed) == (7, 11)
+
+
+def test_all_mistakes_are_reported_at_once_with_near_names(tiny_experiment: Write) -> None:
+    def spoil(config: dict[str, Any]) -> None:
+        config["train"]["epochh"] = 3
+        config["data"]["batch_size"] = 0
+        del config["train"]["project_name"]
+        config["model"]["component_optims"]["velocity_decodr"] = {"type": "x"}
+
+    with pytest.raises(ConfigError) as caught:
+        validate_config(load_config(tiny_experiment(spoil)))
+    text = str(caught.value)
+    assert "3 error(s)" in text
+    assert "train.epochh: unknown key; did you mean 'epoch'?" in text
+    assert "train.project_name: this key is required" in text
+    assert "data.batch_size: input should be greater than 0, not 0" in text
+
+
+def test_names_of_components_must_agree(tiny_experiment: Write) -> None:
+    def spoil(config: dict[str, Any]) -> None:
+        config["model"]["component_build_args"] = {"velocity_decodr": {"init": True}}
+
+    with pytest.raises(ConfigError, match="no component of this name; did you mean 'velocity_decoder'"):
+        validate_config(load_config(tiny_experiment(spoil)))
+
+
+def test_an_optimizer_for_a_frozen_component_would_have_no_effect(tiny_experiment: Write) -> None:
+    def spoil(config: dict[str, Any]) -> None:
+        config["model"]["component_build_args"] = {"velocity_decoder": {"freeze": True}}
+
+    with pytest.raises(ConfigError, match="frozen, so its optimizer would have no effect"):
+        validate_config(load_config(tiny_experiment(spoil)))
+
+
+class Target:
+    def __init__(self, models: object, lr: float, steps: int = 3, names: list[str] | None = None) -> None: ...
+
+
+def check(tmp_path: Path, text: str) -> tuple[dict[str, Any] | None, list[str]]:
+    path = tmp_path / "x.yaml"
+    path.write_text(text)
+    located = load_located(path)
+    issues = Issues(located)
+    given = validate_parameters(issues, ("params",), located.data["params"], Target, {"models"})
+    return given, [str(i) for i in issues.found]
+
+
+def test_parameters_are_converted_by_the_annotations_of_their_receiver(tmp_path: Path) -> None:
+    given, found = check(tmp_path, "params: {lr: 1e-4, steps: 5}\n")
+    assert given == {"lr": 1e-4, "steps": 5}
+    assert found == []
+
+
+def test_wrong_parameters_are_named_with_their_places(tmp_path: Path) -> None:
+    given, found = check(tmp_path, "params:\n  step: 5\n  names: 3\n  models: 1\n")
+    assert given is None
+    text = "\n".join(found)
+    assert "x.yaml:2:" in text
+    assert "params.step: unknown key; did you mean 'steps'?" in text
+    assert "params.names: input should be a valid list, not 3" in text
+    assert "params.lr: this key is required" in text
+    assert "params.models: unknown key" in text

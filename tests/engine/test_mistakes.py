@@ -1,0 +1,147 @@
+"""Every mistake in an experiment YAML ends in one sentence with its place, exit code 2, and no run folder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from trainer.offline_trainer import main
+
+Write = Callable[..., Path]
+Config = dict[str, Any]
+
+
+def attempt(path: Path) -> str:
+    result = CliRunner().invoke(main, ["--train_config", str(path)])
+    assert result.exit_code == 2, result.output
+    assert not (path.parent / "run").exists()
+    return result.output
+
+
+def put(*keys: str) -> Callable[[Any], Callable[[Config], None]]:
+    """Return a function that makes a change of the value at `keys`."""
+
+    def to(value: Any) -> Callable[[Config], None]:
+        def change(config: Config) -> None:
+            for key in keys[:-1]:
+                config = config[key]
+            config[keys[-1]] = value
+
+        return change
+
+    return to
+
+
+DATA = ("data", "datamodule", "params")
+SIMPLE: dict[str, tuple[Callable[[Config], None], str]] = {
+    "unknown key": (put("train", "epochs")(3), "train.epochs: unknown key; did you mean 'epoch'?"),
+    "wrong type": (put("train", "epoch")("many"), "train.epoch: input should be a valid integer"),
+    "unknown registry key": (
+        put("train", "trainer", "type")("state_flow_matchin_trainer"),
+        "no trainer is registered as 'state_flow_matchin_trainer'; did you mean 'state_flow_matching_trainer'?",
+    ),
+    "unknown parameter": (
+        put("train", "trainer", "params", "horizon")(3),
+        "train.trainer.params.horizon: unknown key; did you mean",
+    ),
+    "parameter out of range": (
+        put("train", "trainer", "params", "n_action_steps")(9),
+        "n_action_steps is 9, but a chunk holds 1 to 4",
+    ),
+    "optimizer out of range": (
+        put("model", "component_optims", "velocity_decoder", "params")({"peak_lr": -1.0}),
+        "peak_lr must be greater than 0",
+    ),
+    "component YAML missing": (
+        put("model", "component_config_paths", "velocity_decoder")("models/gone.yaml"),
+        "there is no component YAML models/gone.yaml",
+    ),
+    "plugin missing": (put("plugins")(["no.such.module"]), "plugin 'no.such.module' cannot be imported"),
+    "dataset missing": (put(*DATA, "root")("nowhere"), "nowhere"),
+    "column missing": (put(*DATA, "features")(["observation.stat"]), "observation.stat"),
+    "horizon too long": (put(*DATA, "action_horizon")(31), "31"),
+    "unknown data parameter": (put(*DATA, "action_horizn")(3), "did you mean 'action_horizon'?"),
+    "save_dir not writable": (put("train", "save_dir")("/proc/run"), "/proc/run cannot be"),
+    "load_dir missing": (put("train", "load_dir")("nowhere"), "there is no folder nowhere"),
+    "no such device": (put("device")("tpu"), "device must be auto, cpu, cuda or cuda:N"),
+    "simulator missing": (
+        put("train", "evaluation")({"env": "metawrld/push-v3"}),
+        "train.evaluation.env",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SIMPLE)
+def test_one_sentence_with_its_place(tiny_experiment: Write, name: str) -> None:
+    change, message = SIMPLE[name]
+    path = tiny_experiment(change)
+    output = attempt(path)
+    assert message in output
+    assert "1 error(s)" in output
+    line, column = map(int, re.findall(r"experiment\.yaml:(\d+):(\d+):", output)[0])
+    assert line > 1 or column > 1 or name == "plugin missing"
+
+
+def test_a_missing_default_is_found_where_it_is_named(tiny_experiment: Write) -> None:
+    path = tiny_experiment()
+    path.write_text(f"defaults:\n  - base: gone.yaml\n{path.read_text()}")
+    assert re.search(r"experiment\.yaml:2:\d+: config file not found: .*gone\.yaml", attempt(path))
+
+
+def test_defaults_that_include_each_other_are_a_cycle(tiny_experiment: Write) -> None:
+    path = tiny_experiment()
+    path.write_text(f"defaults:\n  - base: experiment.yaml\n{path.read_text()}")
+    assert "cycle: experiment.yaml -> experiment.yaml" in attempt(path)
+
+
+def test_mistakes_in_a_model_yaml_are_found_in_that_file(tiny_experiment: Write) -> None:
+    path = tiny_experiment()
+    decoder = path.parent / "models/velocity_decoder.yaml"
+    decoder.write_text(decoder.read_text().replace("num_blocks", "num_block"))
+    output = attempt(path)
+    assert re.search(r"velocity_decoder\.yaml:\d+:\d+: ", output)
+    assert "num_block" in output
+    assert "num_blocks" in output
+
+
+def test_an_unknown_block_is_answered_with_the_nearest(tiny_experiment: Write) -> None:
+    path = tiny_experiment()
+    encoder = path.parent / "models/observation_encoder.yaml"
+    encoder.write_text(encoder.read_text().replace("_type_: mlp", "_type_: mpl"))
+    output = attempt(path)
+    assert re.search(r"observation_encoder\.yaml:\d+:\d+: ", output)
+    assert "'mlp'" in output
+
+
+def test_nan_in_an_action_is_found_before_training(tiny_experiment: Write, tmp_path: Path) -> None:
+    from trainer.data.lerobot import LeRobotWriter
+
+    features = {
+        "observation.state": {"dtype": "float32", "shape": [5], "names": None},
+        "action": {"dtype": "float32", "shape": [2], "names": None},
+    }
+    action = np.zeros((30, 2), np.float32)
+    action[17, 1] = np.nan
+    with LeRobotWriter(tmp_path / "broken", fps=10, features=features) as writer:
+        writer.add_episode({"observation.state": np.zeros((30, 5), np.float32), "action": action}, task="t")
+    output = attempt(tiny_experiment(put(*DATA, "root")(str(tmp_path / "broken"))))
+    assert "NaN" in output
+    assert "episode 0" in output
+    assert "17" in output
+
+
+def test_independent_mistakes_come_together(tiny_experiment: Write) -> None:
+    def spoil(config: Config) -> None:
+        config["train"]["epochs"] = 3
+        config["train"]["trainer"]["type"] = "nothing_like_it"
+        config["model"]["component_config_paths"]["velocity_decoder"] = "gone.yaml"
+        config["data"]["datamodule"]["params"]["root"] = "nowhere"
+        config["train"]["save_dir"] = "/proc/run"
+
+    output = attempt(tiny_experiment(spoil))
+    assert "5 error(s)" in output
