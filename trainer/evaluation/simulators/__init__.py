@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
+from typing import cast
 
 from trainer.evaluation.simulators.names import nearest
 from trainer.registry import SIMULATOR_REGISTRY
@@ -29,7 +31,8 @@ def make_simulator(name: str) -> Simulator:
     if not SIMULATOR_REGISTRY.has(kind):
         known = sorted({*_BUILT_IN, *SIMULATOR_REGISTRY.keys()})
         raise ValueError(f"there is no simulator '{kind}'; {nearest(kind, known)}")
-    return SIMULATOR_REGISTRY.get(kind)(task)
+    build = cast(Callable[[str], Simulator], SIMULATOR_REGISTRY.get(kind))
+    return build(task)
 
 
 def _import_built_in(kind: str) -> None:

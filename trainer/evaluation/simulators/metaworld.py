@@ -92,7 +92,8 @@ class MetaworldSimulator:
     def expert_action(self, observation: dict[str, np.ndarray]) -> np.ndarray:
         """Return what the task's scripted expert does, float32 `(4,)` within [-1, 1]."""
         if self._expert is None:  # a few experts remember; an episode has its own
-            self._expert = ENV_POLICY_MAP[self.task]()
+            expert: Any = ENV_POLICY_MAP[self.task]
+            self._expert = expert()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they say at every other step that their action will be cut
             action = self._expert.get_action(observation["observation.state"].astype(np.float64))

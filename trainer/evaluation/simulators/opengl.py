@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-BACKENDS = {"egl": "libegl1 and libgl1-mesa-dri", "osmesa": "libosmesa6"}
+BACKENDS = {"egl": "libegl1 libgl1", "osmesa": "libosmesa6"}
 """Ways to draw without a screen, the better first, with the Debian packages that bring them."""
 
 _OFF = ("disable", "disabled", "off", "false", "0")
@@ -61,8 +61,8 @@ def choose_backend() -> str:
     for backend in candidates:
         if _draws(backend):
             return backend
-    missing = ", or ".join(f"{BACKENDS[b]} ({b})" for b in reversed(candidates))
-    raise RuntimeError(f"no OpenGL without a screen on this machine: install the Debian package {missing}")
+    missing = ", or ".join(BACKENDS[backend] for backend in candidates)
+    raise RuntimeError(f"there is no OpenGL without a screen here (on Debian: apt-get install {missing})")
 
 
 @functools.cache
