@@ -1,0 +1,53 @@
+"""What commands take from an experiment YAML without training it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer.commands.errors import UserError
+from trainer.config.loader import load_located
+from trainer.config.paths import output_path
+from trainer.config.schemas import ExperimentConfig
+from trainer.config.validation import Issues, validate_schema
+
+
+@dataclass(frozen=True)
+class Recording:
+    """The dataset that an experiment asks for: simulator, number of episodes, seed, folder."""
+
+    env: str
+    episodes: int
+    seed: int
+    out: Path
+
+
+def read_experiment(path: str | Path) -> ExperimentConfig:
+    """Load an experiment YAML and check it against the schema.
+
+    Raises:
+        ConfigLoadError, ConfigError: what is wrong, and where.
+    """
+    issues = Issues(load_located(path))
+    config = validate_schema(issues)
+    issues.raise_if_any()
+    assert config is not None
+    return config
+
+
+def recording_of(path: str | Path) -> Recording:
+    """Return what `data.recording` of an experiment asks for; its folder is the dataset's `root`."""
+    config = read_experiment(path)
+    asked, root = config.data.recording, config.data.datamodule.params.get("root")
+    if asked is None:
+        raise UserError(f"{path} has no section data.recording, so there is nothing to record")
+    if not isinstance(root, str):
+        raise UserError(f"{path}: data.datamodule.params.root is needed: it is where the recording goes")
+    return Recording(asked.env, asked.episodes, asked.seed, output_path(root, Path(path)))
+
+
+def run_folder(path: Path) -> Path:
+    """Return the run folder that a path means: itself, or the `save_dir` of an experiment YAML."""
+    if path.suffix in (".yaml", ".yml") and path.is_file():
+        return output_path(read_experiment(path).train.save_dir, path)
+    return path.expanduser()
