@@ -30,7 +30,9 @@ data:
 """
 
 
-def write_video(path: Path, frames: int = 24, size: int = 64, codec: str = "h264", pix_fmt: str = "yuv420p") -> None:
+def write_video(
+    path: Path, frames: int = 24, size: int = 64, codec: str = "h264", pix_fmt: str = "yuv420p"
+) -> None:
     """Write a small film of a square that walks to the right."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=10)
@@ -85,7 +87,9 @@ def wilson(successes: int, episodes: int) -> list[float]:
     return [middle - half, middle + half]
 
 
-def write_evaluation(folder: Path, epoch: int, failures: set[int], episodes: int = 20, videos: int = 6) -> dict[str, Any]:
+def write_evaluation(
+    folder: Path, epoch: int, failures: set[int], episodes: int = 20, videos: int = 6
+) -> dict[str, Any]:
     """Write `evaluations/epoch_<N>` and return its line for `evaluations.jsonl`."""
     target = folder / "evaluations" / f"epoch_{epoch}"
     target.mkdir(parents=True)
@@ -113,7 +117,7 @@ def write_evaluation(folder: Path, epoch: int, failures: set[int], episodes: int
         "success_rate": wins / episodes,
         "success_interval": wilson(wins, episodes),
         "mean_score": 1.0 - 0.75 * len(failures) / episodes,
-        "score_interval": [0.8, 0.98],
+        "score_interval": [0.25 + 0.75 * bound for bound in wilson(wins, episodes)],
         "mean_length": float(np.mean([row["length"] for row in rows])),
     }
     results = {
@@ -211,7 +215,9 @@ def make_run(folder: Path, epochs: int = 40) -> Path:
     pads[1, 11:] = True
     arrays = {
         "observation.state": rng.normal(size=(8, 2, 11)).astype(np.float32),
-        "action": (np.sin(time * rng.normal(1, 0.4, (8, 1, 4))) + 0.05 * rng.normal(size=(8, 16, 4))).astype(np.float32),
+        "action": (np.sin(time * rng.normal(1, 0.4, (8, 1, 4))) + 0.05 * rng.normal(size=(8, 16, 4))).astype(
+            np.float32
+        ),
         "action_is_pad": pads,
     }
     np.savez(folder / "first_batch.npz", **arrays)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from markupsafe import Markup
@@ -68,6 +68,7 @@ class Chart:
         hover: JSON that the page's script reads for the read-out, empty when there is none.
         summary: what a reader who cannot see the chart should know.
         notes: sentences below it.
+        window: records that each point of a line averages.
     """
 
     title: str
@@ -79,7 +80,8 @@ class Chart:
     legend: tuple[LegendEntry, ...]
     hover: str = ""
     summary: str = ""
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+    window: int = 1
 
 
 def linear_axis(low: float, high: float, ticks: int = 5, percent: bool = False) -> Axis:
@@ -100,12 +102,10 @@ def linear_axis(low: float, high: float, ticks: int = 5, percent: bool = False) 
 
 def log_axis(low: float, high: float) -> Axis:
     """Return a logarithmic axis that covers low..high, both positive."""
-    low, high = max(low, 1e-300), min(high, 1e300)
-    if high / low < 1.5:
-        middle = math.sqrt(low * high)
-        low, high = middle / 1.3, middle * 1.3
-    low, high = low / (high / low) ** 0.03, high * (high / low) ** 0.03
-    bottom, top = math.log10(low), math.log10(high)
+    bottom, top = max(math.log10(low), -290.0), min(math.log10(high), 290.0)
+    margin = max(0.03 * (top - bottom), 0.1 - (top - bottom) / 2)
+    bottom, top = bottom - margin, top + margin
+    low, high = 10.0**bottom, 10.0**top
     decades = range(math.floor(bottom), math.ceil(top) + 1)
     if top - bottom > 6:
         stride = math.ceil((top - bottom) / 5)
@@ -159,11 +159,6 @@ def curve_chart(
             notes.append(
                 f"{label}: {curve.broken:,} {what} NaN or infinite, first at step {first} (marks at the top)."
             )
-    spans = sorted({curve.window for curve in curves if curve.window > 1})
-    if spans:
-        notes.append(
-            f"Line: average over {' or '.join(f'{span:,}' for span in spans)} records; faint: range."
-        )
     hover = [
         {
             "label": label,
@@ -191,6 +186,7 @@ def curve_chart(
         hover=json.dumps(hover, separators=(",", ":")),
         summary="; ".join(_summary(label, curve) for label, curve in zip(labels, curves, strict=True)),
         notes=tuple(notes),
+        window=max(curve.window for curve in curves),
     )
 
 
@@ -267,12 +263,14 @@ def lines_chart(
     *,
     shaded_from: float | None = None,
     faint_after: int = COLOURS,
+    connected: bool = True,
 ) -> Chart:
     """Draw short sequences over their index, dots on the values; `shaded_from` marks the padded rest.
 
     Args:
         lines: label and (N,) values of each line, all of one length.
         faint_after: lines beyond this many are drawn faint in one colour and have no legend entry.
+        connected: draw lines; only dots where neighbours on the x axis have nothing to do with each other.
     """
     length = len(lines[0][1])
     x_axis = linear_axis(0, max(length - 1, 1), ticks=min(4, max(1, length - 1)))
@@ -287,8 +285,9 @@ def lines_chart(
     for position, (_, values) in enumerate(lines):
         y = y_axis.share(values.astype(np.float64))
         colour = f"c{position}" if position < faint_after else "rest"
-        parts.append(f'<path class="line {colour}" d="{_line(shares, y)}"/>')
-        if length <= 64 and position < faint_after:
+        if connected:
+            parts.append(f'<path class="line {colour}" d="{_line(shares, y)}"/>')
+        if (length <= 64 or not connected) and position < faint_after:
             dots = "".join(
                 f"M{_units(a)} {_units(1 - b)}h0" for a, b in zip(shares, y, strict=True) if not math.isnan(b)
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from trainer.evaluation.report.charts import (
     Axis,
@@ -47,7 +47,7 @@ def training_curves(metrics: Metrics) -> tuple[CurveGroup, ...]:
     points = max(60, min(500, _POINTS // len(names)))
 
     def chart(title: str, unit: str, chosen: Sequence[str], suffix: str = "", **options: bool) -> Chart:
-        curves = [thin(metrics.series[name], points) for name in chosen]
+        curves = [thin(metrics.series[name], points, smooth=suffix != "lr") for name in chosen]
         return curve_chart(
             title, unit, curves, x_axis, labels=[_label(name, suffix) for name in chosen], **options
         )
@@ -61,7 +61,7 @@ def training_curves(metrics: Metrics) -> tuple[CurveGroup, ...]:
     optimization = [
         chart(title + part, unit, chosen, suffix, log=suffix == "grad_norm")
         for title, unit, members, suffix in (
-            ("Learning rate", "per step", rates, "lr"),
+            ("Learning rate", "", rates, "lr"),
             ("Gradient norm", "L2 norm", norms, "grad_norm"),
         )
         for chosen, part in _parts(members)
@@ -130,8 +130,10 @@ def _by_env(evaluations: Sequence[Evaluation]) -> dict[str, list[Evaluation]]:
 
 
 def _with_room(axis: Axis) -> Axis:
-    wider = linear_axis(axis.low, axis.high + 0.04 * (axis.high - axis.low), ticks=4)
-    return wider
+    """Lengthen an axis a little without new ticks."""
+    high = axis.high + 0.04 * (axis.high - axis.low)
+    ticks = tuple(replace(tick, share=tick.share / 1.04) for tick in axis.ticks)
+    return replace(axis, high=high, ticks=ticks)
 
 
 def _has_suffix(name: str, suffix: str) -> bool:

@@ -128,10 +128,11 @@ def _plot(key: str, arrays: dict[str, np.ndarray], names: tuple[str, ...]) -> Pl
                 "dimension",
                 [(_history_label(back), array[sample, newest - back]) for back in range(newest + 1)],
                 axis,
+                connected=False,
             )
             for sample in samples
         ]
-        text = f"{array.shape[2]} dimensions, {array.shape[1]} step(s) of history, one line for each step."
+        text = f"{array.shape[2]} dimensions, {array.shape[1]} step(s) of history, one colour for each step."
     legend = charts[0].legend if charts and len(charts[0].legend) > 1 else ()
     return Plot(key, text, legend, charts=tuple(replace(chart, legend=()) for chart in charts))
 

@@ -19,8 +19,6 @@ from trainer.evaluation.report.run_folder import Episode
 VIDEO_BUDGET_BYTES = 12_000_000
 MAX_VIDEOS = 24
 _FRAME_STRIPS = 12
-_FRAMES_PER_STRIP = 4
-_FRAME_HEIGHT = 120
 # What every current browser plays; mp4 files with other codecs would show as a black box.
 _PLAYABLE = {"h264": ("yuv420p", "yuvj420p"), "vp9": ("yuv420p",), "vp8": ("yuv420p",), "av1": ("yuv420p",)}
 _TYPES = {".mp4": "video/mp4", ".webm": "video/webm"}
@@ -32,6 +30,7 @@ class Rollout:
 
     episode: Episode
     video: str | None = None
+    poster: str | None = None
     frames: str | None = None
     reason: str = ""
 
@@ -65,13 +64,14 @@ def collect_rollouts(episodes: Sequence[Episode], budget: int = VIDEO_BUDGET_BYT
         fits = used + size <= budget and sum(r.video is not None for r in shown) < MAX_VIDEOS
         problem = _unplayable(path)
         if fits and problem is None:
-            shown.append(Rollout(episode, video=_data_uri(_TYPES[path.suffix.lower()], path.read_bytes())))
+            film = _data_uri(_TYPES[path.suffix.lower()], path.read_bytes())
+            shown.append(Rollout(episode, video=film, poster=_frame_strip(path, _POSTER)))
             used += size
             continue
         if strips == _FRAME_STRIPS:
             left_out.append(episode)
             continue
-        strip = _frame_strip(path)
+        strip = _frame_strip(path, _STRIP)
         reason = problem or "Frames only: the page has no room for more video."
         strips += strip is not None
         shown.append(Rollout(episode, frames=strip, reason=reason))
@@ -101,19 +101,32 @@ def _unplayable(path: Path) -> str | None:
         return f"The file {path.name} cannot be read."
 
 
-def _frame_strip(path: Path) -> str | None:
-    """Return evenly spaced frames side by side as a JPEG data URI, `None` where nothing can be decoded."""
+@dataclass(frozen=True)
+class _Strip:
+    frames: int
+    height: int
+
+
+_STRIP = _Strip(frames=4, height=120)
+_POSTER = _Strip(frames=1, height=240)  # the last frame: on paper and before playing it shows how it ended
+
+
+def _frame_strip(path: Path, strip: _Strip) -> str | None:
+    """Return evenly spaced frames up to the last side by side as a JPEG data URI.
+
+    `None` where nothing can be decoded.
+    """
     frames: list[np.ndarray] = []
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
             total = stream.frames or sum(1 for _ in container.decode(stream))
             container.seek(0)
-            wanted = set(np.linspace(0, max(total - 1, 0), _FRAMES_PER_STRIP).astype(int).tolist())
+            wanted = set(np.linspace(max(total - 1, 0), 0, strip.frames).astype(int).tolist())
             for position, frame in enumerate(container.decode(stream)):
                 if position in wanted:
-                    width = max(1, round(frame.width * _FRAME_HEIGHT / frame.height))
-                    picture = frame.to_image().resize((width, _FRAME_HEIGHT))
+                    width = max(1, round(frame.width * strip.height / frame.height))
+                    picture = frame.to_image().resize((width, strip.height))
                     frames.append(np.asarray(picture.convert("RGB")))
     except (av.FFmpegError, OSError, ValueError, IndexError):
         pass  # what was decoded before the damage is still worth showing

@@ -158,8 +158,11 @@ def read_metrics(path: Path) -> Metrics:
     )
 
 
-def thin(series: Series, points: int) -> Curve:
-    """Cover a series by at most `points` buckets and keep the envelope and the moving average of each."""
+def thin(series: Series, points: int, smooth: bool = True) -> Curve:
+    """Cover a series by at most `points` buckets and keep the envelope and the moving average of each.
+
+    Without `smooth` the average is that of the bucket alone, as a schedule wants it that has no noise.
+    """
     count = len(series.steps)
     buckets = min(points, count)
     edges = np.linspace(0, count, buckets + 1).astype(np.int64)
@@ -173,7 +176,7 @@ def thin(series: Series, points: int) -> Curve:
     with np.errstate(all="ignore"):
         sums = np.add.reduceat(np.where(finite, series.values, 0.0), starts)
     weights = np.add.reduceat(finite.astype(np.float64), starts)
-    half = buckets // 50
+    half = buckets // 50 if smooth else 0
     mean = _moving_average(sums, weights, half)
 
     broken_steps = series.steps[~finite]
@@ -185,7 +188,7 @@ def thin(series: Series, points: int) -> Curve:
         high=np.fmax.reduceat(values, starts),
         mean=mean,
         last=float(series.values[-1]),
-        window=max(1, round((2 * half + 1) * count / buckets)) if half or buckets < count else 1,
+        window=max(1, round((2 * half + 1) * count / buckets)),
         broken_steps=broken_steps[shown],
         broken=len(broken_steps),
     )

@@ -80,6 +80,7 @@ def render(run: Run) -> str:
 def _content(run: Run) -> dict[str, Any]:
     last_step = run.metrics.last_step if run.metrics else None
     verdicts = run.verdicts
+    curves = training_curves(run.metrics) if run.metrics else ()
     features = run.dataset.features if run.dataset else ()
     return {
         "run": run,
@@ -89,7 +90,8 @@ def _content(run: Run) -> dict[str, Any]:
         "verdicts": verdicts,
         "machine": _machine(run),
         "totals": _totals(run.info.components if run.info else ()),
-        "curves": training_curves(run.metrics) if run.metrics else (),
+        "curves": curves,
+        "windows": sorted({c.window for group in curves for c in group.charts if c.window > 1}),
         "metrics_notes": _metrics_notes(run),
         "evaluation_charts": evaluation_curves(run.evaluations, last_step),
         "evaluation_rows": run.evaluations[-_MAX_EVALUATION_ROWS:],

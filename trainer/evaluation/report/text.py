@@ -117,8 +117,16 @@ def listed(names: Sequence[str], limit: int = 12) -> str:
 
 
 def shell(words: Sequence[str]) -> str:
-    """Write a command as one would type it."""
-    return shlex.join(words)
+    """Write a command as one would type it; a long one has a line for each option."""
+    line = shlex.join(words)
+    if len(line) <= 72:
+        return line
+    lines: list[list[str]] = [[]]
+    for word in words:
+        if word.startswith("-") and lines[-1]:
+            lines.append([])
+        lines[-1].append(word)
+    return " \\\n    ".join(shlex.join(part) for part in lines)
 
 
 def _percent_value(share: float) -> str:

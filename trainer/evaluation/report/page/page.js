@@ -33,6 +33,7 @@ for (const figure of document.querySelectorAll("[data-hover]")) {
     position = Math.max(0, Math.min(longest.x.length - 1, index));
     const share = longest.share[position];
     cursor.hidden = false;
+    figure.classList.add("reading");
     cursor.style.left = 100 * share + "%";
     readout.replaceChildren("step " + Math.round(longest.x[position]).toLocaleString("en"));
     for (const line of lines) {
@@ -54,6 +55,7 @@ for (const figure of document.querySelectorAll("[data-hover]")) {
 
   function hide() {
     cursor.hidden = true;
+    figure.classList.remove("reading");
     position = -1;
     readout.replaceChildren();
   }
@@ -111,6 +113,14 @@ for (const button of document.querySelectorAll("button.copy")) {
     button.textContent = done ? "Copied" : "Selected";
     setTimeout(() => { button.textContent = "Copy"; }, 1500);
   });
+}
+
+// The controls would hide half of a small film: they come when it is pointed at or focused.
+for (const video of document.querySelectorAll("video")) {
+  video.controls = false;
+  video.tabIndex = 0;
+  for (const event of ["pointerenter", "focus"]) video.addEventListener(event, () => { video.controls = true; });
+  for (const event of ["pointerleave", "blur"]) video.addEventListener(event, () => { video.controls = false; });
 }
 
 for (const tools of document.querySelectorAll(".tools")) {
