@@ -254,16 +254,23 @@ class _FilmCrew:
         fps = simulator.fps / _every(simulator)
         self.folder.mkdir(parents=True, exist_ok=True)
         name = f"episode_{episode:03d}.mp4"
-        write_video(self.folder / name, frames + [frames[-1]] * round(fps), fps)
-        self.files[episode] = name
+        try:
+            write_video(self.folder / name, frames + [frames[-1]] * round(fps), fps)
+        except RuntimeError as error:
+            self._give_up(error)
+        else:
+            self.files[episode] = name
 
     def _take(self, episode: int, simulator: Simulator) -> None:
         try:
             self._reels.setdefault(episode, []).append(simulator.render())
         except RuntimeError as error:
-            self.videos = 0
-            self._reels.clear()
-            self.notes.append(f"no videos were made: {error}")
+            self._give_up(error)
+
+    def _give_up(self, error: RuntimeError) -> None:
+        self.videos = 0
+        self._reels.clear()
+        self.notes.append(f"no videos were made: {error}")
 
 
 def _every(simulator: Simulator) -> int:

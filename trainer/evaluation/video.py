@@ -11,6 +11,8 @@ import numpy as np
 
 from trainer.utils.files import whole_file
 
+_CODEC = "libx264"
+
 
 def write_video(path: Path, frames: Sequence[np.ndarray], fps: float) -> None:
     """Write an mp4, whole or not at all: h264, yuv420p, index first so that it plays while it loads.
@@ -23,15 +25,18 @@ def write_video(path: Path, frames: Sequence[np.ndarray], fps: float) -> None:
 
     Raises:
         ValueError: there are no frames.
+        RuntimeError: PyAV was built without an h264 encoder.
     """
     if not frames:
         raise ValueError(f"{path} would be a film without frames")
+    if _CODEC not in av.codecs_available:
+        raise RuntimeError(f"the installed PyAV was built without {_CODEC} (its wheels from PyPI have it)")
     height, width = (n - n % 2 for n in frames[0].shape[:2])
     with (
         whole_file(path) as temporary,
         av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"}) as container,
     ):
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
+        stream = container.add_stream(_CODEC, rate=Fraction(fps).limit_denominator(1000))
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         # One thread: rollouts share the machine; "veryfast" costs a tenth more bytes and a third of the time.
         stream.options = {"preset": "veryfast", "crf": "23", "threads": "1"}

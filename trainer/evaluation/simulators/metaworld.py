@@ -106,9 +106,12 @@ class MetaworldSimulator:
             RuntimeError: there is no way to draw on this machine; the text says what is missing.
         """
         key = (self.task, self.picture_size)
-        if key not in _RENDERERS:
-            _RENDERERS[key] = SceneRenderer(copy.copy(self._env.model), self.picture_size, _VIEW)
-        return _RENDERERS[key].draw(self._env.model, self._env.data)
+        try:
+            if key not in _RENDERERS:
+                _RENDERERS[key] = SceneRenderer(copy.copy(self._env.model), self.picture_size, _VIEW)
+            return _RENDERERS[key].draw(self._env.model, self._env.data)
+        except mujoco.FatalError as error:
+            raise RuntimeError(f"MuJoCo cannot draw here: {error}") from error
 
     def close(self) -> None:
         """Let go of the simulation."""

@@ -75,13 +75,13 @@ def shared_context() -> Any:
     backend = choose_backend()
     # PyOpenGL reads its platform once; a value that another library set would make MuJoCo refuse its own.
     os.environ["PYOPENGL_PLATFORM"] = backend
-    if backend == "egl":
-        from mujoco.egl import GLContext
-    else:
-        from mujoco.osmesa import GLContext
     try:
+        if backend == "egl":
+            from mujoco.egl import GLContext
+        else:
+            from mujoco.osmesa import GLContext
         context = GLContext(_LARGEST, _LARGEST)
-    except Exception as error:
+    except Exception as error:  # drivers and PyOpenGL raise all sorts; a film is never worth a run
         raise RuntimeError(f"OpenGL ({backend}) worked in a trial and fails now: {error}") from error
     atexit.register(context.free)
     return context
