@@ -1,4 +1,4 @@
-"""`lerobot_dataset_factory`: windows of observations and actions from a LeRobot dataset, on disk or the hub."""
+"""`lerobot_dataset_factory`: windows of observations and actions from a LeRobot dataset on disk or hub."""
 
 from __future__ import annotations
 
