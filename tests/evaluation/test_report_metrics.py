@@ -137,6 +137,20 @@ def test_page_tells_of_values_that_are_not_finite(tmp_path: Path) -> None:
         assert "NaN" not in hover.split(">")[0], "the read-out is JSON, which has no NaN"
 
 
+def test_line_is_interrupted_where_nothing_is_finite(tmp_path: Path) -> None:
+    records = metric_records(200)
+    for record in records[80:120]:
+        record["total"] = math.nan
+    write_metrics(tmp_path, records)
+    group = training_curves(read_metrics(tmp_path / "metrics.jsonl"))[0]
+    total = group.charts[0]
+    assert total.y_axis.log
+    line = str(total.drawing).split('class="line c0" d="')[1].split('"')[0]
+    assert line.count("M") == 2
+    ordinates = [int(point.split()[1]) for point in line.replace("M", "L").split("L")[1:]]
+    assert all(0 <= ordinate <= 1000 for ordinate in ordinates)
+
+
 def test_run_of_nothing_but_nan_has_a_page(tmp_path: Path) -> None:
     write_metrics(tmp_path, [{"step": step, "total": math.nan} for step in range(1, 30)])
     assert "29 values are NaN or infinite" in build_report(tmp_path).read_text()

@@ -191,7 +191,7 @@ def test_videos_beyond_the_budget_become_frames_and_then_names(
 ) -> None:
     sizes = [path.stat().st_size for path in sorted((run / "evaluations/epoch_40").glob("*.mp4"))]
     monkeypatch.setattr("trainer.evaluation.report.page.VIDEO_BUDGET_BYTES", max(sizes) * 2)
-    monkeypatch.setattr(media, "_FRAME_STRIPS", 1)
+    monkeypatch.setattr(media, "_FRAME_SHEETS", 1)
     page = read(run)
     assert sum(tag == "video" for tag, _ in page.tags) == 2
     assert sum(tag == "img" for tag, _ in page.tags) == 1

@@ -43,7 +43,7 @@ class Axis:
         low, high = self.low, self.high
         with np.errstate(all="ignore"):
             if self.log:
-                values = np.where(values > 0, np.log10(np.where(values > 0, values, 1.0)), -np.inf)
+                values = np.log10(np.maximum(values, 1e-320))  # what is not positive lies below the axis
                 low, high = math.log10(low), math.log10(high)
             share = (values - low) / (high - low)
         return np.clip(share, -0.05, 1.05)

@@ -1,4 +1,4 @@
-"""Rollout videos inside the page: embedded while they fit, a strip of frames otherwise."""
+"""Rollout videos inside the page: embedded while they fit, a sheet of frames otherwise."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trainer.evaluation.report.run_folder import Episode
 # Base64 adds a third: a page of this size still opens at once and can be sent by mail.
 VIDEO_BUDGET_BYTES = 12_000_000
 MAX_VIDEOS = 24
-_FRAME_STRIPS = 12
+_FRAME_SHEETS = 12
 # What every current browser plays; mp4 files with other codecs would show as a black box.
 _PLAYABLE = {"h264": ("yuv420p", "yuvj420p"), "vp9": ("yuv420p",), "vp8": ("yuv420p",), "av1": ("yuv420p",)}
 _TYPES = {".mp4": "video/mp4", ".webm": "video/webm"}
@@ -26,7 +26,7 @@ _TYPES = {".mp4": "video/mp4", ".webm": "video/webm"}
 
 @dataclass(frozen=True)
 class Rollout:
-    """One episode with its video as a data URI, or a strip of frames, or the reason why there is neither."""
+    """One episode with its video as a data URI, or a sheet of frames, or the reason why there is neither."""
 
     episode: Episode
     video: str | None = None
@@ -53,7 +53,7 @@ def collect_rollouts(episodes: Sequence[Episode], budget: int = VIDEO_BUDGET_BYT
     in_turn = [e for e in chain.from_iterable(zip_longest(failures, others)) if e is not None]
     shown: list[Rollout] = []
     left_out: list[Episode] = []
-    used = strips = 0
+    used = sheets = 0
     for episode in in_turn:
         path = episode.video
         assert path is not None, "only episodes with a video were chosen"
@@ -65,16 +65,16 @@ def collect_rollouts(episodes: Sequence[Episode], budget: int = VIDEO_BUDGET_BYT
         problem = _unplayable(path)
         if fits and problem is None:
             film = _data_uri(_TYPES[path.suffix.lower()], path.read_bytes())
-            shown.append(Rollout(episode, video=film, poster=_frame_strip(path, _POSTER)))
+            shown.append(Rollout(episode, video=film, poster=_frame_sheet(path, _POSTER)))
             used += size
             continue
-        if strips == _FRAME_STRIPS:
+        if sheets == _FRAME_SHEETS:
             left_out.append(episode)
             continue
-        strip = _frame_strip(path, _STRIP)
+        sheet = _frame_sheet(path, _SHEET)
         reason = problem or "Frames only: the page has no room for more video."
-        strips += strip is not None
-        shown.append(Rollout(episode, frames=strip, reason=reason))
+        sheets += sheet is not None
+        shown.append(Rollout(episode, frames=sheet, reason=reason))
     return Rollouts(
         shown=tuple(sorted(shown, key=lambda rollout: rollout.episode.episode)),
         left_out=tuple(sorted(left_out, key=lambda episode: episode.episode)),
@@ -102,17 +102,19 @@ def _unplayable(path: Path) -> str | None:
 
 
 @dataclass(frozen=True)
-class _Strip:
-    frames: int
+class _Sheet:
+    """`side` × `side` frames of `height` pixels each, in reading order."""
+
+    side: int
     height: int
 
 
-_STRIP = _Strip(frames=4, height=120)
-_POSTER = _Strip(frames=1, height=240)  # the last frame: on paper and before playing it shows how it ended
+_SHEET = _Sheet(side=2, height=120)
+_POSTER = _Sheet(side=1, height=240)  # the last frame: on paper and before playing it shows how it ended
 
 
-def _frame_strip(path: Path, strip: _Strip) -> str | None:
-    """Return evenly spaced frames up to the last side by side as a JPEG data URI.
+def _frame_sheet(path: Path, sheet: _Sheet) -> str | None:
+    """Return evenly spaced frames up to the last as one JPEG data URI.
 
     `None` where nothing can be decoded.
     """
@@ -122,18 +124,21 @@ def _frame_strip(path: Path, strip: _Strip) -> str | None:
             stream = container.streams.video[0]
             total = stream.frames or sum(1 for _ in container.decode(stream))
             container.seek(0)
-            wanted = set(np.linspace(max(total - 1, 0), 0, strip.frames).astype(int).tolist())
+            wanted = set(np.linspace(max(total - 1, 0), 0, sheet.side**2).astype(int).tolist())
             for position, frame in enumerate(container.decode(stream)):
                 if position in wanted:
-                    width = max(1, round(frame.width * strip.height / frame.height))
-                    picture = frame.to_image().resize((width, strip.height))
+                    width = max(1, round(frame.width * sheet.height / frame.height))
+                    picture = frame.to_image().resize((width, sheet.height))
                     frames.append(np.asarray(picture.convert("RGB")))
     except (av.FFmpegError, OSError, ValueError, IndexError):
         pass  # what was decoded before the damage is still worth showing
     if not frames:
         return None
+    # A film shorter than the sheet, or damaged, leaves the rest black.
+    frames += [np.zeros_like(frames[0])] * (sheet.side**2 - len(frames))
+    rows = [np.concatenate(frames[i : i + sheet.side], axis=1) for i in range(0, len(frames), sheet.side)]
     buffer = io.BytesIO()
-    Image.fromarray(np.concatenate(frames, axis=1)).save(buffer, format="JPEG", quality=80)
+    Image.fromarray(np.concatenate(rows)).save(buffer, format="JPEG", quality=80)
     return _data_uri("image/jpeg", buffer.getvalue())
 
 
