@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from model_constructor.config.interpolate import interpolate_node
 from model_constructor.config.merge import merge_nodes
@@ -20,6 +20,8 @@ from model_constructor.config.templates import expand_node
 from model_constructor.config.yaml_loader import load_yaml_node
 from model_constructor.errors import ConfigError
 from model_constructor.util.problems import Problems
+
+ConfigSource: TypeAlias = dict[str, Any] | str | Path
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class ResolvedConfig:
     root_file: str | None
 
 
-def resolve_config(config_or_path: dict[str, Any] | str | Path) -> ResolvedConfig:
+def resolve_config(config_or_path: ConfigSource) -> ResolvedConfig:
     """Resolve a configuration file or dict.
 
     Raises:
@@ -51,7 +53,7 @@ def resolve_config(config_or_path: dict[str, Any] | str | Path) -> ResolvedConfi
     return resolved
 
 
-def resolve_with(config_or_path: dict[str, Any] | str | Path, problems: Problems) -> ResolvedConfig:
+def resolve_with(config_or_path: ConfigSource, problems: Problems) -> ResolvedConfig:
     """As `resolve_config`, noting mistakes and going on with `UNKNOWN` in their places.
 
     Raises:
@@ -64,7 +66,7 @@ def resolve_with(config_or_path: dict[str, Any] | str | Path, problems: Problems
         raise ConfigError(f"{name or 'the configuration'} refers in too long chains to be resolved") from None
 
 
-def _resolve(config_or_path: dict[str, Any] | str | Path, problems: Problems) -> ResolvedConfig:
+def _resolve(config_or_path: ConfigSource, problems: Problems) -> ResolvedConfig:
     root_file = None
     if isinstance(config_or_path, dict):
         if "defaults" in config_or_path:
