@@ -205,8 +205,8 @@ class ConditioningInfoEncoder(nn.Module):
 class ActionDecoder(nn.Module):
     """Velocity of an action chunk: a post-norm transformer decoder that reads time and conditions as memory.
 
-    Its maths is fixed by the checkpoints that it loads: queries carry no position, the causal mask tells them
-    apart, and the time in [0, 1] enters a 10000-base embedding as it is. New experiments take
+    Its maths is fixed by the checkpoints that it loads: queries carry no position, the causal mask tells
+    them apart, and the time in [0, 1] enters a 10000-base embedding as it is. New experiments take
     `naive_action_decoder`, which mends both.
 
     Args:
@@ -221,8 +221,7 @@ class ActionDecoder(nn.Module):
 
     Shapes:
         `time (B,)` or `(B, 1)`, `noise (B, S, A)`, `memory_input (B, L, D)`, `discrete_semantic_input (B,
-        D)` or
-        `(B, n, D)` or None → velocity `(B, S, A)`.
+        D)` or `(B, n, D)` or None → velocity `(B, S, A)`.
     """
 
     def __init__(

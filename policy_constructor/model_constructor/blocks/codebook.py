@@ -11,10 +11,9 @@ class VQCodebookManager(nn.Module):
     """Nearest-row quantisation with a table that gradients reach through the rows looked up.
 
     Meant for noise substitution (Vali & Bäckström 2022, "NSVQ: Noise Substitution in Vector Quantization
-    for Machine
-    Learning"), hence no straight-through estimator here. Rows that nobody uses can be re-seeded from the
-    encoder's
-    outputs (random restarts, Dhariwal et al. 2020, "Jukebox: A Generative Model for Music").
+    for Machine Learning"), hence no straight-through estimator here. Rows that nobody uses can be re-seeded
+    from the encoder's outputs (random restarts, Dhariwal et al. 2020, "Jukebox: A Generative Model for
+    Music").
 
     Args:
         num_q_vectors: rows K.
@@ -42,16 +41,13 @@ class VQCodebookManager(nn.Module):
             continuous_vec: `(…, D)`, at least two dimensions.
             train: measure the distances between the rows; they are 0 otherwise.
             replacement: re-seed the rows that no vector of this batch, on any rank, is nearest to. The new
-                rows are
-                vectors of rank 0's batch, so that all ranks go on with one table. All ranks must call it
-                together.
+                rows are vectors of rank 0's batch, so that all ranks go on with one table. All ranks must
+                call it together.
 
         Returns:
             `q`: the nearest rows, shape and type of the input; `codebook_min_dist`, `codebook_max_dist`:
-                smallest and
-            largest distance between two rows, detached scalars; `dead_indices`: the rows replaced `(n,)`,
-            None without
-            `replacement`; `num_vecs_replaced`: their number.
+                smallest and largest distance between two rows, detached scalars; `dead_indices`: the rows
+                replaced `(n,)`, None without `replacement`; `num_vecs_replaced`: their number.
 
         Raises:
             ValueError: for a vector of another size.

@@ -37,8 +37,8 @@ def sine_cosine(value: Tensor, frequencies: Tensor) -> Tensor:
 def transformer_time_embedding(time: Tensor, channels: int, max_period: float = 10000.0) -> Tensor:
     """Return `[sin(t·f) | cos(t·f)]` with f from 1 down to `1 / max_period`, `(B,)` → `(B, channels)`.
 
-    The embedding of diffusion models, made for steps that count to 1000: for t in [0, 1] most channels hardly
-    move. Old checkpoints need it as it is; whoever is free gives it 1000 · t.
+    The embedding of diffusion models, made for steps that count to 1000: for t in [0, 1] most channels
+    hardly move. Old checkpoints need it as it is; whoever is free gives it 1000 · t.
     """
     if channels < 4 or channels % 2:
         raise ValueError(f"a time embedding needs an even number of at least 4 channels, got {channels}")

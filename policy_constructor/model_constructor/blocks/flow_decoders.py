@@ -19,8 +19,8 @@ from model_constructor.blocks.transformer import TransformerDecoder
 class FlowDecoderInputs(nn.Module):
     """Make queries and memory of a velocity field.
 
-    Queries are projected noise plus a learned position and the time; the memory is
-    `[time, semantic…, memory + PE]`. Time is counted in thousandths, so that its embedding moves.
+    Queries are projected noise plus a learned position and the time; the memory is `[time, semantic…,
+    memory + PE]`. Time is counted in thousandths, so that its embedding moves.
     """
 
     def __init__(self, *, action_dim: int, chunk_size: int, width: int, semantic_dim: int | None) -> None:
@@ -59,8 +59,7 @@ class FlowActionDecoder(nn.Module):
     """Velocity of an action chunk from a pre-norm transformer decoder.
 
     The decoder of a transformer Diffusion Policy (Chi et al. 2023, "Diffusion Policy: Visuomotor Policy
-    Learning via
-    Action Diffusion") for flow matching (Lipman et al. 2023): time is t in [0, 1], 0 is noise.
+    Learning via Action Diffusion") for flow matching (Lipman et al. 2023): time is t in [0, 1], 0 is noise.
 
     Args:
         action_dim: size A of an action.
@@ -73,13 +72,11 @@ class FlowActionDecoder(nn.Module):
 
     Shapes:
         `time (B,)` or `(B, 1)`, `noise (B, S, A)`, `memory_input (B, L, D)`, `discrete_semantic_input (B,
-        F)`,
-        `(B, n, F)` or None → velocity `(B, S, A)`.
+        F)`, `(B, n, F)` or None → velocity `(B, S, A)`.
 
     Raises:
         ValueError: for sizes that do not fit each other; in the call for a chunk of another length, or a
-            semantic
-            input that is missing or not expected.
+            semantic input that is missing or not expected.
     """
 
     def __init__(
@@ -138,8 +135,7 @@ class MixtureActionDecoder(nn.Module):
     """Velocities of several experts that share queries and memory and nothing else.
 
     Every expert is computed, for training weighs the error of each by a gate (Zhai et al. 2025, "VFP:
-    Variational
-    Flow-Matching Policy for Multi-Modal Robot Manipulation").
+    Variational Flow-Matching Policy for Multi-Modal Robot Manipulation").
 
     Args:
         num_experts: number E of experts.
@@ -218,10 +214,8 @@ class NoisyTopKGate(nn.Module):
     """Weights of the experts: noisy top-k gating with a temperature that cools.
 
     `softmax(top_k(W_g z + n · softplus(W_n z)) / tau)` with n normal (Shazeer et al. 2017, "Outrageously
-    Large Neural
-    Networks"); both matrices start at zero, so that all experts start equal. The temperature goes
-    geometrically from
-    `temperature` to 1 over `anneal_iterations` calls.
+    Large Neural Networks"); both matrices start at zero, so that all experts start equal. The temperature
+    goes geometrically from `temperature` to 1 over `anneal_iterations` calls.
 
     Args:
         input_dim: size D of a latent token.

@@ -45,8 +45,7 @@ class InfoEmbedder(InformationEncoder):
 
     Shapes:
         `cond_proprio (B, T, P)`, `cond_visual (B, L, C)`, `cond_semantic (B, F)` or `(B, n, F)`, `action`
-        None or
-        `(B, T_a, A)` → `{"encoder_output": (B, L', D), "cls_token": (B, num_cls, D) or None}`.
+        None or `(B, T_a, A)` → `{"encoder_output": (B, L', D), "cls_token": (B, num_cls, D) or None}`.
     """
 
     def __init__(
@@ -102,8 +101,7 @@ class MultiSourceInfoEmbedder(InformationEncoder):
 
     Shapes:
         `cond_proprio (B, T, P)`, `cond_visual` a list of `(B, L_i, C)`, `cond_semantic` a list of `(B, 1,
-        F)`,
-        `action` None or `(B, T_a, A)` → the dict of `InfoEmbedder`.
+        F)`, `action` None or `(B, T_a, A)` → the dict of `InfoEmbedder`.
     """
 
     def __init__(
@@ -205,8 +203,8 @@ class VariationalPosterior(VQVAEPosterior):
     """Latent tokens of actions and conditions: a pre-norm `cfg_vqvae_posterior` that marks its sources.
 
     The recognition model of a variational flow-matching policy (Zhai et al. 2025, "VFP: Variational
-    Flow-Matching
-    Policy for Multi-Modal Robot Manipulation"). `cond_visual` may be one flattened camera `(B, L, C)`.
+    Flow-Matching Policy for Multi-Modal Robot Manipulation"). `cond_visual` may be one flattened camera
+    `(B, L, C)`.
     """
 
     norm_first = True

@@ -292,8 +292,8 @@ class InformationEncoder(SourceTokens):
 
         Args:
             cond_proprio: `(B, T, P)`.
-            cond_visual: feature maps as `camera_tokens` takes them, one token sequence `(B, L, C)`, or a list
-                with one for each visual source.
+            cond_visual: feature maps as `camera_tokens` takes them, one token sequence `(B, L, C)`, or a
+                list with one for each visual source.
             cond_semantic: `(B, F)` or `(B, n, F)`; a sequence of those where each has its own projection.
             action: `(B, T_a, A)`, needed exactly when the encoder was made with `use_action`.
 

@@ -8,8 +8,8 @@ from torch import nn
 class ZeroLinear(nn.Linear):
     """A linear layer that starts at zero and means it.
 
-    Its own class, so that a general weight initialisation that looks for `nn.Linear` by exact type leaves it
-    alone.
+    Its own class, so that a general weight initialisation that looks for `nn.Linear` by exact type leaves
+    it alone.
     """
 
     def reset_parameters(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 from model_constructor.blocks.cfg_vqvae import (
     ActionDecoder,
     ConditioningInfoEncoder,
@@ -18,9 +20,18 @@ from model_constructor.blocks.flow_policies import (
     VariationalPosterior,
     VariationalPrior,
 )
+from model_constructor.blocks.mutual_information import (
+    ActionChunkDecoder,
+    ActionChunkEncoder,
+    StateDecoder,
+    StateEncoder,
+)
 from model_constructor.blocks.state import FlowVelocityMLP, PlanarKeypoints
+from model_constructor.blocks.vision.depth import DepthAnything3Bridge
+from model_constructor.blocks.vision.libraries import HuggingFaceBackbone, TimmBackbone
+from model_constructor.blocks.vision.radio import RadioV3
+from model_constructor.blocks.vision.resnet import HandExtractor
 from model_constructor.registry.registry import Registry
-from torch import nn
 
 STATE_BLOCKS: dict[str, type[nn.Module]] = {
     "planar_keypoints": PlanarKeypoints,
@@ -49,6 +60,19 @@ EXPERIMENT_BLOCKS: dict[str, type[nn.Module]] = {
     "vfp_single_posterior": VariationalPosterior,
     "vfp_single_prior": VariationalPrior,
     "vfp_single_action_decoder": FlowActionDecoder,
+    "a_encoder": ActionChunkEncoder,
+    "a_decoder": ActionChunkDecoder,
+    "state_encoder": StateEncoder,
+    "state_decoder": StateDecoder,
+}
+
+VISION_BLOCKS: dict[str, type[nn.Module]] = {
+    "radiov3": RadioV3,
+    "da3": DepthAnything3Bridge,
+    "hf_backbone": HuggingFaceBackbone,
+    "timm_backbone": TimmBackbone,
+    "naive_hand_extractor": HandExtractor,
+    "vfp_hand_extractor": HandExtractor,
 }
 
 
@@ -66,3 +90,8 @@ def register_state_blocks(registry: Registry) -> None:
 def register_experiment_blocks(registry: Registry) -> None:
     """Register encoders, decoders, gates and codebooks of the experiments."""
     _register(registry, EXPERIMENT_BLOCKS, "experiment")
+
+
+def register_vision_blocks(registry: Registry) -> None:
+    """Register what turns images into features and tokens."""
+    _register(registry, VISION_BLOCKS, "vision")

@@ -87,9 +87,9 @@ class FlowVelocityMLP(nn.Module):
     """Velocity field of a flow-matching policy over action chunks, as a residual MLP.
 
     Pre-norm residual blocks whose shift, scale and gate come from the condition and the time through a
-    modulation that starts at zero, so that training starts from the identity (adaptive LayerNorm,
-    Peebles & Xie 2023, "Scalable Diffusion Models with Transformers"). The flow is that of Lipman et al.
-    2023, "Flow Matching for Generative Modeling": t = 0 is noise, t = 1 is data.
+    modulation that starts at zero, so that training starts from the identity (adaptive LayerNorm, Peebles &
+    Xie 2023, "Scalable Diffusion Models with Transformers"). The flow is that of Lipman et al. 2023, "Flow
+    Matching for Generative Modeling": t = 0 is noise, t = 1 is data.
 
     The condition enters twice: beside the flattened noise at the input, and through the modulation. A
     condition that carries its raw features beside what an encoder made of them keeps a short way to the
