@@ -1,0 +1,252 @@
+from __future__ import annotations
+
+import json
+import sys
+import types
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from experiment_training.components.dataloader.lerobot_data import LerobotDatasetFactory, LerobotDatasetParams
+from trainer.config.errors import ParameterError
+from trainer.data.lerobot import LeRobotWriter
+from trainer.registry import DATASET_BUILDER_REGISTRY
+
+LENGTHS = (12, 8, 15)
+
+
+def write(root, fps=10):
+    features = {
+        "observation.state": {"dtype": "float32", "shape": [3], "names": None},
+        "observation.wrench": {"dtype": "float32", "shape": [6], "names": None},
+        "action": {"dtype": "float32", "shape": [2], "names": None},
+        "next.reward": {"dtype": "float32", "shape": [1], "names": None},
+    }
+    rng = np.random.default_rng(0)
+    with LeRobotWriter(root, fps=fps, features=features) as writer:
+        for length in LENGTHS:
+            columns = {
+                name: rng.normal(size=(length, *entry["shape"])).astype(np.float32)
+                for name, entry in features.items()
+            }
+            writer.add_episode(columns, "reach")
+    return root
+
+
+@pytest.fixture
+def root(tmp_path):
+    return write(tmp_path / "sets" / "reach")
+
+
+def build(root=None, search_paths=None, **params):
+    if root is not None:
+        params["root"] = str(root)
+    options = {"local_rank": 0, "dist_enabled": False, "save_dir": None}
+    if search_paths is not None:
+        options["search_paths"] = search_paths
+    return DATASET_BUILDER_REGISTRY.get("lerobot_dataset_factory")().build(options, params=params)
+
+
+def offsets(built):
+    return {window.key: window.offsets for window in built["dataset"].windows}
+
+
+def test_defaults(root):
+    built = build(root)
+    assert offsets(built) == {"observation.state": (0,), "observation.wrench": (0,), "action": (0,)}
+    assert len(built["dataset"]) == 35
+    assert set(built["norm_stats"]) == {"observation.state", "observation.wrench", "action"}
+    column = pq.read_table(root / "data/chunk-000/file-000.parquet").column("action").to_pylist()
+    np.testing.assert_allclose(built["norm_stats"]["action"]["mean"], np.mean(column, axis=0), rtol=1e-6)
+    assert LerobotDatasetFactory.parameters is LerobotDatasetParams
+
+
+def test_horizon_history_rate_and_order(root):
+    built = build(root, HZ=5, action_horizon=3, action_offset=1, obs_proprio_history=3, task_name="reach")
+    assert offsets(built)["observation.state"] == (-4, -2, 0)
+    assert offsets(built)["action"] == (2, 4, 6)
+    built = build(root, obs_proprio_history=3, history_order="newest_first", features=["observation.wrench"])
+    assert offsets(built) == {"observation.wrench": (0, -1, -2), "action": (0,)}
+    batch = built["dataset"].__getitems__([5])
+    torch.testing.assert_close(
+        batch["observation.wrench"][0, 2], built["dataset"][3]["observation.wrench"][0]
+    )
+
+
+def test_any_feature_can_be_predicted(root):
+    built = build(root, action_key="observation.wrench", action_horizon=4)
+    assert offsets(built) == {"observation.state": (0,), "observation.wrench": (0, 1, 2, 3)}
+
+
+@pytest.mark.parametrize(
+    ("episodes", "expected"),
+    [([2, 0], {0, 2}), (["0:2"], {0, 1}), ("1:3", {1, 2}), ([0, "2:3"], {0, 2}), (None, {0, 1, 2})],
+)
+def test_episodes(root, episodes, expected):
+    built = build(root, episodes=episodes)
+    assert (
+        set(built["dataset"].__getitems__(range(len(built["dataset"])))["episode_index"].tolist()) == expected
+    )
+    assert built["norm_stats"]["action"]["count"] == [sum(LENGTHS[i] for i in expected)]
+
+
+def test_where_a_dataset_is_looked_for(root, tmp_path, monkeypatch):
+    def found(**arguments):
+        return build(**arguments)["dataset"].reader.root
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("HF_LEROBOT_HOME", raising=False)
+    assert found(root="~/sets/reach") == root
+    assert found(root="sets/reach", search_paths=[tmp_path / "elsewhere", tmp_path]) == root
+    assert found(root="sets", repo_id="reach", search_paths=[tmp_path]) == root
+    assert found(repo_id=str(root)) == root
+    assert found(repo_id="sets/reach", search_paths=[tmp_path], local_files_only=True) == root
+    monkeypatch.setenv("HF_LEROBOT_HOME", str(tmp_path))
+    assert found(repo_id="sets/reach", search_paths=["/"], local_files_only=True) == root
+    assert build(repo_id="sets/reach", search_paths=["/"])["dataset"].facts()["repo_id"] == "sets/reach"
+    monkeypatch.chdir(tmp_path)
+    assert found(root="sets/reach") == root
+
+
+class HubStandIn:
+    """Plays huggingface_hub: has the datasets of a folder, some of them tagged."""
+
+    def __init__(self, monkeypatch, folder, revisions=("v3.0", None)):
+        class RevisionNotFoundError(Exception):
+            pass
+
+        self.asked = []
+
+        def snapshot_download(repo_id, *, repo_type, revision, allow_patterns):
+            self.asked.append((repo_id, repo_type, revision, allow_patterns))
+            if not (folder / repo_id).is_dir():
+                raise OSError(f"404 Client Error: no dataset {repo_id}\nRequest ID: 1")
+            if revision not in revisions:
+                raise RevisionNotFoundError
+            return str(folder / repo_id)
+
+        hub = types.ModuleType("huggingface_hub")
+        errors = types.ModuleType("huggingface_hub.errors")
+        hub.snapshot_download = snapshot_download
+        errors.RevisionNotFoundError = RevisionNotFoundError
+        monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+        monkeypatch.setitem(sys.modules, "huggingface_hub.errors", errors)
+        monkeypatch.setenv("HF_LEROBOT_HOME", "/nowhere")
+
+
+@pytest.mark.parametrize("revisions", [("v3.0", None), (None,)])
+def test_what_is_not_on_disk_is_fetched(root, tmp_path, monkeypatch, revisions):
+    hub = HubStandIn(monkeypatch, tmp_path, revisions)
+    built = build(root=".", repo_id="sets/reach", search_paths=[tmp_path / "empty"])
+    assert len(built["dataset"]) == 35
+    wanted = ["v3.0"] if "v3.0" in revisions else ["v3.0", None]
+    assert hub.asked == [("sets/reach", "dataset", revision, ["meta/*", "data/*"]) for revision in wanted]
+
+
+def refusal(*args, **kwargs):
+    with pytest.raises(ParameterError) as caught:
+        build(*args, **kwargs)
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+def test_fetching_that_is_not_possible(tmp_path, monkeypatch):
+    hub = HubStandIn(monkeypatch, tmp_path)
+    error = refusal(repo_id="no/such", search_paths=[tmp_path])
+    assert error.param == "repo_id"
+    assert "'no/such' is not on disk and cannot be fetched from the hub: 404 Client Error" in error.message
+    asked = len(hub.asked)
+    error = refusal(repo_id="no/such", search_paths=[tmp_path], local_files_only=True)
+    assert (error.param, len(hub.asked)) == ("repo_id", asked)
+    assert str(tmp_path / "no/such") in error.hint
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    error = refusal(repo_id="no/such", search_paths=[tmp_path])
+    assert "needs huggingface_hub, which is not installed" in error.message
+    assert "trainer[hub]" in error.hint
+
+
+def test_a_missing_dataset(tmp_path):
+    error = refusal(root="none", search_paths=[tmp_path / "a", tmp_path / "b"])
+    assert error.param == "root"
+    assert "there is no dataset (a folder with meta/info.json) at none" in error.message
+    assert f"looked in {tmp_path / 'a' / 'none'}, {tmp_path / 'b' / 'none'}" in error.hint
+
+
+@pytest.mark.parametrize(
+    ("params", "param", "text"),
+    [
+        ({"action_horizn": 3}, "action_horizn", "unknown parameter; did you mean 'action_horizon'"),
+        ({"zzz": 3}, "zzz", "known here: repo_id, root"),
+        ({"action_horizon": 0}, "action_horizon", "a whole number of at least 1, it is 0"),
+        ({"action_horizon": 2.5}, "action_horizon", "a whole number of at least 1, it is 2.5"),
+        ({"action_horizon": 16}, "action_horizon", "16 frames of 'action' is longer than every episode"),
+        ({"action_horizon": 9, "HZ": 5}, "action_horizon", "17 frames"),
+        ({"obs_proprio_history": 16}, "obs_proprio_history", "16 frames of 'observation.state' is longer"),
+        ({"obs_images_history": 2}, "obs_images_history", "no camera is loaded, so 2 has no effect"),
+        ({"action_offset": "1"}, "action_offset", "must be a whole number"),
+        ({"HZ": 20}, "HZ", "20 Hz does not fall on the frames of a recording at 10 frames/s"),
+        ({"HZ": -1}, "HZ", "must be a number above 0"),
+        (
+            {"history_order": "newest"},
+            "history_order",
+            "must be oldest_first or newest_first, it is 'newest'",
+        ),
+        ({"features": ["observation.stat"]}, "features", "did you mean 'observation.state'"),
+        (
+            {"features": ["zzz"]},
+            "features",
+            "it has observation.state, observation.wrench, action, next.reward",
+        ),
+        ({"features": "observation.state"}, "features", "must be a list of feature names"),
+        ({"features": ["action"]}, "features", "'action' is in every sample already"),
+        ({"features": ["observation.state"] * 2}, "features", "named more than once"),
+        ({"features": []}, "features", "there is no low-dimensional observation"),
+        ({"action_key": "actions"}, "action_key", "did you mean 'action'"),
+        ({"action_key": "index"}, "action_key", "no column 'index'"),
+        ({"episodes": [3]}, "episodes", "there is no episode 3; they are numbered 0 to 2"),
+        ({"episodes": ["0:2", 1]}, "episodes", "episode 1 is chosen more than once"),
+        ({"episodes": ["2:2"]}, "episodes", "the range '2:2' is empty"),
+        ({"episodes": [0.5]}, "episodes", "0.5 is no episode number"),
+        ({"episodes": []}, "episodes", "must be a list"),
+        ({"local_files_only": "yes"}, "local_files_only", "must be true or false"),
+        ({"task_name": 3}, "task_name", "must be a text"),
+    ],
+)
+def test_parameters_that_cannot_be_used(root, params, param, text):
+    error = refusal(root, **params)
+    assert error.param == param
+    assert text in str(error)
+
+
+def test_neither_root_nor_repo_id():
+    assert refusal().param == "repo_id"
+
+
+def test_a_camera_is_refused_by_name_and_left_out_by_default(root):
+    path = root / "meta/info.json"
+    info = json.loads(path.read_text())
+    info["features"]["observation.images.top"] = {"dtype": "video", "shape": [4, 4, 3], "names": None}
+    path.write_text(json.dumps(info))
+    assert "observation.images.top" not in offsets(build(root))
+    error = refusal(root, features=["observation.state", "observation.images.top"])
+    assert error.param == "features"
+    assert "holds video frames" in error.message
+
+
+def test_faults_in_the_files_are_shown_at_what_led_to_them(root):
+    data = root / "data/chunk-000/file-000.parquet"
+    table = pq.read_table(data)
+    values = table.column("action").to_pylist()
+    values[14][0] = float("nan")
+    place = table.column_names.index("action")
+    column = pa.array(values, table.column("action").type)
+    pq.write_table(table.set_column(place, "action", column), data)
+    error = refusal(root)
+    assert error.param == "root"
+    assert "file-000.parquet: 'action' has NaN in frame 2 of episode 1" in error.message
+    assert refusal(repo_id=str(root)).param == "repo_id"
+    data.write_bytes(data.read_bytes()[:-40])
+    assert "truncated or damaged" in refusal(root).message
