@@ -114,7 +114,7 @@ def test_page_is_written_into_the_run_folder_or_where_it_is_told(run: Path, tmp_
         "runs/pick_place/epoch_40",
         "3 min 20 s",  # training time
         "2.02 M, 1.9 M trainable",
-        "Finished 2026-03-01 10:04 at step 2,000 of 2,000.",
+        "Finished 2026-03-01 10:04 after 2,000 steps.",
         "1,903,620",
         "2,023,684",  # the total of the model table
         "adamw_warmup_cosine_decay",
@@ -132,6 +132,7 @@ def test_page_is_written_into_the_run_folder_or_where_it_is_told(run: Path, tmp_
         "'examples/configs/pick place.yaml'",
         "--seed 100000",
         "seed 100002, 200 steps, score 0.25",
+        "mean return 800; 2,042 control steps per second; metaworld 3.1.1.",
     ],
 )
 def test_page_says(page: Page, words: str) -> None:
@@ -140,6 +141,37 @@ def test_page_says(page: Page, words: str) -> None:
 
 def test_run_of_two_processes_is_repeated_with_torchrun(page: Page) -> None:
     assert "torchrun \\ --nproc_per_node=2 trainer/offline_trainer.py" in page.text
+
+
+@pytest.mark.parametrize(
+    ("command", "world_size", "shown"),
+    [
+        (
+            ["python", "trainer/offline_trainer.py", "--train_config", "a.yaml"],
+            1,
+            "python trainer/offline_trainer.py",
+        ),
+        (["trainer/offline_trainer.py", "--train_config", "a.yaml"], 1, "python trainer/offline_trainer.py"),
+        (
+            ["python", "trainer/offline_trainer.py"],
+            2,
+            "torchrun --nproc_per_node=2 trainer/offline_trainer.py",
+        ),
+        (["trainer", "train", "a.yaml"], 1, "trainer train a.yaml"),
+        (["trainer", "train", "a.yaml"], 2, "torchrun --nproc_per_node=2 --no-python trainer train a.yaml"),
+    ],
+)
+def test_command_is_shown_with_its_launcher(
+    run: Path, command: list[str], world_size: int, shown: str
+) -> None:
+    (run / "run.json").write_text(json.dumps(run_facts(command=command, world_size=world_size)))
+    assert shown in read(run).text
+
+
+def test_checkpoint_named_within_the_run_is_evaluated_by_its_whole_path(run: Path) -> None:
+    path = run / "evaluations/epoch_40/results.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "checkpoint": "epoch_40"}))
+    assert f"trainer evaluate {run / 'epoch_40'}" in read(run).text
 
 
 def test_configuration_can_be_copied_as_it_is(run: Path) -> None:
@@ -280,7 +312,7 @@ def test_run_in_progress(run: Path) -> None:
     (run / "run.json").write_text(json.dumps(run_facts(finished=None, train_seconds=None)))
     write_metrics(run, metric_records(120), tail='{"step": 121, "epo')
     page = read(run)
-    assert "Not finished: in progress or interrupted, recorded up to step 120 of 2,000." in page.text
+    assert "Not finished: in progress or interrupted, 120 of 2,000 steps recorded." in page.text
     assert "The last line of metrics.jsonl is incomplete" in page.text
 
 
@@ -362,6 +394,12 @@ def test_first_batch_shows_images_and_broken_values(run: Path) -> None:
     assert len(pictures) == 8
     assert all(str(picture["src"]).startswith("data:image/") for picture in pictures)
     assert any(tag == "td" and "alarm" in str(attrs.get("class")) for tag, attrs in page.tags)
+
+
+def test_key_that_repeats_another_is_named_and_not_drawn_again(run: Path) -> None:
+    state = np.random.default_rng(0).normal(size=(8, 2, 5))
+    np.savez(run / "first_batch.npz", **{"observation.state": state, "observation.other": state})
+    assert "The same values as observation.other." in read(run).text
 
 
 def test_command_prints_the_page(run: Path) -> None:

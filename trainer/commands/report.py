@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from trainer.commands.errors import UserError
+
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
@@ -24,6 +26,5 @@ def report(run: Path, out: Path | None) -> None:
     try:
         page = build_report(run, out)
     except ReportError as error:
-        click.echo(f"Error: {error}", err=True)
-        raise SystemExit(2) from error
+        raise UserError(str(error)) from error
     click.echo(str(page))

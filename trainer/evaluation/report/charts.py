@@ -39,14 +39,14 @@ class Axis:
     log: bool = False
 
     def share(self, values: np.ndarray) -> np.ndarray:
-        """Map values to 0..1, limited to a little beyond the axis; NaN stays NaN."""
+        """Map values to 0..1; what lies beyond the axis comes to its end, NaN stays NaN."""
         low, high = self.low, self.high
         with np.errstate(all="ignore"):
             if self.log:
-                values = np.log10(np.maximum(values, 1e-320))  # what is not positive lies below the axis
+                values = np.log10(np.maximum(values, 1e-320))  # what is not positive comes to the lower end
                 low, high = math.log10(low), math.log10(high)
             share = (values - low) / (high - low)
-        return np.clip(share, -0.05, 1.05)
+        return np.clip(share, 0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -282,16 +282,17 @@ def lines_chart(
     if y_axis.low < 0 < y_axis.high:
         parts.append(f'<path class="zero" d="M0 {_units(1 - float(y_axis.share(np.zeros(1))[0]))}H{SIZE}"/>')
     shares = x_axis.share(np.arange(length, dtype=np.float64))
-    for position, (_, values) in enumerate(lines):
+    for position, (_, values) in reversed(list(enumerate(lines))):  # the first line lies on top
         y = y_axis.share(values.astype(np.float64))
         colour = f"c{position}" if position < faint_after else "rest"
+        size = "small" if connected or position == 0 else "halo"
         if connected:
             parts.append(f'<path class="line {colour}" d="{_line(shares, y)}"/>')
-        if (length <= 64 or not connected) and position < faint_after:
+        if (length <= 24 or not connected) and position < faint_after:
             dots = "".join(
                 f"M{_units(a)} {_units(1 - b)}h0" for a, b in zip(shares, y, strict=True) if not math.isnan(b)
             )
-            parts.append(f'<path class="small dot {colour}" d="{dots}"/>')
+            parts.append(f'<path class="{size} dot {colour}" d="{dots}"/>')
     return Chart(
         title=title,
         unit=unit,

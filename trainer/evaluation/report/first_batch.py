@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -76,11 +77,11 @@ def read_first_batch(path: Path, features: tuple[Feature, ...]) -> FirstBatch | 
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         problems.append(f"first_batch.npz cannot be read ({error}).")
     names = {feature.name: feature.names for feature in features}
-    plots = [
-        plot
-        for key in sorted(arrays, key=_reading_order)
-        if (plot := _plot(key, arrays, names.get(key, ()))) is not None
-    ]
+    plots: list[Plot] = []
+    for key in sorted(arrays, key=_reading_order):
+        plot = _plot(key, arrays, names.get(key, ()), [known.key for known in plots])
+        if plot is not None:
+            plots.append(plot)
     return FirstBatch(tuple(plots), tuple(_facts(key, arrays[key]) for key in arrays), tuple(problems))
 
 
@@ -89,7 +90,10 @@ def _reading_order(key: str) -> tuple[int, str]:
     return (0 if key == "action" else 1 if key.startswith("observation") else 2, key)
 
 
-def _plot(key: str, arrays: dict[str, np.ndarray], names: tuple[str, ...]) -> Plot | None:
+def _plot(
+    key: str, arrays: dict[str, np.ndarray], names: tuple[str, ...], seen: Sequence[str]
+) -> Plot | None:
+    """Draw one key, unless it repeats one of those `seen` before, or has nothing to draw."""
     array = arrays[key]
     if key.endswith(_PAD_SUFFIX) or not np.issubdtype(array.dtype, np.number) or not array.size:
         return None
@@ -99,6 +103,9 @@ def _plot(key: str, arrays: dict[str, np.ndarray], names: tuple[str, ...]) -> Pl
         array = array[:, None, :]
     if array.ndim != 3:
         return None
+    twin = next((other for other in seen if _equal(arrays[other], arrays[key])), None)
+    if twin is not None:
+        return Plot(key, f"The same values as {twin}.")
     axis = _shared_axis(array)
     samples = range(min(_SAMPLES, len(array)))
     if array.shape[1] >= 4:  # long enough to be drawn over time, such as an action chunk
@@ -135,6 +142,10 @@ def _plot(key: str, arrays: dict[str, np.ndarray], names: tuple[str, ...]) -> Pl
         text = f"{array.shape[2]} dimensions, {array.shape[1]} step(s) of history, one colour for each step."
     legend = charts[0].legend if charts and len(charts[0].legend) > 1 else ()
     return Plot(key, text, legend, charts=tuple(replace(chart, legend=()) for chart in charts))
+
+
+def _equal(one: np.ndarray, other: np.ndarray) -> bool:
+    return one.shape == other.shape and np.array_equal(one, other, equal_nan=True)
 
 
 def _history_label(back: int) -> str:

@@ -46,6 +46,14 @@ class Metrics:
     replaced: int = 0
 
     @property
+    def steps_done(self) -> float | None:
+        """How many steps the records reach: the first step may be called 0 or 1."""
+        if self.last_step is None:
+            return None
+        from_zero = any(series.steps[0] == 0 for series in self.series.values())
+        return self.last_step + from_zero
+
+    @property
     def last_step(self) -> float | None:
         """The last recorded step, `None` before the first."""
         return max((float(series.steps[-1]) for series in self.series.values()), default=None)

@@ -86,7 +86,7 @@ def _content(run: Run) -> dict[str, Any]:
         "run": run,
         "title": run.folder.resolve().name,
         "built": datetime.now(timezone.utc),
-        "status": _status(run, last_step),
+        "status": _status(run, run.metrics.steps_done if run.metrics else None),
         "verdicts": verdicts,
         "machine": _machine(run),
         "totals": _totals(run.info.components if run.info else ()),
@@ -104,28 +104,23 @@ def _content(run: Run) -> dict[str, Any]:
     }
 
 
-def _status(run: Run, last_step: float | None) -> str:
+def _status(run: Run, done: float | None) -> str:
     """One sentence on how far the training came."""
     info = run.info
     if info is None:
         return "run.json is missing, so it is not known when and how this run was started."
     total = info.steps_per_epoch * info.epochs if info.steps_per_epoch and info.epochs else None
-    of_total = f" of {text.number(total)}" if total else ""
     if info.finished is not None:
-        finished = f"Finished {info.finished:%Y-%m-%d %H:%M}".rstrip()
-        return (
-            f"{finished} at step {text.number(last_step)}{of_total}."
-            if last_step is not None
-            else f"{finished}."
-        )
-    if last_step is None:
+        count = total if total is not None else done
+        steps = f" after {text.number(count)} steps" if count is not None else ""
+        return f"Finished {info.finished:%Y-%m-%d %H:%M}{steps}."
+    if done is None:
         return "Not finished: in progress or interrupted, no step recorded so far."
-    return (
-        f"Not finished: in progress or interrupted, recorded up to step {text.number(last_step)}{of_total}."
-    )
+    of_total = f" of {text.number(total)}" if total else ""
+    return f"Not finished: in progress or interrupted, {text.number(done)}{of_total} steps recorded."
 
 
-_MACHINE_NAMES = {"cpu": "CPU", "cores": "Cores", "memory_gb": "Memory", "gpu": "GPU"}
+_MACHINE_NAMES = {"cpu": "CPU", "cores": "Cores", "memory_gb": "Memory", "gpu": "GPU", "threads": "Threads"}
 _MACHINE_UNITS = {"memory_gb": " GB"}
 
 
@@ -170,7 +165,10 @@ def _commands(run: Run, verdicts: Sequence[Evaluation]) -> list[tuple[str, str]]
     for verdict in verdicts:
         if verdict.checkpoint is None or verdict.count is None:
             continue
-        words = ["trainer", "evaluate", verdict.checkpoint, "--env", verdict.env]
+        # An evaluation during the training names its checkpoint within the run folder.
+        inside = (run.folder / Path(verdict.checkpoint).name).is_dir() or "/" not in verdict.checkpoint
+        checkpoint = str(run.folder / Path(verdict.checkpoint).name) if inside else verdict.checkpoint
+        words = ["trainer", "evaluate", checkpoint, "--env", verdict.env]
         words += ["--episodes", str(verdict.count)]
         words += ["--seed", str(verdict.seed)] if verdict.seed is not None else []
         commands.append((f"Evaluate on {verdict.env}", text.shell(words)))
@@ -180,8 +178,15 @@ def _commands(run: Run, verdicts: Sequence[Evaluation]) -> list[tuple[str, str]]
 def _launch(command: Sequence[str], world_size: int) -> list[str]:
     """Put the launcher before a bare script: a process knows its own arguments, not what started it."""
     words = list(command)
-    if not words[0].endswith(".py"):
-        return words
-    if world_size > 1:
-        return ["torchrun", f"--nproc_per_node={world_size}", *words]
-    return ["python", *words]
+    if len(words) > 1 and Path(words[0]).name.startswith("python") and words[1].endswith(".py"):
+        words = words[1:]
+    is_script = words[0].endswith(".py")
+    if world_size > 1 and words[0] != "torchrun":
+        # A console command is no Python file: torchrun has to be told.
+        return [
+            "torchrun",
+            f"--nproc_per_node={world_size}",
+            *(() if is_script else ("--no-python",)),
+            *words,
+        ]
+    return ["python", *words] if is_script else words
