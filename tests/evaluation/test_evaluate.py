@@ -96,6 +96,22 @@ def test_actions_that_cannot_be_used_end_in_one_sentence(action: tuple[float, ..
         evaluate(ConstantPolicy(action), ENV, episodes=2, seed=0, out=None, progress=False)
 
 
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        ({"observation.state": (2,)}, r"'observation.state' of shape \(2,\); in metaworld/push-v3 it has"),
+        (
+            {"observation.images.top": (96, 96, 3)},
+            "'observation.images.top', which metaworld/push-v3 does not",
+        ),
+    ],
+)
+def test_the_policy_of_another_robot_is_refused(features: dict[str, tuple[int, ...]], message: str) -> None:
+    policy = ConstantPolicy((0.0, 0.0, 0.0, 0.0))
+    with pytest.raises(ValueError, match=message):
+        evaluate(policy, ENV, episodes=1, seed=0, out=None, progress=False, features=features)
+
+
 def test_films_show_the_episodes(tmp_path: Path) -> None:
     (tmp_path / "episode_007.mp4").write_bytes(b"of an earlier evaluation")
     result = evaluate(

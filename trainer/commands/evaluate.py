@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
@@ -41,7 +42,7 @@ def evaluate(
     CHECKPOINT is a run folder, of which the latest checkpoint is taken, or one of its epoch folders.
     """
     from trainer.engine.checkpoint import CheckpointError, find_checkpoint
-    from trainer.engine.deployment import load_policy
+    from trainer.engine.deployment import DATASET, load_policy
     from trainer.evaluation.evaluate import evaluate as evaluate_policy
 
     try:
@@ -50,8 +51,16 @@ def evaluate(
         folder = folder.resolve()
         name = f"{folder.name}-{env.replace('/', '-')}-seed{seed}"
         target = out or folder.parent / "evaluations" / name
+        facts = json.loads((folder / DATASET).read_text(encoding="utf-8"))["features"]
         result = evaluate_policy(
-            policy, env, episodes=episodes, seed=seed, out=target, videos=videos, checkpoint=str(folder)
+            policy,
+            env,
+            episodes=episodes,
+            seed=seed,
+            out=target,
+            videos=videos,
+            checkpoint=str(folder),
+            features={k: facts[k]["shape"] for k in (*policy.observation_windows, policy.action_key)},
         )
     except (CheckpointError, ValueError, OSError) as error:
         raise UserError(str(error)) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -142,6 +142,7 @@ def evaluate(
     max_steps: int | None = None,
     progress: bool = True,
     checkpoint: str | None = None,
+    features: Mapping[str, Sequence[int]] | None = None,
 ) -> EvaluationResult:
     """Try a policy out on `episodes` starts that no recording ever used.
 
@@ -153,13 +154,17 @@ def evaluate(
         out: folder for `results.json` and the films; None writes nothing.
         videos: so many episodes are filmed, beginning with the first.
         lockstep: episodes that are played at once, with one call of the policy per step. It changes the
-            time and the memory (a Meta-World simulation holds 21 MB), not the results.
+            time and the memory (a Meta-World simulation holds 21 MB); the results only as far as a batched
+            policy sums in another order.
         max_steps: the longest an episode may take; the simulator's own limit if not given.
         progress: show a progress bar on stderr.
         checkpoint: what is evaluated, for the record.
+        features: shapes of the observations that the policy reads and of the actions that it gives, by name;
+            compared with the simulator's before anything is played.
 
     Raises:
-        ValueError: no such simulator, or the policy's actions cannot be used; one sentence says which.
+        ValueError: no such simulator, it is not the policy's, or the policy's actions cannot be used; one
+            sentence says which.
     """
     if episodes < 1 or lockstep < 1:
         raise ValueError(f"episodes and lockstep must be at least 1; they are {episodes} and {lockstep}")
@@ -170,6 +175,7 @@ def evaluate(
     try:
         for _ in range(min(lockstep, episodes)):
             simulators.append(make_simulator(env))
+        _check_features(features or {}, env, simulators[0])
         limit = min(max_steps or simulators[0].max_steps, simulators[0].max_steps)
         crew = _FilmCrew(out, videos if out is not None else 0)
         began = time.perf_counter()
@@ -193,6 +199,18 @@ def evaluate(
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / "results.json", result.to_dict())
     return result
+
+
+def _check_features(wanted: Mapping[str, Sequence[int]], env: str, simulator: Simulator) -> None:
+    for name, shape in wanted.items():
+        offered = simulator.features.get(name)
+        if offered is None:
+            raise ValueError(f"the policy works with '{name}', which {env} does not have")
+        if tuple(shape) != tuple(offered["shape"]):
+            raise ValueError(
+                f"the policy was trained on '{name}' of shape {tuple(shape)}; in {env} it has "
+                f"shape {tuple(offered['shape'])}"
+            )
 
 
 def _play_all(

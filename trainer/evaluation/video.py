@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Final
 
 import av
 import numpy as np
 
 from trainer.utils.files import whole_file
 
-_CODEC = "libx264"
+_CODEC: Final = "libx264"
 
 
 def write_video(path: Path, frames: Sequence[np.ndarray], fps: float) -> None:
