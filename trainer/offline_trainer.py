@@ -23,7 +23,7 @@ from trainer.engine.assemble import assemble
 from trainer.engine.fit import fit
 from trainer.engine.preflight import preflight
 from trainer.evaluation.during_training import EvaluationCallback, check_evaluation
-from trainer.runtime import connect, environment_rank
+from trainer.runtime import PRECISIONS, connect, environment_rank, select_device
 
 
 def train(config_path: str | Path, overrides: Sequence[str] = ()) -> Path:
@@ -58,10 +58,13 @@ def train(config_path: str | Path, overrides: Sequence[str] = ()) -> Path:
 
 
 def _where(raw: dict[str, object]) -> tuple[str, str]:
-    """Return device and precision as far as they can be trusted before the schema was checked."""
+    """Return device and precision to connect with; what cannot be used is reported by the preflight."""
     device, precision = raw.get("device", "auto"), raw.get("precision", "auto")
-    known = isinstance(device, str) and precision in ("auto", "fp32", "bf16")
-    return (str(device), str(precision)) if known else ("cpu", "fp32")
+    try:
+        select_device(str(device))
+    except ValueError:
+        device = "cpu"
+    return str(device), str(precision) if precision in PRECISIONS else "auto"
 
 
 def run(config_path: str | Path, overrides: Sequence[str] = ()) -> None:

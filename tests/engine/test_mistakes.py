@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from conftest import write_dataset
 from trainer.offline_trainer import main
 
 Write = Callable[..., Path]
@@ -68,7 +71,7 @@ SIMPLE: dict[str, tuple[Callable[[Config], None], str]] = {
     "unknown data parameter": (put(*DATA, "action_horizn")(3), "did you mean 'action_horizon'?"),
     "save_dir not writable": (put("train", "save_dir")("/proc/run"), "/proc/run cannot be"),
     "load_dir missing": (put("train", "load_dir")("nowhere"), "there is no folder nowhere"),
-    "no such device": (put("device")("tpu"), "device must be auto, cpu, cuda or cuda:N"),
+    "no such device": (put("device")("tpu"), "'tpu' is no device; use auto, cpu, cuda or cuda:N"),
     "simulator missing": (
         put("train", "evaluation")({"env": "metawrld/push-v3"}),
         "train.evaluation.env",
@@ -119,20 +122,17 @@ def test_an_unknown_block_is_answered_with_the_nearest(tiny_experiment: Write) -
 
 
 def test_nan_in_an_action_is_found_before_training(tiny_experiment: Write, tmp_path: Path) -> None:
-    from trainer.data.lerobot import LeRobotWriter
-
-    features = {
-        "observation.state": {"dtype": "float32", "shape": [5], "names": None},
-        "action": {"dtype": "float32", "shape": [2], "names": None},
-    }
-    action = np.zeros((30, 2), np.float32)
-    action[17, 1] = np.nan
-    with LeRobotWriter(tmp_path / "broken", fps=10, features=features) as writer:
-        writer.add_episode({"observation.state": np.zeros((30, 5), np.float32), "action": action}, task="t")
-    output = attempt(tiny_experiment(put(*DATA, "root")(str(tmp_path / "broken"))))
+    root = write_dataset(tmp_path / "broken", episodes=2)
+    (file,) = root.glob("data/**/*.parquet")
+    table = pq.read_table(file)
+    action = np.stack(table["action"].to_numpy())
+    action[47, 1] = np.nan
+    column = pa.FixedSizeListArray.from_arrays(pa.array(action.ravel()), 2)
+    pq.write_table(table.set_column(table.column_names.index("action"), "action", column), file)
+    output = attempt(tiny_experiment(put(*DATA, "root")(str(root))))
     assert "NaN" in output
-    assert "episode 0" in output
-    assert "17" in output
+    assert "episode 1" in output
+    assert "frame 17" in output
 
 
 def test_independent_mistakes_come_together(tiny_experiment: Write) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 NormalizationMode = Literal["mean_std", "min_max", "quantile", "none"]
 
@@ -101,7 +101,7 @@ class TrainConfig(Section):
     save_dir: str = Field(min_length=1, description="run folder; relative paths start at the project folder")
     save_every: int = Field(1, gt=0, description="epochs between checkpoints; the last one is always saved")
     epoch: int = Field(gt=0, description="number of passes over the data")
-    load_dir: str | None = Field(None, description="checkpoint whose weights and optimizers start this run")
+    load_dir: str | None = Field(None, description="checkpoint folder whose weights this run starts from; its optimizers start anew")
     seed: int | None = Field(None, ge=0, description="order, noise and dropout; the top-level seed if not given")
     gradient_clip_val: float | None = Field(None, gt=0, description="largest gradient norm per component")
     ema: EMAConfig = Field(default_factory=EMAConfig)
@@ -122,14 +122,6 @@ class ExperimentConfig(Section):
     model: ModelConfig
     data: DataConfig
     train: TrainConfig
-
-    @field_validator("device")
-    @classmethod
-    def _known_device(cls, value: str) -> str:
-        head, _, index = value.partition(":")
-        if head not in ("auto", "cpu", "cuda") or (index and not index.isdigit()):
-            raise ValueError("device must be auto, cpu, cuda or cuda:N")
-        return value
 
     @property
     def run_seed(self) -> int:

@@ -13,9 +13,11 @@ import torch
 import yaml
 from torch import nn
 
-from trainer.config.errors import ConfigError, ConfigValidationIssue
+from trainer.config.errors import ConfigError
+from trainer.config.loader import ConfigPath
 from trainer.config.paths import find_input, output_path, search_paths
 from trainer.config.schemas import ExperimentConfig
+from trainer.config.validation import Issues
 from trainer.data.loader import BatchLoader
 from trainer.data.normalization import Normalizer
 from trainer.data.stats_file import save_stats
@@ -205,8 +207,6 @@ def assemble(plan: Plan, runtime: Runtime) -> Experiment:
     total_steps = config.train.epoch * loader.steps_per_epoch
     optimizers = _build_optimizers(plan, models, total_steps)
     trainer = _build_trainer(plan, runtime, models, optimizers)
-    if config.train.load_dir is not None:
-        _load_optimizers(plan, optimizers)
     set_global_seed(config.run_seed + runtime.rank, config.deterministic)
     if runtime.is_main:
         _write_run_folder(plan, runtime, models, loader, total_steps)
@@ -221,7 +221,7 @@ def assemble(plan: Plan, runtime: Runtime) -> Experiment:
         models=models,
         optimizers=optimizers,
         loader=loader,
-        normalizer=loader.normalizer or Normalizer({}, "none"),
+        normalizer=plan.normalizer,
         windows=facts.get("windows", {}),
         stats=plan.norm_stats,
         tracker=Tracker(run, runtime, config.train.log_every_n_steps, wandb_run),
@@ -236,20 +236,29 @@ def assemble(plan: Plan, runtime: Runtime) -> Experiment:
 
 def _build_loader(plan: Plan, runtime: Runtime) -> BatchLoader:
     data = plan.config.data
-    modes: Any = data.normalization
-    return BatchLoader(
-        plan.dataset,
-        batch_size=data.batch_size,
-        rank=runtime.rank,
-        world_size=runtime.world_size,
-        seed=plan.config.run_seed,
-        num_workers=data.num_workers,
-        pin_memory=data.pin_memory,
-        persistent_workers=data.persistent_workers,
-        prefetch_factor=data.prefetch_factor,
-        normalizer=Normalizer(plan.norm_stats, modes) if plan.norm_stats else None,
-        device=runtime.device,
-    )
+    try:
+        return BatchLoader(
+            plan.dataset,
+            batch_size=data.batch_size,
+            rank=runtime.rank,
+            world_size=runtime.world_size,
+            seed=plan.config.run_seed,
+            num_workers=data.num_workers,
+            pin_memory=data.pin_memory,
+            persistent_workers=data.persistent_workers,
+            prefetch_factor=data.prefetch_factor,
+            normalizer=plan.normalizer,
+            device=runtime.device,
+        )
+    except ValueError as error:
+        raise _refusal(plan, ("data", "batch_size"), str(error)) from error
+
+
+def _refusal(plan: Plan, path: ConfigPath, message: str, hint: str | None = None) -> ConfigError:
+    """Return the error for one mistake that only shows while the experiment is put together."""
+    issues = Issues(plan.located)
+    issues.add(path, message, hint)
+    return ConfigError(issues.found)
 
 
 def _build_models(plan: Plan, runtime: Runtime) -> nn.ModuleDict:
@@ -284,20 +293,16 @@ def _build_optimizers(
     for name, spec in plan.config.model.component_optims.items():
         if not is_trainable(models[name]):
             continue
+        path: ConfigPath = ("model", "component_optims", name)
         builder: Any = OPTIMIZER_BUILDER_REGISTRY.get(spec.type)
-        factory = builder(**plan.params[("model", "component_optims", name)])
-        takes_steps = "total_steps" in inspect.signature(factory.build).parameters
-        extra = {"total_steps": total_steps} if takes_steps else {}
-        optimizers[name] = factory.build(list(models[name].parameters()), **extra)
+        try:
+            factory = builder(**plan.params[path])
+            takes_steps = "total_steps" in inspect.signature(factory.build).parameters
+            extra = {"total_steps": total_steps} if takes_steps else {}
+            optimizers[name] = factory.build(list(models[name].parameters()), **extra)
+        except ValueError as error:
+            raise _refusal(plan, (*path, "params"), str(error)) from error
     return optimizers
-
-
-def _load_optimizers(plan: Plan, optimizers: Mapping[str, torch.optim.Optimizer]) -> None:
-    """Warm start: moments and schedules of those components whose optimizer was saved."""
-    folder = _load_folder(plan)
-    for name, optimizer in optimizers.items():
-        if folder is not None and (folder / f"{name}_opt.pt").is_file():
-            optimizer.load_state_dict(load_tensors(folder / f"{name}_opt.pt"))
 
 
 def _build_trainer(
@@ -326,8 +331,7 @@ def _build_trainer(
     try:
         return cls(**arguments, **params)
     except ValueError as error:
-        location = plan.located.locate(("train", "trainer"))
-        raise ConfigError([ConfigValidationIssue("train.trainer", str(error), None, location)]) from error
+        raise _refusal(plan, ("train", "trainer"), str(error)) from error
 
 
 def _checkpoint_to_resume(plan: Plan) -> Path | None:
@@ -342,11 +346,9 @@ def _checkpoint_to_resume(plan: Plan) -> Path | None:
     before = yaml.safe_load((plan.run / CONFIG).read_text(encoding="utf-8"))
     changed = sorted(_differences(before, _resolved(plan.config)))
     if changed:
-        names = ", ".join(changed)
-        location = plan.located.locate(("train", "save_dir"))
-        message = f"{plan.run} holds a run with other settings ({names})"
+        message = f"{plan.run} holds a run with other settings ({', '.join(changed)})"
         hint = "choose another save_dir, set the old values, or set train.checkpoint.resume_from to null"
-        raise ConfigError([ConfigValidationIssue("train.save_dir", message, hint, location)])
+        raise _refusal(plan, ("train", "save_dir"), message, hint)
     return find_checkpoint(plan.run)
 
 

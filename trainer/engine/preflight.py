@@ -20,6 +20,7 @@ from trainer.config.paths import find_input, output_path, project_folder, search
 from trainer.config.schemas import ExperimentConfig
 from trainer.config.validation import Issues, validate_parameters, validate_schema
 from trainer.data.errors import DatasetError
+from trainer.data.normalization import Normalizer
 from trainer.registry import (
     DATASET_BUILDER_REGISTRY,
     LOSS_BUILDER_REGISTRY,
@@ -27,9 +28,10 @@ from trainer.registry import (
     TRAINER_REGISTRY,
     Registry,
 )
+from trainer.runtime import select_device
 
 RESERVED_ARGUMENTS = frozenset(
-    {"models", "components", "optimizers", "loss", "device", "settings", "opt_params", "params", "total_steps"}
+    {"models", "components", "optimizers", "loss", "device", "settings", "opt_params", "params"}
 )
 Check = Callable[[Issues, ExperimentConfig], None]
 
@@ -46,6 +48,7 @@ class Plan:
         params: config path of a component spec → its converted parameters.
         dataset: the built dataset.
         norm_stats: its statistics, or None.
+        normalizer: what they and `data.normalization` amount to.
         warnings: sentences about settings that have no effect.
     """
 
@@ -56,6 +59,7 @@ class Plan:
     params: Mapping[ConfigPath, dict[str, Any]]
     dataset: Any
     norm_stats: Mapping[str, Any] | None
+    normalizer: Normalizer
     warnings: list[str] = field(default_factory=list)
 
 
@@ -101,14 +105,19 @@ def preflight(
         check(issues, config)
     built = _build_dataset(issues, params, run, local_rank, distributed)
     if config is not None:
+        _check_device(issues, config, local_rank)
         _check_effects(issues, config)
         _check_load_dir(issues, config)
+    stats = built.get("norm_stats")
+    normalizer = _build_normalizer(issues, config, stats)
     issues.raise_if_any()
     assert config is not None
     assert run is not None
+    assert normalizer is not None
     warnings = _idle_components(config)
-    stats = built.get("norm_stats")
-    return Plan(config, located, run, component_paths, params, built["dataset"], stats, warnings)
+    return Plan(
+        config, located, run, component_paths, params, built["dataset"], stats, normalizer, warnings
+    )
 
 
 def _mapping(raw: Any, *keys: str) -> Mapping[str, Any]:
@@ -254,6 +263,26 @@ def _build_dataset(
         issues.add(path, str(error))
         return {}
     return built if isinstance(built, dict) else {"dataset": built}
+
+
+def _build_normalizer(
+    issues: Issues, config: ExperimentConfig | None, stats: Mapping[str, Any] | None
+) -> Normalizer | None:
+    modes: Any = config.data.normalization if config is not None else "none"
+    if not stats:
+        return Normalizer({}, "none")
+    try:
+        return Normalizer(stats, modes)
+    except ValueError as error:
+        issues.add(("data", "normalization"), str(error))
+        return None
+
+
+def _check_device(issues: Issues, config: ExperimentConfig, local_rank: int) -> None:
+    try:
+        select_device(config.device, local_rank)
+    except ValueError as error:
+        issues.add(("device",), str(error))
 
 
 def _check_effects(issues: Issues, config: ExperimentConfig) -> None:

@@ -53,6 +53,11 @@ class PolicyTrainer:
     """
 
     policy_class: ClassVar[Callable[..., Any]]
+    parameters: ClassVar[Callable[..., Any]]
+
+    def __init_subclass__(cls) -> None:
+        """Let the signature of the policy say which parameters the trainer takes."""
+        cls.parameters = cls.policy_class
 
     def __init__(
         self,

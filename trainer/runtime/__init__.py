@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from trainer.runtime.connect import Runtime, connect, environment_rank, select_device
+from trainer.runtime.connect import PRECISIONS, Runtime, connect, environment_rank, select_device
 
-__all__ = ["Runtime", "connect", "environment_rank", "select_device"]
+__all__ = ["PRECISIONS", "Runtime", "connect", "environment_rank", "select_device"]

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+PRECISIONS = ("auto", "fp32", "bf16")
 RANK_TIMEOUT = datetime.timedelta(minutes=10)
 
 
@@ -116,15 +117,18 @@ def select_device(requested: str | None = "auto", local_rank: int = 0) -> torch.
     """Return the device that `auto`, `cpu`, `cuda` or `cuda:N` means for a local rank.
 
     Raises:
-        ValueError: a GPU is asked for and not there.
+        ValueError: the text means no device, or a GPU that is not there.
     """
     if requested in (None, "auto"):
         requested = "cuda" if torch.cuda.is_available() else "cpu"
     assert requested is not None
     if requested == "cpu":
         return torch.device("cpu")
-    index = int(requested.partition(":")[2] or local_rank)
+    kind, _, number = requested.partition(":")
+    if kind != "cuda" or (number and not number.isdigit()):
+        raise ValueError(f"'{requested}' is no device; use auto, cpu, cuda or cuda:N")
+    index = int(number or local_rank)
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if index >= count:
-        raise ValueError(f"device {requested} asks for GPU {index}, but this machine offers {count}")
+        raise ValueError(f"{requested} asks for GPU {index}, but this machine offers {count}")
     return torch.device("cuda", index)

@@ -1,0 +1,85 @@
+"""One rank and two ranks train the same run."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+ROOT = Path(__file__).parents[2]
+PLUGIN = '''
+import json, os
+from experiment_training.components.trainer.imitation_learning.state_flow_matching.policy import StateFlowMatchingPolicy
+from trainer.engine.step import PolicyTrainer
+from trainer.registry import TRAINER_REGISTRY
+
+@TRAINER_REGISTRY.register("noting_trainer")
+class NotingTrainer(PolicyTrainer):
+    """Notes which samples each rank sees."""
+
+    policy_class = StateFlowMatchingPolicy
+
+    def train_step(self, data, iterations):
+        path = os.path.join(os.path.dirname(__file__), f"samples_{os.environ['NOTE']}_{self.settings.rank}.jsonl")
+        with open(path, "a") as file:
+            file.write(json.dumps(data["index"].tolist()) + "\\n")
+        return super().train_step(data, iterations)
+'''
+
+
+def run(path: Path, ranks: int, batch_size: int) -> Path:
+    folder = path.parent / f"run_{ranks}"
+    launcher = [] if ranks == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
+    command = [sys.executable, *launcher, "trainer/offline_trainer.py", "--train_config", str(path)]
+    command += ["--set", f"train.save_dir={folder}", "--set", f"data.batch_size={batch_size}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled", "NOTE": str(ranks)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_two_ranks_draw_the_samples_of_one_and_their_losses_agree(
+    tiny_experiment: Callable[..., Path], tmp_path: Path
+) -> None:
+    (tmp_path / "noting.py").write_text(PLUGIN)
+
+    def change(config: dict[str, Any]) -> None:
+        config["plugins"].append("noting")
+        config["train"]["trainer"]["type"] = "noting_trainer"
+        config["train"]["epoch"] = 5
+        config["train"]["save_every"] = 5
+
+    path = tiny_experiment(change)
+    one, two = run(path, 1, 16), run(path, 2, 8)
+
+    def samples(name: str) -> list[list[int]]:
+        return [json.loads(line) for line in (tmp_path / f"samples_{name}.jsonl").read_text().splitlines()]
+
+    halves = zip(samples("2_0"), samples("2_1"), strict=True)
+    assert samples("1_0") == [first + second for first, second in halves]
+
+    def losses(folder: Path) -> list[float]:
+        return [json.loads(line)["total"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+    assert len(losses(one)) == 55
+    np.testing.assert_allclose(losses(one), losses(two), rtol=1e-5)
+    for name in ("observation_encoder", "velocity_decoder"):
+        a, b = (torch.load(f / "epoch_5" / f"{name}.pt", weights_only=True) for f in (one, two))
+        assert list(a) == list(b), "prefixes of DistributedDataParallel are removed"
+
+
+def test_a_mistake_is_said_once_by_all_ranks_together(tiny_experiment: Callable[..., Path]) -> None:
+    path = tiny_experiment(lambda c: c["train"].update(epochs=3))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += ["trainer/offline_trainer.py", "--train_config", str(path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0
+    assert done.stderr.count("did you mean 'epoch'?") == 1
