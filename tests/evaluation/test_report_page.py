@@ -132,7 +132,7 @@ def test_page_is_written_into_the_run_folder_or_where_it_is_told(run: Path, tmp_
         "'examples/configs/pick place.yaml'",
         "--seed 100000",
         "seed 100002, 200 steps, score 0.25",
-        "mean return 800; 2,042 control steps per second; metaworld 3.1.1.",
+        "Mean return 800; 2,042 control steps per second; metaworld 3.1.1.",
     ],
 )
 def test_page_says(page: Page, words: str) -> None:
