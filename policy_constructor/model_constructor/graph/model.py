@@ -77,6 +77,10 @@ class GraphModel(torch.fx.GraphModule):
         generated = generate(self._graph)
         self._forward_code = generated
         self._code = generated.source
+        # `torch.compile` reads these two of any fx module: which line below `def` is which node.
+        index = {node: position for position, node in enumerate(self._graph.nodes)}
+        self._lineno_map = {line - 1: index[node] for line, node in generated.steps.items()}
+        self._prologue_start = 0
         filename = f"<GraphModel {next(_numbers)}>"
         namespace = dict(generated.namespace)
         exec(compile(generated.source, filename, "exec"), namespace)
