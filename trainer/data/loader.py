@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from trainer.data.normalization import Normalizer
 from trainer.data.order import GlobalBatchSampler
+from trainer.data.packing import PackedBatch
 from trainer.utils.tree import tree_map
 
 Batch = dict[str, Any]
@@ -23,7 +24,8 @@ class BatchLoader:
     """Yields the batches of an epoch, on the device.
 
     The order is that of `GlobalBatchSampler`; neither workers nor ranks change it. With workers, everything
-    up to the copy to the device happens in them.
+    up to the copy to the device happens in them. Workers pay where samples are decoded or computed: a batch
+    of low-dimensional columns is gathered in less time than it takes to hand it over.
 
     Args:
         dataset: a torch Dataset with a length. If its `__getitems__(indices)` returns a dict, that is the
@@ -72,13 +74,13 @@ class BatchLoader:
         self._pin_memory = pin_memory and self._device.type == "cuda"
         self._steps = _Steps(self.sampler)
         self._worker_seeds = torch.Generator()
-        self._workers: DataLoader[Batch] | None = None
+        self._workers: DataLoader[Any] | None = None
         if num_workers > 0:
             self._workers = DataLoader(
                 self._batches,
                 sampler=self._steps,
                 batch_size=None,  # one item is one batch
-                collate_fn=_unchanged,
+                collate_fn=_packed,
                 num_workers=num_workers,
                 pin_memory=self._pin_memory,
                 persistent_workers=persistent_workers,
@@ -96,7 +98,7 @@ class BatchLoader:
             yield ready
             waiting_since = time.perf_counter()
 
-    def _host_batches(self, epoch: int, start_step: int) -> Iterator[Batch]:
+    def _host_batches(self, epoch: int, start_step: int) -> Iterator[Batch | PackedBatch]:
         if self._workers is None:
             for indices in self.sampler.iterate(epoch, start_step):
                 yield self._batches[indices]
@@ -106,18 +108,19 @@ class BatchLoader:
         self._worker_seeds.manual_seed(int(words.generate_state(1)[0]))
         yield from self._workers
 
-    def _to_device(self, batch: Batch) -> Batch:
-        if self._device.type == "cpu":
-            return batch
-
-        def move(value: Any) -> Any:
-            if not isinstance(value, Tensor):
-                return value
-            if self._pin_memory and not value.is_pinned():
-                value = value.pin_memory()
-            return value.to(self._device, non_blocking=True)
-
-        return tree_map(move, batch, is_leaf=_is_texts)
+    def _to_device(self, batch: Batch | PackedBatch) -> Batch:
+        on_cpu = self._device.type == "cpu"
+        if isinstance(batch, dict):
+            if on_cpu:
+                return batch
+            batch = PackedBatch(batch)
+            if self._pin_memory:
+                batch.pin_memory()
+        unpacked = batch.unpack(self._device)
+        if on_cpu:
+            return unpacked
+        # Tensors nested in a dataset's own containers are not in the block.
+        return tree_map(lambda value: _moved(value, self._device), unpacked, is_leaf=_is_texts)
 
 
 class _Batches(Dataset[Batch]):
@@ -171,8 +174,12 @@ def _is_texts(value: Any) -> bool:
     return isinstance(value, list) and len(value) > 0 and isinstance(value[0], str)
 
 
-def _unchanged(batch: Any) -> Any:
-    return batch
+def _moved(value: Any, device: torch.device) -> Any:
+    return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+
+
+def _packed(batch: Any) -> PackedBatch:
+    return PackedBatch(batch)
 
 
 def _seed_worker(worker: int) -> None:
