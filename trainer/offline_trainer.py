@@ -1,7 +1,6 @@
 """Trains a policy from demonstrations: one process, or several under torchrun.
 
-    python trainer/offline_trainer.py --train_config examples/configs/metaworld_pick_place.yaml
-    torchrun --nproc_per_node=2 trainer/offline_trainer.py --train_config …
+`python trainer/offline_trainer.py --train_config X.yaml`, and the same after `torchrun --nproc_per_node=2`.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from trainer.config.errors import ConfigError
 from trainer.config.loader import load_config, load_located
 from trainer.config.validation import Issues, validate_config, validate_parameters

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from trainer.engine.checkpoint import (
     CheckpointError,
     CheckpointWriter,
@@ -25,7 +26,9 @@ from trainer.engine.checkpoint import (
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    return write_checkpoint(tmp_path, Snapshot("epoch_1", {"a.pt": {"w": torch.ones(100)}}, facts={"epoch": 1}))
+    return write_checkpoint(
+        tmp_path, Snapshot("epoch_1", {"a.pt": {"w": torch.ones(100)}}, facts={"epoch": 1})
+    )
 
 
 def test_what_was_written_is_read_back(checkpoint: Path) -> None:
@@ -100,7 +103,8 @@ def test_a_writer_that_is_killed_leaves_whole_checkpoints_only(tmp_path: Path, d
         from pathlib import Path
         from trainer.engine.checkpoint import Snapshot, write_checkpoint
         for n in range(1, 10_000):
-            write_checkpoint(Path({str(tmp_path)!r}), Snapshot(f"epoch_{{n}}", {{"a.pt": torch.zeros(300_000)}}))
+            snapshot = Snapshot(f"epoch_{{n}}", {{"a.pt": torch.zeros(300_000)}})
+            write_checkpoint(Path({str(tmp_path)!r}), snapshot)
     """
     process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)])
     try:

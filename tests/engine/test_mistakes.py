@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from conftest import write_dataset
+
 from trainer.offline_trainer import main
 
 Write = Callable[..., Path]
@@ -46,7 +47,7 @@ SIMPLE: dict[str, tuple[Callable[[Config], None], str]] = {
     "wrong type": (put("train", "epoch")("many"), "train.epoch: input should be a valid integer"),
     "unknown registry key": (
         put("train", "trainer", "type")("state_flow_matchin_trainer"),
-        "no trainer is registered as 'state_flow_matchin_trainer'; did you mean 'state_flow_matching_trainer'?",
+        "is registered as 'state_flow_matchin_trainer'; did you mean 'state_flow_matching_trainer'?",
     ),
     "unknown parameter": (
         put("train", "trainer", "params", "horizon")(3),

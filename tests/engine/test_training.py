@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from trainer.config.errors import ConfigError
 from trainer.data.stats_file import load_stats
 from trainer.engine.checkpoint import read_manifest
@@ -55,17 +56,17 @@ def test_a_run_leaves_what_the_document_promises(tiny_experiment: Write) -> None
 
 
 def test_losses_are_those_of_a_loop_written_by_hand(tiny_experiment: Write) -> None:
-    """The same batches, noise and updates without any of the framework's loop, step, clipping or averaging."""
+    """The same batches, noise and updates, without the framework's loop, step, clipping and averaging."""
     path = tiny_experiment()
     run = train(path)
 
-    from experiment_training.components.optimizer.adamw_cosine_decay import warmup_cosine
+    import pyarrow.parquet as pq
     from model_constructor import build_model
+
+    from experiment_training.components.optimizer.adamw_cosine_decay import warmup_cosine
     from trainer.data.order import epoch_order
     from trainer.utils.random import SampleRandom
     from trainer.utils.seed import set_global_seed
-
-    import pyarrow.parquet as pq
 
     config = json.loads((run / "dataset.json").read_text())
     table = pq.read_table(sorted(Path(config["root"]).glob("data/**/*.parquet")))
@@ -100,7 +101,9 @@ def test_losses_are_those_of_a_loop_written_by_hand(tiny_experiment: Write) -> N
         error = ((v - (wanted - noise)) ** 2).mean(-1)
         loss = ((error * valid).sum(1) / valid.sum(1)).mean()
         for group, optimizer in zip(groups, optimizers, strict=True):
-            optimizer.param_groups[0]["lr"] = warmup_cosine(step, peak=1e-3, start=0, end=0, warmup=2, total=total)
+            optimizer.param_groups[0]["lr"] = warmup_cosine(
+                step, peak=1e-3, start=0, end=0, warmup=2, total=total
+            )
             for p in group:
                 p.grad = None
         loss.backward()
@@ -207,7 +210,11 @@ def test_a_policy_takes_raw_observations_and_gives_raw_actions(tiny_experiment: 
             condition = parts["observation_encoder"](state=window)
             x = torch.randn((4, 2), generator=generator)[None]
             for k in range(10):
-                x = x + parts["velocity_decoder"](time=torch.tensor([k / 10]), noise=x, condition=condition) / 10
+                x = (
+                    x
+                    + parts["velocity_decoder"](time=torch.tensor([k / 10]), noise=x, condition=condition)
+                    / 10
+                )
         chunk = x[0].numpy() * (stats["action"]["std"] + 1e-8) + stats["action"]["mean"]
         expected += [*chunk[:2]]
     np.testing.assert_allclose(np.stack(actions), np.stack(expected[:5]), rtol=1e-4, atol=1e-4)

@@ -16,7 +16,7 @@ import torch
 ROOT = Path(__file__).parents[2]
 PLUGIN = '''
 import json, os
-from experiment_training.components.trainer.imitation_learning.state_flow_matching.policy import StateFlowMatchingPolicy
+from experiment_training.components.trainer.imitation_learning.state_flow_matching import policy
 from trainer.engine.step import PolicyTrainer
 from trainer.registry import TRAINER_REGISTRY
 
@@ -24,11 +24,11 @@ from trainer.registry import TRAINER_REGISTRY
 class NotingTrainer(PolicyTrainer):
     """Notes which samples each rank sees."""
 
-    policy_class = StateFlowMatchingPolicy
+    policy_class = policy.StateFlowMatchingPolicy
 
     def train_step(self, data, iterations):
-        path = os.path.join(os.path.dirname(__file__), f"samples_{os.environ['NOTE']}_{self.settings.rank}.jsonl")
-        with open(path, "a") as file:
+        name = f"samples_{os.environ['NOTE']}_{self.settings.rank}.jsonl"
+        with open(os.path.join(os.path.dirname(__file__), name), "a") as file:
             file.write(json.dumps(data["index"].tolist()) + "\\n")
         return super().train_step(data, iterations)
 '''
@@ -36,7 +36,9 @@ class NotingTrainer(PolicyTrainer):
 
 def run(path: Path, ranks: int, batch_size: int) -> Path:
     folder = path.parent / f"run_{ranks}"
-    launcher = [] if ranks == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
+    launcher = (
+        [] if ranks == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
+    )
     command = [sys.executable, *launcher, "trainer/offline_trainer.py", "--train_config", str(path)]
     command += ["--set", f"train.save_dir={folder}", "--set", f"data.batch_size={batch_size}"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled", "NOTE": str(ranks)}

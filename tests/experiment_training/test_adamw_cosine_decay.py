@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+
 from experiment_training.components.optimizer.adamw_cosine_decay import AdamWWarmupCosineBuilder
 
 
@@ -31,7 +32,9 @@ def test_the_rates_are_those_of_the_formula() -> None:
 def test_updates_are_those_of_torch_adamw() -> None:
     torch.manual_seed(0)
     a, b = (torch.nn.Parameter(torch.arange(4.0)) for _ in range(2))
-    ours = AdamWWarmupCosineBuilder(0.1, weight_decay=0.3, total_steps=10, warmup_steps=1, start_lr=0.1).build([a])
+    ours = AdamWWarmupCosineBuilder(
+        0.1, weight_decay=0.3, total_steps=10, warmup_steps=1, start_lr=0.1
+    ).build([a])
     theirs = torch.optim.AdamW([b], lr=0.1, weight_decay=0.3)
     for step in range(5):
         theirs.param_groups[0]["lr"] = ours.param_groups[0]["lr"]
@@ -66,7 +69,9 @@ def test_state_carries_the_schedule_on() -> None:
 def test_groups_keep_their_ratio_to_the_first() -> None:
     groups = [{"params": [torch.nn.Parameter(torch.ones(1))]},
               {"params": [torch.nn.Parameter(torch.ones(1))], "lr": 0.01}]  # fmt: skip
-    optimizer = AdamWWarmupCosineBuilder(0.1, total_steps=10, warmup_steps=2, start_lr=0.02, end_lr=0.01).build(groups)
+    optimizer = AdamWWarmupCosineBuilder(
+        0.1, total_steps=10, warmup_steps=2, start_lr=0.02, end_lr=0.01
+    ).build(groups)
     for _ in range(11):
         first, second = (g["lr"] for g in optimizer.param_groups)
         assert second == pytest.approx(first / 10)
@@ -91,4 +96,6 @@ def test_numbers_out_of_range_are_refused(settings: dict[str, float], message: s
 
 def test_a_warm_up_as_long_as_the_run_is_refused() -> None:
     with pytest.raises(ValueError, match="warmup_steps 10 must be fewer than 10 updates"):
-        AdamWWarmupCosineBuilder(1.0, warmup_steps=10).build([torch.nn.Parameter(torch.ones(1))], total_steps=10)
+        AdamWWarmupCosineBuilder(1.0, warmup_steps=10).build(
+            [torch.nn.Parameter(torch.ones(1))], total_steps=10
+        )

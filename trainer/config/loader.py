@@ -1,4 +1,4 @@
-"""Reading an experiment YAML: `defaults` composition, overrides, interpolation, and where every value stands."""
+"""Reading an experiment YAML: `defaults`, overrides, interpolation, and where every value stands."""
 
 from __future__ import annotations
 

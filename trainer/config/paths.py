@@ -8,7 +8,7 @@ PROJECT_MARKS = (".git", "pyproject.toml")
 
 
 def project_folder(config_path: Path) -> Path:
-    """Return the nearest folder above a config that is a project (has .git or pyproject.toml), else its own."""
+    """Return the nearest folder above a config that has .git or pyproject.toml, else its own folder."""
     folder = config_path.resolve().parent
     for candidate in (folder, *folder.parents):
         if any((candidate / mark).exists() for mark in PROJECT_MARKS):

@@ -33,7 +33,8 @@ class ModelConfig(Section):
     """The components of the policy."""
 
     component_config_paths: dict[str, str] = Field(
-        min_length=1, description="component name → model YAML, looked up beside this file, then in the project"
+        min_length=1,
+        description="component name → model YAML, looked up beside this file, then in the project",
     )
     component_build_args: dict[str, ComponentBuildArgs] = Field(default_factory=dict)
     component_optims: dict[str, ComponentSpec] = Field(
@@ -101,12 +102,16 @@ class TrainConfig(Section):
     save_dir: str = Field(min_length=1, description="run folder; relative paths start at the project folder")
     save_every: int = Field(1, gt=0, description="epochs between checkpoints; the last one is always saved")
     epoch: int = Field(gt=0, description="number of passes over the data")
-    load_dir: str | None = Field(None, description="checkpoint folder whose weights this run starts from; its optimizers start anew")
-    seed: int | None = Field(None, ge=0, description="order, noise and dropout; the top-level seed if not given")
+    load_dir: str | None = Field(
+        None, description="checkpoint folder whose weights this run starts from; its optimizers start anew"
+    )
+    seed: int | None = Field(
+        None, ge=0, description="order, noise and dropout; the top-level seed if not given"
+    )
     gradient_clip_val: float | None = Field(None, gt=0, description="largest gradient norm per component")
-    ema: EMAConfig = Field(default_factory=EMAConfig)
+    ema: EMAConfig = EMAConfig()
     log_every_n_steps: int = Field(10, gt=0, description="steps whose metrics travel to the host together")
-    checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
+    checkpoint: CheckpointConfig = CheckpointConfig()
     evaluation: EvaluationConfig | None = None
 
 
@@ -114,10 +119,14 @@ class ExperimentConfig(Section):
     """One experiment."""
 
     plugins: list[str] = Field(default_factory=list, description="modules that register components")
-    params: dict[str, Any] = Field(default_factory=dict, description="values for ${params.…}; nothing reads them")
+    params: dict[str, Any] = Field(
+        default_factory=dict, description="values for ${params.…}; nothing reads them"
+    )
     seed: int = Field(123, ge=0, description="weights are initialised from it, alike on all ranks")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 on a GPU, fp32 on a CPU")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="auto: bf16 on a GPU, fp32 on a CPU"
+    )
     deterministic: bool = Field(False, description="refuse operations without a deterministic implementation")
     model: ModelConfig
     data: DataConfig

@@ -1,4 +1,4 @@
-"""Checking a raw configuration against the schema and against signatures; every mistake is kept, with its place."""
+"""Checking a raw configuration against schema and signatures; every mistake is kept, with its place."""
 
 from __future__ import annotations
 
@@ -39,9 +39,7 @@ class Issues:
         """Note one mistake at a config path."""
         location = self.located.locate(path)
         self.found.append(
-            ConfigValidationIssue(
-                dotted(path), message, hint, location, self.located.chain(location)
-            )
+            ConfigValidationIssue(dotted(path), message, hint, location, self.located.chain(location))
         )
 
     def touches(self, path: ConfigPath) -> bool:
@@ -106,7 +104,7 @@ def validate_parameters(
     try:
         checked = model.model_validate(dict(params))
     except pydantic.ValidationError as error:
-        names = [f for f in model.model_fields]
+        names = list(model.model_fields)
         _note_schema_errors(issues, error, path, lambda below: names if not below else [])
         return None
     given = {name: getattr(checked, name) for name in params if name in model.model_fields}
@@ -150,7 +148,9 @@ def _note_schema_errors(
         if kind == "extra_forbidden":
             names = names_at(below[:-1])
             near = closest(str(path[-1]), names)
-            hint = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(names)}" if names else None
+            hint = (
+                f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(names)}" if names else None
+            )
             issues.add(path, "unknown key", hint)
         elif kind in ("missing", "missing_argument"):
             issues.add(path, "this key is required")

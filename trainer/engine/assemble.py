@@ -1,4 +1,4 @@
-"""Putting an experiment together: components, optimizers, trainer, batches, and where an earlier run left off."""
+"""Putting an experiment together: components, optimizers, trainer, batches, and the run that was before."""
 
 from __future__ import annotations
 
@@ -31,7 +31,15 @@ from trainer.engine.checkpoint import (
     read_manifest,
     to_host,
 )
-from trainer.engine.deployment import CONFIG, DATASET, MODELS, STATS, DeployedPolicy, build_loss, load_component
+from trainer.engine.deployment import (
+    CONFIG,
+    DATASET,
+    MODELS,
+    STATS,
+    DeployedPolicy,
+    build_loss,
+    load_component,
+)
 from trainer.engine.preflight import Plan
 from trainer.engine.run_folder import environment_facts, versions, write_run_facts, write_yaml
 from trainer.engine.step import StepSettings, switch_optimizer
@@ -111,7 +119,7 @@ class Experiment:
         return {name: value for name, value in offered.items() if name in accepted}
 
     def deployed_policy(self) -> DeployedPolicy | None:
-        """Return the policy as it would be on a robot now, with averaged weights; None without a policy class."""
+        """Return the policy as it would be on a robot now; None where the trainer names no policy class."""
         policy_class = getattr(type(self.trainer), "policy_class", None)
         if policy_class is None:
             return None
@@ -129,7 +137,7 @@ class Experiment:
 
     def weights_to_deploy(self) -> dict[str, dict[str, Any]]:
         """Return component → the state to use on a robot: averaged where there is an average."""
-        averaged = getattr(self.trainer, "deployed_weights", dict)()
+        averaged: dict[str, Any] = getattr(self.trainer, "deployed_weights", dict)()
         for optimizer in self.optimizers.values():
             switch_optimizer(optimizer, "eval")
         states = {n: averaged.get(n) or m.state_dict() for n, m in unwrapped(self.models)}
@@ -148,9 +156,7 @@ class Experiment:
         tensors[TRAINING_STATE] = {
             "epoch": self.progress.epoch,
             "iteration": self.progress.iteration,
-            "models": {
-                n: to_host(m.state_dict()) for n, m in unwrapped(self.models) if n in self.optimizers
-            },
+            "models": {n: to_host(m.state_dict()) for n, m in unwrapped(self.models) if n in self.optimizers},
             "trainer": to_host(getattr(self.trainer, "state_dict", dict)()),
             "rng": rng,
         }

@@ -76,7 +76,9 @@ class CheckpointWriter:
             try:
                 pending.result()
             except OSError as error:
-                raise CheckpointError(f"the checkpoint could not be written to {self.run}: {error}") from error
+                raise CheckpointError(
+                    f"the checkpoint could not be written to {self.run}: {error}"
+                ) from error
 
     def close(self) -> None:
         """Wait for the last write and let the thread go."""

@@ -61,7 +61,9 @@ class DeployedPolicy:
         horizon = len(offsets) - self.first_action
         chosen = n_action_steps or getattr(policy, "n_action_steps", None) or max(1, horizon // 2)
         if not 1 <= chosen <= horizon:
-            raise ValueError(f"n_action_steps is {chosen}, but a chunk holds 1 to {horizon} actions from now on")
+            raise ValueError(
+                f"n_action_steps is {chosen}, but a chunk holds 1 to {horizon} actions from now on"
+            )
         self.n_action_steps = int(chosen)
         self.memory = 1 + max(-min(o) for o in self.observation_windows.values())
         self.reset()

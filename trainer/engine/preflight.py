@@ -115,9 +115,7 @@ def preflight(
     assert run is not None
     assert normalizer is not None
     warnings = _idle_components(config)
-    return Plan(
-        config, located, run, component_paths, params, built["dataset"], stats, normalizer, warnings
-    )
+    return Plan(config, located, run, component_paths, params, built["dataset"], stats, normalizer, warnings)
 
 
 def _mapping(raw: Any, *keys: str) -> Mapping[str, Any]:
@@ -205,9 +203,7 @@ def _note_model_errors(issues: Issues, here: ConfigPath, error: ModelConfigError
         hint = f"did you mean '{one.suggestions[0]}'?" if one.suggestions else None
         path = ".".join(str(k) for k in here)
         origin = (reference.format(), one.location.file) if reference and one.location else ()
-        issues.found.append(
-            ConfigValidationIssue(path, one.message, hint, one.location or reference, origin)
-        )
+        issues.found.append(ConfigValidationIssue(path, one.message, hint, one.location or reference, origin))
 
 
 def _check_save_dir(issues: Issues) -> Path | None:

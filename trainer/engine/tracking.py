@@ -89,7 +89,7 @@ def _scalar(value: Any) -> bool:
 
 
 def forget_from(path: Path, step: int) -> None:
-    """Drop the lines of a metrics file from `step` on, and a line cut short, before a run is taken up there."""
+    """Drop the lines of a metrics file from `step` on, and a line cut short: the run is taken up there."""
     if not path.exists():
         return
     kept = []
@@ -112,7 +112,7 @@ def start_wandb(project: str, name: str, config: dict[str, Any], run: Path, run_
         return None
     import wandb
 
-    mode = os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline")
+    mode: Any = os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline")
     return wandb.init(
         project=project, name=name, config=config, dir=str(run), id=run_id, resume="allow", mode=mode,
         settings=wandb.Settings(silent=True, console="off"),

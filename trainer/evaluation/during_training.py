@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import click
+
 from trainer.config.schemas import EvaluationConfig, ExperimentConfig
 from trainer.config.validation import Issues
 from trainer.engine.assemble import Experiment

@@ -28,7 +28,8 @@ def encoder_arguments(encoder: nn.Module, batch: Mapping[str, Any]) -> dict[str,
         ValueError: an input has no observation in the batch.
     """
     inputs = list(unwrap(encoder).inputs)  # type: ignore[arg-type]
-    offered = {input_name(k): v for k, v in batch.items() if k.startswith(PREFIX) and not k.endswith("_is_pad")}
+    observed = [k for k in batch if k.startswith(PREFIX) and not k.endswith("_is_pad")]
+    offered = {input_name(k): batch[k] for k in observed}
     missing = [name for name in inputs if name not in offered]
     if missing:
         raise ValueError(

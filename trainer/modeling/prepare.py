@@ -29,7 +29,7 @@ def init_weights(module: nn.Module) -> None:
             nn.init.ones_(layer.weight)
         else:
             continue
-        if getattr(layer, "bias", None) is not None:
+        if layer.bias is not None:
             nn.init.zeros_(layer.bias)
 
 
@@ -56,7 +56,10 @@ def wrap(module: nn.Module, runtime: Runtime, find_unused_parameters: bool = Fal
     module = module.to(runtime.device)
     devices = [runtime.device.index] if runtime.device.type == "cuda" else None
     return DistributedDataParallel(
-        module, device_ids=devices, find_unused_parameters=find_unused_parameters, gradient_as_bucket_view=True
+        module,
+        device_ids=devices,
+        find_unused_parameters=find_unused_parameters,
+        gradient_as_bucket_view=True,
     )
 
 
@@ -72,7 +75,7 @@ def unwrapped(models: nn.ModuleDict) -> Iterator[tuple[str, nn.Module]]:
 
 
 def count_parameters(module: nn.Module) -> tuple[int, int]:
-    """Return the number of parameters and how many of them take gradients; uninitialised lazy ones count 0."""
+    """Return how many parameters there are and how many take gradients; uninitialised lazy ones count 0."""
     sizes = [
         (0 if isinstance(p, torch.nn.parameter.UninitializedParameter) else p.numel(), p.requires_grad)
         for p in module.parameters()

@@ -63,7 +63,7 @@ class SampleRandom:
 
 
 class RowRandom:
-    """Draws in which every row has its own seed: what a robot sees does not depend on who rolls out beside it.
+    """Draws in which every row has its own seed: a robot's numbers do not depend on who rolls out beside it.
 
     Args:
         seeds: one seed per row.

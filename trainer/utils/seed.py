@@ -27,9 +27,9 @@ def set_global_seed(seed: int, deterministic: bool = False) -> None:
 
 
 def random_state() -> dict[str, Any]:
-    """Return the state of every global generator, as tensors and plain values that `torch.load` takes safely."""
+    """Return the state of every global generator, in tensors and plain values that load without code."""
     version, internal, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state()  # type: ignore[misc]
+    name, keys, position, has_gauss, cached = np.random.get_state()
     return {
         "python": {"version": version, "internal": list(internal), "gauss": gauss},
         "numpy": {

@@ -161,7 +161,9 @@ class AdamWWarmupCosineBuilder:
         if total is None:
             raise ValueError("total_steps is needed: the length of the run is not known here")
         if self.schedule["warmup_steps"] >= total:
-            raise ValueError(f"warmup_steps {self.schedule['warmup_steps']} must be fewer than {total} updates")
+            raise ValueError(
+                f"warmup_steps {self.schedule['warmup_steps']} must be fewer than {total} updates"
+            )
         parameters = list(params)
         # One kernel for all parameters where torch has it for this device; the numbers are the same.
         return AdamWWithWarmupCosine(
