@@ -14,6 +14,7 @@ from model_constructor.config.yaml_loader import load_yaml_file
 from model_constructor.errors import ConfigError as YamlError
 
 from trainer.config.errors import ConfigLoadError
+from trainer.config.paths import search_paths
 
 ConfigPath = tuple[str | int, ...]
 COMMAND_LINE = "<command line>"
@@ -42,6 +43,11 @@ class LocatedConfig:
             if location is not None:
                 return location
         return None
+
+    def search_paths(self, path: ConfigPath) -> list[Path]:
+        """Return the folders in which the relative file name at `path` is looked up."""
+        location = self.locate(path)
+        return search_paths(self.path, location.file if location else None)
 
     def chain(self, location: SourceLocation | None) -> tuple[str, ...]:
         """Return the files that lead to a location, outermost first."""

@@ -16,10 +16,21 @@ def project_folder(config_path: Path) -> Path:
     return folder
 
 
-def search_paths(config_path: Path) -> list[Path]:
-    """Return the folders in which what a config reads is looked up: its own first, then the project's."""
-    own, project = config_path.resolve().parent, project_folder(config_path)
-    return [own] if own == project else [own, project]
+def search_paths(config_path: Path, declared_in: str | None = None) -> list[Path]:
+    """Return the folders in which what a config names is looked up, nearest first.
+
+    They are the folder of the file that holds the value, that of the config itself, and the project folders
+    of both.
+
+    Args:
+        config_path: the config that was asked for.
+        declared_in: the file that holds the value, where it came in through `defaults`.
+    """
+    files = [config_path]
+    if declared_in is not None and Path(declared_in).is_file():
+        files.insert(0, Path(declared_in))
+    folders = [f.resolve().parent for f in files] + [project_folder(f) for f in files]
+    return list(dict.fromkeys(folders))
 
 
 def find_input(value: str, folders: list[Path]) -> Path | None:

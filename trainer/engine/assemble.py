@@ -15,7 +15,7 @@ from torch import nn
 
 from trainer.config.errors import ConfigError
 from trainer.config.loader import ConfigPath
-from trainer.config.paths import find_input, output_path, search_paths
+from trainer.config.paths import find_input, output_path
 from trainer.config.schemas import ExperimentConfig
 from trainer.config.validation import Issues
 from trainer.data.loader import BatchLoader
@@ -288,7 +288,7 @@ def _build_models(plan: Plan, runtime: Runtime) -> nn.ModuleDict:
 
 def _load_folder(plan: Plan) -> Path | None:
     value = plan.config.train.load_dir
-    return find_input(value, search_paths(plan.located.path)) if value is not None else None
+    return find_input(value, plan.located.search_paths(("train", "load_dir"))) if value is not None else None
 
 
 def _build_optimizers(

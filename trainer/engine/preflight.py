@@ -16,7 +16,7 @@ from model_constructor.util.suggest import closest
 
 from trainer.config.errors import ConfigValidationIssue, ParameterError
 from trainer.config.loader import ConfigPath, LocatedConfig
-from trainer.config.paths import find_input, output_path, project_folder, search_paths
+from trainer.config.paths import find_input, output_path, project_folder
 from trainer.config.schemas import ExperimentConfig
 from trainer.config.validation import Issues, validate_parameters, validate_schema
 from trainer.data.errors import DatasetError
@@ -178,11 +178,11 @@ def _check_components(issues: Issues) -> dict[str, Path]:
     from model_constructor import compile_ir
 
     paths: dict[str, Path] = {}
-    folders = search_paths(issues.located.path)
     for name, value in _mapping(issues.located.data, "model", "component_config_paths").items():
         here: ConfigPath = ("model", "component_config_paths", name)
         if not isinstance(value, str):
             continue
+        folders = issues.located.search_paths(here)
         found = find_input(value, folders)
         if found is None or not found.is_file():
             looked = " and ".join(str(f) for f in folders)
@@ -247,7 +247,7 @@ def _build_dataset(
         "local_rank": local_rank,
         "dist_enabled": distributed,
         "save_dir": str(run) if run else None,
-        "search_paths": search_paths(issues.located.path),
+        "search_paths": issues.located.search_paths((*path, "params", "root")),
     }
     try:
         built = factory.build(opt_params, params=params[path])
@@ -299,7 +299,7 @@ def _check_effects(issues: Issues, config: ExperimentConfig) -> None:
 def _check_load_dir(issues: Issues, config: ExperimentConfig) -> None:
     if config.train.load_dir is None:
         return
-    folder = find_input(config.train.load_dir, search_paths(issues.located.path))
+    folder = find_input(config.train.load_dir, issues.located.search_paths(("train", "load_dir")))
     if folder is None or not folder.is_dir():
         issues.add(("train", "load_dir"), f"there is no folder {config.train.load_dir}")
         return

@@ -111,10 +111,16 @@ def environment_facts() -> dict[str, Any]:
     }
 
 
+def _to_numpy(value: Tensor) -> np.ndarray:
+    """Return an array of the tensor's own type; numpy has no bfloat16."""
+    value = value.detach().cpu()
+    return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
+
+
 def write_first_batch(run: Path, batch: Mapping[str, Any]) -> None:
     """Keep the first samples of the first batch, as the network sees them."""
     arrays = {
-        key: value[:FIRST_BATCH_SAMPLES].detach().float().cpu().numpy()
+        key: _to_numpy(value[:FIRST_BATCH_SAMPLES])
         for key, value in batch.items()
         if isinstance(value, Tensor) and value.ndim > 0
     }
