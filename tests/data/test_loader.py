@@ -164,6 +164,21 @@ def test_waiting_is_counted_and_the_step_is_not(dataset):
     assert 20 * 0.005 <= loader.wait_seconds <= time.perf_counter() - began - in_steps
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_on_another_device(dataset, workers):
+    """The meta device stands in for a GPU: shapes, types and device are real, values are not."""
+    here = next(BatchLoader(dataset, batch_size=4).epoch(0))
+    there = next(BatchLoader(dataset, batch_size=4, num_workers=workers, device="meta").epoch(0))
+    assert list(here) == list(there)
+    assert there["task"] == here["task"]
+    for key, value in here.items():
+        if isinstance(value, torch.Tensor):
+            assert there[key].device.type == "meta"
+            assert (there[key].shape, there[key].dtype) == (value.shape, value.dtype)
+    plain = next(BatchLoader(Plain(), batch_size=4, num_workers=workers, device="meta").epoch(0))
+    assert plain["nested"]["y"].device.type == "meta"
+
+
 def test_too_few_samples(dataset):
     with pytest.raises(ValueError, match="has 36 samples, fewer than a batch of 20 on each of 2 ranks needs"):
         BatchLoader(dataset, batch_size=20, world_size=2)

@@ -13,12 +13,13 @@ from trainer.data.errors import DatasetError
 from trainer.data.lerobot.info import Feature
 
 
-def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+def read_table(path: Path, columns: Sequence[str] | None = None, without: str | None = None) -> pa.Table:
     """Read a parquet file.
 
     Args:
         path: the file.
         columns: what to read; all by default.
+        without: columns whose names begin so are not read.
 
     Raises:
         DatasetError: the file is missing, truncated or damaged, or lacks a column.
@@ -27,12 +28,14 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         raise DatasetError(f"{path}: the file is missing")
     try:
         with pq.ParquetFile(path) as file:
-            if columns is not None:
-                present = set(file.schema_arrow.names)
-                for name in columns:
-                    if name not in present:
-                        raise DatasetError(f"{path}: the column '{name}' is missing")
-            return file.read(columns=None if columns is None else list(columns))
+            present = file.schema_arrow.names
+            wanted = present if columns is None else list(columns)
+            for name in wanted:
+                if name not in present:
+                    raise DatasetError(f"{path}: the column '{name}' is missing")
+            if without is not None:
+                wanted = [name for name in wanted if not name.startswith(without)]
+            return file.read(columns=wanted)
     except (pa.ArrowException, OSError) as problem:
         first_line = str(problem).strip().splitlines()[0]
         raise DatasetError(
