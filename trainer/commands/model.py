@@ -1,0 +1,50 @@
+"""`trainer model show`: what a model YAML describes, without building it for real."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from trainer.commands.errors import UserError
+
+
+@click.group("model")
+def model() -> None:
+    """Look at model YAML files."""
+
+
+@model.command("show")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--input",
+    "inputs",
+    multiple=True,
+    metavar="NAME=SHAPE",
+    help="An input's shape, such as state=2x16x7 or index=2x5/int64; a list of tensors as views=[2x3,2x4]; "
+    "any other value as training:=false. Without it the file's own `shapes` section is taken.",
+)
+@click.option(
+    "--batch", type=click.IntRange(min=1), default=2, show_default=True, help="What B means in `shapes`."
+)
+@click.option("--svg", type=click.Path(path_type=Path, dir_okay=False), help="Draw the graph into this file.")
+@click.option("--code", is_flag=True, help="Print the forward that the graph becomes.")
+def show(file: Path, inputs: tuple[str, ...], batch: int, svg: Path | None, code: bool) -> None:
+    """Print the modules, parameters and shapes of the model in FILE; nothing is allocated."""
+    from model_constructor.errors import ConfigError
+    from model_constructor.show import describe, parse_input, render_svg, render_text
+
+    try:
+        description = describe(file, dict(parse_input(text) for text in inputs), batch=batch)
+    except ConfigError as error:
+        raise UserError("\n".join([str(error), *getattr(error, "__notes__", [])])) from error
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    click.echo(render_text(description, code=code), nl=False)
+    if svg is not None:
+        try:
+            svg.parent.mkdir(parents=True, exist_ok=True)
+            svg.write_text(render_svg(description), encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"cannot write {svg}: {error.strerror}") from error
+        click.echo(f"\ndrawn in {svg}")
