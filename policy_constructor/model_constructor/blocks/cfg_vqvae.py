@@ -86,7 +86,12 @@ class VQVAEPosterior(nn.Module):
 
 
 class VQVAEPrior(nn.Module):
-    """Latent tokens from the conditions alone; as `VQVAEPosterior`, but an `action` is ignored."""
+    """Latent tokens from the conditions alone; as the posterior, but an `action` is ignored.
+
+    Shapes:
+        `cond_proprio (B, T, P)`, `cond_visual (B, cameras, C, …)`, `cond_semantic (B, F)` or `(B, n, F)`,
+        `action` anything → `(B, num_cls_token, D)`.
+    """
 
     norm_first = False
 
@@ -149,7 +154,8 @@ class ConditioningInfoEncoder(nn.Module):
     """All conditions as one token sequence: no cls tokens, no actions, semantics not projected.
 
     Shapes:
-        as `VQVAEPosterior` without `action` → `(B, L, D)`; `cond_semantic_dim` must be D.
+        `cond_proprio (B, T, P)`, `cond_visual (B, cameras, C, …)`, `cond_semantic (B, D)` or `(B, n, D)` →
+        `(B, L, D)`.
     """
 
     def __init__(

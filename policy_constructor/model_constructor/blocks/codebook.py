@@ -19,6 +19,10 @@ class VQCodebookManager(nn.Module):
         num_q_vectors: rows K.
         vec_dim: size D of a row.
 
+    Shapes:
+        `continuous_vec (…, D)`, `train`, `replacement` → `{"q": (…, D), "codebook_min_dist": (),
+        "codebook_max_dist": (), "dead_indices": (n,) or None, "num_vecs_replaced": n}`.
+
     Raises:
         ValueError: for sizes below 1.
     """

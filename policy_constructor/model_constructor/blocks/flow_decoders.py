@@ -143,7 +143,8 @@ class MixtureActionDecoder(nn.Module):
     The other arguments are those of `FlowActionDecoder`.
 
     Shapes:
-        as `FlowActionDecoder` → `(B, E, S, A)`.
+        `time (B,)` or `(B, 1)`, `noise (B, S, A)`, `memory_input (B, L, D)`, `discrete_semantic_input (B,
+        F)`, `(B, n, F)` or None → velocities `(B, E, S, A)`.
     """
 
     def __init__(

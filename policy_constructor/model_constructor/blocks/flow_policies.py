@@ -101,7 +101,8 @@ class MultiSourceInfoEmbedder(InformationEncoder):
 
     Shapes:
         `cond_proprio (B, T, P)`, `cond_visual` a list of `(B, L_i, C)`, `cond_semantic` a list of `(B, 1,
-        F)`, `action` None or `(B, T_a, A)` → the dict of `InfoEmbedder`.
+        F)`, `action` None or `(B, T_a, A)` → `{"encoder_output": (B, L', D), "cls_token": (B, num_cls, D)
+        or None}`.
     """
 
     def __init__(
@@ -150,10 +151,14 @@ class MultiSourceInfoEmbedder(InformationEncoder):
 
 
 class MultimodalBridge(SourceTokens):
-    """The projected tokens of `MultiSourceInfoEmbedder` with positions and sources, before any attention.
+    """The projected tokens of all sources, with positions and marks, before any attention.
+
+    Arguments as in `MultiSourceInfoEmbedder`.
 
     Shapes:
-        as `MultiSourceInfoEmbedder`.
+        `cond_proprio (B, T, P)`, `cond_visual` a list of `(B, L_i, C)`, `cond_semantic` a list of `(B, 1,
+        F)`, `action` None or `(B, T_a, A)` → `{"encoder_output": (B, L', D), "cls_token": (B, num_cls, D)
+        or None}`.
     """
 
     def __init__(

@@ -63,7 +63,7 @@ class ActionChunkEncoder(nn.Module):
 
 
 class ActionChunkDecoder(nn.Module):
-    """Recover an action chunk from its embedding; arguments as in `ActionChunkEncoder`, the activation last.
+    """Recover an action chunk from its embedding; arguments as in the encoder, the activation last.
 
     Shapes:
         `(B, E)` → `{"action": (B, S, A)}`.
