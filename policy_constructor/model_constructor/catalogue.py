@@ -18,7 +18,8 @@ from model_constructor.config.resolve import resolve_config
 from model_constructor.graph.model import GraphModel
 from model_constructor.registry.default_registry import get_default_registry
 from model_constructor.registry.registry import Registry, RegistryEntry
-from model_constructor.shapes import describe, example_inputs
+from model_constructor.shapes import example_inputs
+from model_constructor.show.describe import shape_text
 
 BATCH_SIZE = 2
 
@@ -101,8 +102,8 @@ def examine(path: Path, *, export: bool = True) -> Component:
         types=tuple(by_type),
         parameters=count_parameters(model),
         parameters_by_type=by_type,
-        inputs=", ".join(f"{name} {describe(value)}" for name, value in inputs.items()),
-        output=describe(output),
+        inputs=", ".join(f"{name} {shape_text(value)}" for name, value in inputs.items()),
+        output=shape_text(output),
         export_error=error,
     )
 
@@ -154,14 +155,14 @@ def rows(components: list[Component], registry: Registry) -> Iterator[str]:
     yield "## Blocks\n"
     yield "| key | what it is | arguments | shapes | parameters as shipped |"
     yield "|---|---|---|---|---:|"
-    shipped: dict[str, int] = {}
+    shipped: dict[str, str] = {}
     for component in components:
         for kind, count in component.parameters_by_type.items():
-            shipped.setdefault(kind, count)
+            shipped.setdefault(kind, f"{count:,}")
     for entry in block_entries(registry):
         summary = " ".join((inspect.getdoc(entry.target) or "").partition("\n\n")[0].split())
-        count = f"{shipped[entry.name]:,}" if entry.name in shipped else ""
-        yield table_row(f"`{entry.name}`", summary, arguments(entry), documented_shapes(entry), count)
+        cells = [f"`{entry.name}`", summary, arguments(entry), documented_shapes(entry)]
+        yield table_row(*cells, shipped.get(entry.name, ""))
     yield "\n## Components\n"
     yield "| file | blocks | parameters | inputs | output | exports |"
     yield "|---|---|---:|---|---|---|"

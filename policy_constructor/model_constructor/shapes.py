@@ -2,8 +2,8 @@
 
 `shapes` is a free top-level key that names every graph input:
 
-* `[B, 2, 39]`: a float tensor; the first entry is the letter B, the batch size;
-* a list of such shapes: a list of tensors; a mapping of names to shapes: a dict of tensors;
+* `[B, 2, 39]`: a float tensor; B is the batch size;
+* a list or a mapping of such: a list or a dict of tensors;
 * anything else, such as `true`, `null` or `[18, 23]`: a constant, passed as it is.
 """
 
@@ -19,6 +19,33 @@ from model_constructor.errors import ConfigError
 BATCH = "B"
 
 
+def inputs_from_shapes(
+    shapes: Any, *, batch_size: int, device: torch.device | str = "meta"
+) -> dict[str, Any]:
+    """Return the inputs that a `shapes` block describes; a block of another form describes none.
+
+    Args:
+        shapes: the block, resolved.
+        batch_size: what B stands for.
+        device: where the tensors are made: on `meta` nothing is allocated, elsewhere they are uniform in
+            [0, 1).
+    """
+    if not isinstance(shapes, Mapping):
+        return {}
+    return {name: _value(shape, batch_size, device) for name, shape in shapes.items()}
+
+
+def _value(shape: Any, batch_size: int, device: torch.device | str) -> Any:
+    if isinstance(shape, Mapping):
+        return {name: _value(part, batch_size, device) for name, part in shape.items()}
+    if not isinstance(shape, list):
+        return shape
+    sizes = [batch_size if size == BATCH else size for size in shape]
+    if BATCH in shape and all(isinstance(size, int) and size >= 0 for size in sizes):
+        return torch.rand(sizes, device=device)
+    return [_value(part, batch_size, device) for part in shape]
+
+
 def example_inputs(
     data: Mapping[str, Any],
     inputs: Sequence[str],
@@ -26,17 +53,16 @@ def example_inputs(
     batch_size: int = 2,
     device: torch.device | str = "meta",
 ) -> dict[str, Any]:
-    """Return a value for every graph input.
+    """Return a value for every graph input of a component that promises to describe them all.
 
     Args:
         data: a resolved configuration, with its `shapes`.
         inputs: names of the graph inputs.
         batch_size: what B stands for.
-        device: where the tensors are made; on `meta` nothing is allocated, elsewhere they are uniform in
-            [0, 1).
+        device: as in `inputs_from_shapes`.
 
     Raises:
-        ConfigError: when `shapes` is missing, leaves an input out, names another, or holds a malformed shape.
+        ConfigError: when `shapes` is missing, leaves an input out, or names another.
     """
     shapes = data.get("shapes")
     if not isinstance(shapes, Mapping):
@@ -51,32 +77,4 @@ def example_inputs(
         raise ConfigError(
             f"'shapes' names {', '.join(unknown)}, which the graph does not take", config_path=("shapes",)
         )
-    return {name: _example(shapes[name], ("shapes", name), batch_size, device) for name in inputs}
-
-
-def _example(shape: Any, path: tuple[str | int, ...], batch_size: int, device: torch.device | str) -> Any:
-    if isinstance(shape, Mapping):
-        return {name: _example(part, (*path, name), batch_size, device) for name, part in shape.items()}
-    if not isinstance(shape, list):
-        return shape
-    if any(isinstance(part, (list, Mapping)) for part in shape):
-        return [_example(part, (*path, index), batch_size, device) for index, part in enumerate(shape)]
-    if BATCH not in shape:
-        return list(shape)
-    sizes = shape[1:]
-    if shape[0] != BATCH or not all(isinstance(size, int) and size > 0 for size in sizes):
-        raise ConfigError(f"a shape is [B, n, …] with positive n, not {shape}", config_path=path)
-    return torch.rand([batch_size, *sizes], device=device)
-
-
-def describe(value: Any) -> str:
-    """Say in a few characters what goes into or comes out of a component."""
-    if isinstance(value, torch.Tensor):
-        return f"({', '.join(str(size) for size in value.shape)})"
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{name}: {describe(part)}" for name, part in value.items()) + "}"
-    if isinstance(value, tuple):
-        return "(" + ", ".join(describe(part) for part in value) + ")"
-    if isinstance(value, list) and any(isinstance(part, torch.Tensor) for part in value):
-        return "[" + ", ".join(describe(part) for part in value) + "]"
-    return "null" if value is None else str(value)
+    return inputs_from_shapes(shapes, batch_size=batch_size, device=device)

@@ -17,7 +17,7 @@ from model_constructor.config.resolve import resolve_config
 from model_constructor.graph.lowering import StepLabel, take_all, take_keys
 from model_constructor.graph.model import GraphModel
 from model_constructor.registry.registry import Registry
-from model_constructor.show.inputs import from_shapes
+from model_constructor.shapes import inputs_from_shapes
 
 _TIMES = "\N{MULTIPLICATION SIGN}"
 
@@ -106,7 +106,7 @@ def describe(
     unknown = [name for name in given if name not in model.inputs]
     if unknown:
         raise ValueError(f"the model has no input '{unknown[0]}'; its inputs are {', '.join(model.inputs)}")
-    values = {**from_shapes(config.data.get("shapes"), batch), **given}
+    values = {**inputs_from_shapes(config.data.get("shapes"), batch_size=batch), **given}
     known, notes = _propagate(model, values)
     types = {
         name: str(module.spec.get("_type_") or module.spec.get("_target_"))

@@ -1,4 +1,4 @@
-"""Input shapes: as typed on a command line, and as a model YAML may note them under `shapes`."""
+"""Input shapes as typed on a command line."""
 
 from __future__ import annotations
 
@@ -40,25 +40,3 @@ def _tensor(text: str) -> torch.Tensor:
     if not isinstance(dtype, torch.dtype):
         raise ValueError(f"torch has no dtype '{match[2]}'")
     return torch.empty([int(size) for size in match[1].split("x")], dtype=dtype, device="meta")
-
-
-def from_shapes(shapes: Any, batch: int) -> dict[str, Any]:
-    """The inputs that the `shapes` section of a model YAML describes.
-
-    `[B, 16, 7]` is a float tensor, `B` being the batch size; lists and mappings of such are what they look
-    like; everything else is the value itself. A section of another form describes nothing.
-    """
-    if not isinstance(shapes, dict):
-        return {}
-    return {name: _value(shape, batch) for name, shape in shapes.items()}
-
-
-def _value(shape: Any, batch: int) -> Any:
-    if isinstance(shape, dict):
-        return {key: _value(child, batch) for key, child in shape.items()}
-    if not isinstance(shape, list):
-        return shape
-    sizes = [batch if size == "B" else size for size in shape]
-    if "B" in shape and all(isinstance(size, int) and size >= 0 for size in sizes):
-        return torch.empty(sizes, device="meta")
-    return [_value(child, batch) for child in shape]
