@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from model_constructor.blocks.encodings import sine_cosine
-from model_constructor.blocks.state import FlowVelocityMLP, PlanarKeypoints
+from model_constructor.blocks.encodings import geometric_frequencies, sine_cosine
+from model_constructor.blocks.state import TIME_FREQUENCIES, FlowVelocityMLP, PlanarKeypoints
 
 
 def test_keypoints_are_the_rotated_and_moved_points():
@@ -88,9 +88,8 @@ def test_blocks_start_as_the_identity():
 
 
 def test_the_time_embedding_moves():
-    model = velocity_mlp()
     times = torch.linspace(0, 1, 11)
-    embedding = sine_cosine(times, model.frequencies)
+    embedding = sine_cosine(times, geometric_frequencies(TIME_FREQUENCIES, 1.0, 1000.0, like=times))
     distance = (embedding[1:] - embedding[:-1]).norm(dim=1)
     assert distance.min() > 1.0  # of a vector of length sqrt(32)
 
@@ -116,3 +115,15 @@ def test_it_learns_under_bfloat16_autocast():
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.2 * losses[0]
+
+
+@torch.no_grad()
+def test_half_precision_weights_keep_the_time():
+    torch.manual_seed(0)
+    model = velocity_mlp(width=32)
+    for block in model.blocks:
+        torch.nn.init.normal_(block.modulation.weight, std=0.1)
+    noise, condition, time = torch.randn(8, 5, 3), torch.randn(8, 7), torch.rand(8)
+    expected = model(time, noise, condition)
+    got = model.bfloat16()(time, noise.bfloat16(), condition.bfloat16())
+    assert (got.float() - expected).norm() < 0.03 * expected.norm()

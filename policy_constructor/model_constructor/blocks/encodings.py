@@ -23,9 +23,13 @@ def sinusoidal_positions(length: int, channels: int, *, like: Tensor) -> Tensor:
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-2).to(like.dtype)[None]
 
 
-def geometric_frequencies(count: int, lowest: float, highest: float) -> Tensor:
-    """Return `count` frequencies in radians per unit, in equal ratios from `lowest` to `highest`."""
-    return torch.logspace(0.0, 1.0, count, base=highest / lowest) * lowest
+def geometric_frequencies(count: int, lowest: float, highest: float, *, like: Tensor) -> Tensor:
+    """Return `count` frequencies in radians per unit, in equal ratios from `lowest` to `highest`.
+
+    They are float32 on the device of `like`.
+    """
+    base = highest / lowest
+    return lowest * torch.logspace(0.0, 1.0, count, base=base, device=like.device, dtype=torch.float32)
 
 
 def sine_cosine(value: Tensor, frequencies: Tensor) -> Tensor:

@@ -8,9 +8,10 @@ from torch import nn
 class ZeroLinear(nn.Linear):
     """A linear layer that starts at zero and means it.
 
-    Its own class, so that a general weight initialisation that looks for `nn.Linear` by exact type leaves
-    it alone.
+    `keep_init` asks a general weight initialisation to leave it alone.
     """
+
+    keep_init = True
 
     def reset_parameters(self) -> None:
         """Set weight and bias to zero."""

@@ -112,8 +112,6 @@ class FlowVelocityMLP(nn.Module):
         ValueError: for sizes below 1.
     """
 
-    frequencies: Tensor
-
     def __init__(
         self,
         *,
@@ -141,9 +139,6 @@ class FlowVelocityMLP(nn.Module):
                 raise ValueError(f"'{name}' must be at least 1, got {size}")
         self.action_shape = (action_horizon, action_dim)
         chunk = action_horizon * action_dim
-        self.register_buffer(
-            "frequencies", geometric_frequencies(TIME_FREQUENCIES, 1.0, 1000.0), persistent=False
-        )
         self.time_mlp = nn.Sequential(
             nn.Linear(2 * TIME_FREQUENCIES, time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim)
         )
@@ -158,8 +153,10 @@ class FlowVelocityMLP(nn.Module):
 
     def forward(self, time: Tensor, noise: Tensor, condition: Tensor) -> Tensor:
         """Return the velocity `(B, S, A)` at `time` of the chunks `noise`."""
-        time_embedding = self.time_mlp(sine_cosine(time.reshape(-1), self.frequencies))
-        modulation_input = F.silu(self.condition_projection(condition) + time_embedding)
+        # Made anew each time: a buffer would be rounded together with the weights, and 1000 radians with it.
+        frequencies = geometric_frequencies(TIME_FREQUENCIES, 1.0, 1000.0, like=time)
+        embedding = sine_cosine(time.reshape(-1), frequencies).to(noise.dtype)
+        modulation_input = F.silu(self.condition_projection(condition) + self.time_mlp(embedding))
         x = self.input_layer(torch.cat([noise.flatten(1), condition], dim=-1))
         for block in self.blocks:
             x = block(x, modulation_input)
