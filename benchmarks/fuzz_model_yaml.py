@@ -3,8 +3,8 @@
     python benchmarks/fuzz_model_yaml.py --cases 100000 --seed 0
 
 Every case is resolved and compiled, nothing is built. Half of the cases are changed as text, half as data, so
-that enough of them get past the YAML parser. The same seed gives the same texts. Prints one JSON line; the exit
-code is 1 when there is a finding, whose text and traceback are then left in a folder.
+that enough of them get past the YAML parser. The same seed gives the same texts. Prints one JSON line; the
+exit code is 1 when there is a finding, whose text and traceback are then left in a folder.
 """
 
 from __future__ import annotations

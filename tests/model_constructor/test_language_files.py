@@ -96,7 +96,7 @@ def test_includes_that_include_each_other(tmp_path):
 def test_all_broken_includes_are_reported_with_the_way_to_them(tmp_path):
     root = write(
         tmp_path,
-        root="defaults:\n  - gone.yaml\n  - broken.yaml\n  - 3\n",
+        root='defaults:\n  - gone.yaml\n  - broken.yaml\n  - 3\n  - "\\0"\n',
         broken="a: 1\na: 2\n",
     )
     found = mistakes(root)
@@ -104,6 +104,7 @@ def test_all_broken_includes_are_reported_with_the_way_to_them(tmp_path):
         (f"{root}:2:5", "file not found"),
         (f"{tmp_path / 'broken.yaml'}:2:1", "Duplicate mapping key 'a', first in line 1"),
         (f"{root}:4:5", "'defaults' must be a list of strings"),
+        (f"{root}:5:5", f"cannot read {tmp_path}/\0"),
     }
     broken = next(error for error in found if "Duplicate" in error.message)
     assert broken.include_stack == [str(root), str(tmp_path / "broken.yaml")]

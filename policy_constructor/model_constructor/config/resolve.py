@@ -154,4 +154,7 @@ def _defaults(root: Node, stack: tuple[str, ...], problems: Problems) -> list[No
 
 
 def _same_file(one: str, other: str) -> bool:
-    return os.path.realpath(os.path.expanduser(one)) == os.path.realpath(os.path.expanduser(other))
+    try:
+        return os.path.realpath(os.path.expanduser(one)) == os.path.realpath(os.path.expanduser(other))
+    except ValueError:
+        return False  # no path at all (it holds a null byte); reading it will say so
