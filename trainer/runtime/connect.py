@@ -13,6 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from trainer.runtime.memory import keep_freed_memory
+
 PRECISIONS = ("auto", "fp32", "bf16")
 RANK_TIMEOUT = datetime.timedelta(minutes=10)
 
@@ -93,6 +95,8 @@ def connect(device: str = "auto", precision: str = "auto") -> Iterator[Runtime]:
     rank = environment_rank()
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     chosen = select_device(device, local_rank)
+    if chosen.type == "cpu":
+        keep_freed_memory()
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     if precision == "auto":
