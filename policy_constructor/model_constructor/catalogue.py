@@ -35,7 +35,7 @@ YAML files of `experiment_models/`; do not edit it. Sizes are those of a batch o
   device gets: their own code is fetched with their weights and is not this project's to export.
 * A codebook exports with `replacement: false`. With `true` it counts rows over all ranks and rewrites those
   that are unused, a number that only the data knows, so there is no graph to export.
-* `hf_backbone` and `timm_backbone` export as far as their library's model does; no shipped file uses them.
+* `hf_backbone` and `timm_backbone` export as far as their library's model does.
 """
 
 

@@ -282,3 +282,9 @@ def test_autoencoders_return_what_they_were_given():
     }
     with pytest.raises(ValueError, match="needs cam_1"):
         encoder({name: data[name] for name in ("state", "cam_0")})
+
+
+def test_missing_transformers_weights_are_said_in_one_sentence(tmp_path):
+    pytest.importorskip("transformers")
+    with pytest.raises(WeightsUnavailableError, match="download it to a folder and set 'name' to its path"):
+        HuggingFaceBackbone(name=str(tmp_path / "nowhere"))
