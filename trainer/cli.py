@@ -6,6 +6,7 @@ import click
 
 from trainer import __version__
 from trainer.commands.evaluate import evaluate
+from trainer.commands.model import model
 from trainer.commands.record import record
 from trainer.commands.report import report
 from trainer.commands.train import train
@@ -17,5 +18,9 @@ def main() -> None:
     """Train imitation-learning policies for robots from one YAML file."""
 
 
-for command in (record, train, evaluate, report):
+for command in (record, train, evaluate, report, model):
     main.add_command(command)
+
+
+if __name__ == "__main__":
+    main()

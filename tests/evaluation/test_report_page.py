@@ -405,7 +405,9 @@ def test_key_that_repeats_another_is_named_and_not_drawn_again(run: Path) -> Non
 def test_command_prints_the_page(run: Path) -> None:
     result = CliRunner().invoke(report_command, [str(run)])
     assert result.exit_code == 0
-    assert result.output.strip() == str(run / "report.html")
+    verdict, page = result.output.strip().splitlines()
+    assert "success rate" in verdict
+    assert page == f"Report: {run / 'report.html'}"
 
 
 @pytest.mark.parametrize("folder", ["absent", "empty"])

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import click
 
-from trainer.commands.errors import UserError
+from trainer.commands.errors import UserError, user_errors
+from trainer.commands.experiments import run_folder
 
 
 @click.command("evaluate")
@@ -39,14 +40,16 @@ def evaluate(
 ) -> None:
     """Measure how often CHECKPOINT succeeds, on starts that no recording used.
 
-    CHECKPOINT is a run folder, of which the latest checkpoint is taken, or one of its epoch folders.
+    CHECKPOINT is a run folder, of which the latest checkpoint is taken, one of its epoch folders, or the
+    experiment YAML that was trained.
     """
     from trainer.engine.checkpoint import CheckpointError, find_checkpoint
     from trainer.engine.deployment import DATASET, load_policy
     from trainer.evaluation.evaluate import evaluate as evaluate_policy
 
     try:
-        folder = find_checkpoint(checkpoint.expanduser())
+        with user_errors():
+            folder = find_checkpoint(run_folder(checkpoint))
         policy = load_policy(folder, device=device, n_action_steps=n_action_steps)
         folder = folder.resolve()
         name = f"{folder.name}-{env.replace('/', '-')}-seed{seed}"

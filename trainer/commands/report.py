@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from trainer.commands.errors import UserError
+from trainer.commands.errors import UserError, user_errors
+from trainer.commands.experiments import run_folder
 
 
 @click.command()
@@ -17,14 +18,19 @@ from trainer.commands.errors import UserError
     help="The page to write.  [default: <run>/report.html]",
 )
 def report(run: Path, out: Path | None) -> None:
-    """Write one self-contained HTML page about RUN, the save_dir of a training, finished or not."""
-    from trainer.evaluation.report import (  # `trainer --help` need not wait for these
-        ReportError,
-        build_report,
-    )
+    """Write one self-contained HTML page about RUN, finished or not.
+
+    RUN is the save_dir of a training, or the experiment YAML that was trained.
+    """
+    # `trainer --help` need not wait for these.
+    from trainer.evaluation.report import ReportError, build_report, read_verdicts
 
     try:
-        page = build_report(run, out)
+        with user_errors():
+            folder = run_folder(run)
+        page = build_report(folder, out)
     except ReportError as error:
         raise UserError(str(error)) from error
-    click.echo(str(page))
+    for verdict in read_verdicts(folder):
+        click.echo(verdict)
+    click.echo(f"Report: {page}")

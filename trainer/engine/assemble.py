@@ -41,7 +41,7 @@ from trainer.engine.deployment import (
     load_component,
 )
 from trainer.engine.preflight import Plan
-from trainer.engine.run_folder import environment_facts, versions, write_run_facts, write_yaml
+from trainer.engine.run_folder import environment_facts, write_run_facts, write_yaml
 from trainer.engine.step import StepSettings, switch_optimizer
 from trainer.engine.tracking import METRICS, Tracker, forget_from, start_wandb
 from trainer.modeling.factories import PolicyConstructorModelFactory
@@ -50,6 +50,7 @@ from trainer.registry import OPTIMIZER_BUILDER_REGISTRY, TRAINER_REGISTRY
 from trainer.runtime import Runtime
 from trainer.utils.files import write_json
 from trainer.utils.seed import random_state, restore_random_state, set_global_seed
+from trainer.utils.versions import library_versions
 
 # Settings that a resumed run may change without becoming another run.
 MAY_CHANGE = frozenset(
@@ -162,7 +163,7 @@ class Experiment:
         }
         files = [self.run / CONFIG, self.run / DATASET, *sorted((self.run / MODELS).glob("*.yaml"))]
         files += [self.run / STATS] if self.stats else []
-        facts = {**vars(self.progress), "world_size": self.runtime.world_size, "versions": versions()}
+        facts = {**vars(self.progress), "world_size": self.runtime.world_size, "versions": library_versions()}
         self.writer.submit(Snapshot(f"epoch_{self.progress.epoch}", tensors, files, facts))
 
     def restore(self, folder: Path) -> None:

@@ -9,7 +9,6 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -19,29 +18,17 @@ import yaml
 from torch import Tensor
 
 from trainer.utils.files import whole_file, write_json
+from trainer.utils.versions import library_versions
 
 RUN_FACTS = "run.json"
 FIRST_BATCH = "first_batch.npz"
 FIRST_BATCH_SAMPLES = 8
-PACKAGES = ("trainer", "policy-constructor", "torch", "numpy", "pyarrow", "metaworld", "mujoco", "gym-pusht")
 
 
 def write_yaml(path: Path, value: Any) -> None:
     """Write YAML in the order of the value's keys, whole or not at all."""
     with whole_file(path) as temporary:
         temporary.write_text(yaml.safe_dump(value, sort_keys=False, allow_unicode=True), encoding="utf-8")
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of python and of the packages that decide the numbers."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    found["torch"] = torch.__version__
-    return found
 
 
 def machine() -> dict[str, Any]:
@@ -105,7 +92,7 @@ def environment_facts() -> dict[str, Any]:
         "command": command_line(),
         "started": now(),
         "finished": None,
-        "versions": versions(),
+        "versions": library_versions(),
         "machine": machine(),
         "git": git_state(Path(__file__).parent),
     }

@@ -14,11 +14,11 @@ from trainer.evaluation.intervals import score_interval, wilson_interval
 from trainer.evaluation.rollout import Outcome, play
 from trainer.evaluation.simulators import make_simulator
 from trainer.evaluation.starts import start_seeds
-from trainer.evaluation.versions import library_versions
 from trainer.evaluation.video import write_video
 from trainer.templates import RobotPolicy, Simulator
 from trainer.utils.files import write_json
 from trainer.utils.progress import progress_bar
+from trainer.utils.versions import library_versions
 
 FILM_FPS = 20
 """Films show about so many of a second's states, as drawing costs far more than simulating."""
@@ -33,6 +33,7 @@ class EvaluationResult:
         checkpoint: what was evaluated, as text.
         seed: the seed that chose the starts.
         max_steps: the longest an episode was allowed to take.
+        n_action_steps: actions of a chunk that were executed, where the policy says it.
         outcomes: one per episode, in the order of their start seeds.
         videos: per episode the file name of its film, or None.
         control_steps_per_s: control steps per second of the whole evaluation, drawing included.
@@ -45,6 +46,7 @@ class EvaluationResult:
     checkpoint: str | None
     seed: int
     max_steps: int
+    n_action_steps: int | None
     outcomes: list[Outcome]
     videos: list[str | None]
     control_steps_per_s: float
@@ -95,6 +97,7 @@ class EvaluationResult:
             "seed": self.seed,
             "start_seeds": [o.seed for o in self.outcomes],
             "max_steps": self.max_steps,
+            "n_action_steps": self.n_action_steps,
             "success_rate": self.success_rate,
             "success_interval": list(self.success_interval),
             "mean_score": self.mean_score,
@@ -189,6 +192,7 @@ def evaluate(
         checkpoint=checkpoint,
         seed=seed,
         max_steps=limit,
+        n_action_steps=getattr(policy, "n_action_steps", None),
         outcomes=outcomes,
         videos=[crew.files.get(number) for number in range(episodes)],
         control_steps_per_s=sum(o.length for o in outcomes) / seconds,

@@ -15,9 +15,9 @@ import numpy as np
 from trainer.data.lerobot import LeRobotWriter
 from trainer.evaluation.simulators import make_simulator
 from trainer.evaluation.starts import start_seed_sequence
-from trainer.evaluation.versions import library_versions
 from trainer.templates import Simulator
 from trainer.utils.progress import progress_bar
+from trainer.utils.versions import library_versions
 
 STEPS_AFTER_SUCCESS = 10
 """A demonstration goes on for so many steps after its first success: enough to show that the goal is held;

@@ -187,6 +187,18 @@ class Run:
         return tuple(newest.values())
 
 
+def read_verdicts(folder: Path) -> list[str]:
+    """Return one sentence per environment in which a run was tried out."""
+    sentences = []
+    for one in read_run(folder).verdicts:
+        rate = "no success rate" if one.success_rate is None else f"success rate {one.success_rate:.1%}"
+        interval = one.success_interval
+        limits = f" (95 % interval {interval[0]:.1%} to {interval[1]:.1%})" if interval else ""
+        score = "" if one.mean_score is None else f", mean score {one.mean_score:.3f}"
+        sentences.append(f"{one.env}: {rate}{limits}{score}, {one.count} episodes, {one.checkpoint}")
+    return sentences
+
+
 def read_run(folder: Path) -> Run:
     """Read a run folder.
 

@@ -1,11 +1,22 @@
-"""The versions on which recorded and measured numbers depend."""
+"""The versions on which recorded, trained and measured numbers depend."""
 
 from __future__ import annotations
 
 import platform
 from importlib import metadata
 
-_LIBRARIES = ("trainer", "numpy", "torch", "metaworld", "mujoco", "gym-pusht", "pymunk", "gymnasium")
+_LIBRARIES = (
+    "trainer",
+    "policy-constructor",
+    "torch",
+    "numpy",
+    "pyarrow",
+    "metaworld",
+    "mujoco",
+    "gym-pusht",
+    "pymunk",
+    "gymnasium",
+)
 
 
 def library_versions() -> dict[str, str]:
