@@ -102,7 +102,7 @@ class SourceTokens(nn.Module):
         self.use_action = use_action
         self.use_cond_semantic = use_cond_semantic
         self.project_semantic = use_cond_semantic and use_cond_semantic_projection
-        self.separate_semantics = num_semantics is not None
+        self.num_semantics = num_semantics
 
         # Optimizer state counts parameters in this order.
         self.cls_token: nn.Parameter | None = None
@@ -187,19 +187,19 @@ class SourceTokens(nn.Module):
     def _semantic(self, cond_semantic: Tensor | Sequence[Tensor] | None) -> list[Tensor]:
         if cond_semantic is None:
             raise ValueError("this block was made with semantics, so 'cond_semantic' cannot be null")
-        if self.separate_semantics:
+        if self.num_semantics is not None:
             if isinstance(cond_semantic, Tensor):
                 raise ValueError("each semantic source has its own projection: give a list of them")
             sources = [semantic_tokens(source) for source in cond_semantic]
+            if len(sources) != self.num_semantics:
+                raise ValueError(
+                    f"got {len(sources)} semantic sources, the block was made for {self.num_semantics}"
+                )
             if not self.project_semantic:
                 return [self._of_width(source) for source in sources]
             assert isinstance(self.semantic_projection, nn.ModuleList)
-            count = len(self.semantic_projection)
-            if len(sources) != count:
-                raise ValueError(f"got {len(sources)} semantic sources, the block was made for {count}")
-            return [
-                project(source) for project, source in zip(self.semantic_projection, sources, strict=True)
-            ]
+            pairs = zip(self.semantic_projection, sources, strict=True)
+            return [project(source) for project, source in pairs]
         if not isinstance(cond_semantic, Tensor):
             raise ValueError("'cond_semantic' must be one tensor (B, F) or (B, n, F)")
         source = semantic_tokens(cond_semantic)
