@@ -160,6 +160,12 @@ def test_schema_mistakes(tmp_path, text, expected):
     )
 
 
+def test_what_came_from_the_environment_is_placed_where_it_was_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("WHOLE_MODEL", '{"grahp": {}}')
+    found = mistakes(write(tmp_path, root='schema_version: 1\nmodel: "${env:json:WHOLE_MODEL}"\n'))
+    assert [(error.location.line, error.location.col) for error in found] == [(2, 8), (2, 1)]
+
+
 def test_unknown_top_level_keys_are_allowed(tmp_path):
     assert resolve_config({"schema_version": 1, "model": IDENTITY, "anything": 3}).data["anything"] == 3
 

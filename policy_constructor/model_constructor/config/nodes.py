@@ -61,7 +61,7 @@ def from_data(
         ConfigError: for a mapping key that is not a string, and for data nested more than 100 deep.
     """
     loc = source_map.get(value_path) if source_map is not None else None
-    key_loc = source_map.get_key(value_path) if source_map is not None else None
+    key_loc = source_map.get_key(value_path) if loc is not None and source_map is not None else None
     if len(value_path) > MAX_DEPTH:
         raise ConfigError(f"nested more than {MAX_DEPTH} levels deep", config_path=path, location=loc)
     value: Any = data

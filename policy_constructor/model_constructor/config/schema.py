@@ -39,14 +39,16 @@ def _check_version(data: dict[str, Any], source_map: SourceMap, problems: Proble
         return
     version = data["schema_version"]
     if version is not UNKNOWN and (type(version) is not int or version != 1):
-        problems.add(f"schema_version must be the number 1, not {version!r}", path, source_map.get(path))
+        problems.add(f"schema_version must be the number 1, not {version!r}", path, source_map.nearest(path))
 
 
 def _check_imports(imports: Any, source_map: SourceMap, problems: Problems) -> None:
     if imports is None or imports is UNKNOWN:
         return
     if not isinstance(imports, list):
-        problems.add("'imports' must be a list of module names", ("imports",), source_map.get(("imports",)))
+        problems.add(
+            "'imports' must be a list of module names", ("imports",), source_map.nearest(("imports",))
+        )
         return
     for index, name in enumerate(imports):
         path = ("imports", index)
@@ -63,7 +65,7 @@ def _check_model(data: dict[str, Any], source_map: SourceMap, problems: Problems
     if model is UNKNOWN:
         return
     if not isinstance(model, dict):
-        problems.add("'model' must be a mapping", path, source_map.get(path))
+        problems.add("'model' must be a mapping", path, source_map.nearest(path))
         return
     for key in model:
         if key not in FORMS:
@@ -76,4 +78,4 @@ def _check_model(data: dict[str, Any], source_map: SourceMap, problems: Problems
     form = model[chosen[0]]
     if not isinstance(form, dict) and form is not UNKNOWN:
         at = (*path, chosen[0])
-        problems.add(f"'{chosen[0]}' must be a mapping", at, source_map.get(at))
+        problems.add(f"'{chosen[0]}' must be a mapping", at, source_map.nearest(at))

@@ -57,7 +57,7 @@ def _parse(data: Any, source_map: SourceMap, problems: Problems) -> Settings:
     if data is None or data is UNKNOWN:
         return Settings()
     if not isinstance(data, dict):
-        problems.add("settings must be a mapping", ("settings",), source_map.get(("settings",)))
+        problems.add("settings must be a mapping", ("settings",), source_map.nearest(("settings",)))
         return Settings()
     known = {field.name: type(field.default) for field in fields(Settings)}
     given: dict[str, Any] = {}

@@ -64,9 +64,9 @@ class SourceMap:
         return self._values.get(tuple(path))
 
     def get_key(self, path: ConfigPath) -> SourceLocation | None:
-        """Position of the key that `path` ends with; of the value where there is no key (list items)."""
+        """Position of the key that `path` ends with; else of the value, or of what encloses it."""
         path = tuple(path)
-        return self._keys.get(path) or self._values.get(path)
+        return self._keys.get(path) or self.nearest(path)
 
     def nearest(self, path: ConfigPath) -> SourceLocation | None:
         """Position of the value, or of the innermost enclosing one that has a position."""

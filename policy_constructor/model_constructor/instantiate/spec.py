@@ -39,7 +39,7 @@ class Scope:
 
     def at_key(self, path: ConfigPath) -> SourceLocation | None:
         """Where a mapping key stands."""
-        return self.source_map.get_key(path) or self.source_map.nearest(path)
+        return self.source_map.get_key(path)
 
 
 @dataclass(frozen=True)
