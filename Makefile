@@ -3,8 +3,6 @@
 CONFIG ?= examples/configs/metaworld_pick_place.yaml
 BIN := .venv/bin
 export PYTHONUNBUFFERED = 1
-# Waiting threads sleep: on a busy machine with few cores, spinning ones would take the time of those that work.
-export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: demo test test-slow lint setup help
 

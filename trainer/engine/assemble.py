@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import inspect
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,38 +17,19 @@ from trainer.config.paths import find_input, output_path
 from trainer.config.schemas import ExperimentConfig
 from trainer.config.validation import Issues
 from trainer.data.loader import BatchLoader
-from trainer.data.normalization import Normalizer
 from trainer.data.stats_file import save_stats
-from trainer.engine.checkpoint import (
-    LATEST,
-    TRAINING_STATE,
-    CheckpointWriter,
-    Snapshot,
-    find_checkpoint,
-    load_tensors,
-    read_manifest,
-    to_host,
-)
-from trainer.engine.deployment import (
-    CONFIG,
-    DATASET,
-    MODELS,
-    STATS,
-    DeployedPolicy,
-    build_loss,
-    load_component,
-)
+from trainer.engine.checkpoint import LATEST, CheckpointWriter, find_checkpoint
+from trainer.engine.deployment import CONFIG, DATASET, MODELS, STATS, build_loss, build_models, load_component
+from trainer.engine.experiment import Experiment
 from trainer.engine.preflight import Plan
 from trainer.engine.run_folder import environment_facts, write_run_facts, write_yaml
-from trainer.engine.step import StepSettings, switch_optimizer
-from trainer.engine.tracking import METRICS, Tracker, forget_from, start_wandb
-from trainer.modeling.factories import PolicyConstructorModelFactory
+from trainer.engine.step import StepSettings
+from trainer.engine.tracking import METRICS, Tracker, start_wandb
 from trainer.modeling.prepare import count_parameters, freeze, init_weights, is_trainable, unwrapped, wrap
 from trainer.registry import OPTIMIZER_BUILDER_REGISTRY, TRAINER_REGISTRY
 from trainer.runtime import Runtime
 from trainer.utils.files import write_json
-from trainer.utils.seed import random_state, restore_random_state, set_global_seed
-from trainer.utils.versions import library_versions
+from trainer.utils.seed import set_global_seed
 
 # Settings that a resumed run may change without becoming another run.
 MAY_CHANGE = frozenset(
@@ -68,133 +47,6 @@ MAY_CHANGE = frozenset(
         "data.recording",
     }
 )
-
-
-@dataclass
-class Progress:
-    """How far a run has come.
-
-    Attributes:
-        epoch: completed epochs.
-        iteration: completed updates.
-    """
-
-    epoch: int = 0
-    iteration: int = 0
-
-
-@dataclass
-class Experiment:
-    """Everything that the loop needs, and nothing that it has to ask for."""
-
-    config: ExperimentConfig
-    runtime: Runtime
-    run: Path
-    trainer: Any
-    models: nn.ModuleDict
-    optimizers: dict[str, torch.optim.Optimizer]
-    loader: BatchLoader
-    normalizer: Normalizer
-    windows: Mapping[str, Any]
-    stats: Mapping[str, Any] | None
-    tracker: Tracker
-    writer: CheckpointWriter
-    progress: Progress = field(default_factory=Progress)
-
-    @property
-    def total_steps(self) -> int:
-        """Number of updates of the whole run."""
-        return self.config.train.epoch * self.loader.steps_per_epoch
-
-    def step_arguments(self) -> dict[str, Any]:
-        """Return what `train_step` accepts of `epoch, total_epochs, iterations, stats`."""
-        offered = {
-            "epoch": self.progress.epoch,
-            "total_epochs": self.config.train.epoch,
-            "iterations": self.progress.iteration,
-            "stats": self.stats,
-        }
-        accepted = inspect.signature(self.trainer.train_step).parameters
-        if any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
-            return offered
-        return {name: value for name, value in offered.items() if name in accepted}
-
-    def deployed_policy(self) -> DeployedPolicy | None:
-        """Return the policy as it would be on a robot now; None where the trainer names no policy class."""
-        policy_class = getattr(type(self.trainer), "policy_class", None)
-        if policy_class is None:
-            return None
-        built = PolicyConstructorModelFactory().build(
-            {n: self.run / MODELS / f"{n}.yaml" for n in self.models}
-        )
-        assert isinstance(built, dict)
-        models = nn.ModuleDict(built)
-        for name, state in self.weights_to_deploy().items():
-            models[name].load_state_dict(state)
-        models.requires_grad_(False).eval().to(self.runtime.device)
-        spec = self.config.train
-        policy = policy_class(models, build_loss(_dump(spec.loss)), **spec.trainer.params)
-        return DeployedPolicy(policy, self.normalizer, self.windows, self.runtime.device)
-
-    def weights_to_deploy(self) -> dict[str, dict[str, Any]]:
-        """Return component → the state to use on a robot: averaged where there is an average."""
-        averaged: dict[str, Any] = getattr(self.trainer, "deployed_weights", dict)()
-        for optimizer in self.optimizers.values():
-            switch_optimizer(optimizer, "eval")
-        states = {n: averaged.get(n) or m.state_dict() for n, m in unwrapped(self.models)}
-        states = {n: to_host(state) for n, state in states.items()}
-        for optimizer in self.optimizers.values():
-            switch_optimizer(optimizer, "train")
-        return states
-
-    def save(self) -> None:
-        """Snapshot the run and have it written in the background; every rank takes part."""
-        rng = self.runtime.gather(random_state())
-        if not self.runtime.is_main:
-            return
-        tensors: dict[str, Any] = {f"{n}.pt": state for n, state in self.weights_to_deploy().items()}
-        tensors |= {f"{n}_opt.pt": to_host(o.state_dict()) for n, o in self.optimizers.items()}
-        tensors[TRAINING_STATE] = {
-            "epoch": self.progress.epoch,
-            "iteration": self.progress.iteration,
-            "models": {n: to_host(m.state_dict()) for n, m in unwrapped(self.models) if n in self.optimizers},
-            "trainer": to_host(getattr(self.trainer, "state_dict", dict)()),
-            "rng": rng,
-        }
-        files = [self.run / CONFIG, self.run / DATASET, *sorted((self.run / MODELS).glob("*.yaml"))]
-        files += [self.run / STATS] if self.stats else []
-        facts = {**vars(self.progress), "world_size": self.runtime.world_size, "versions": library_versions()}
-        self.writer.submit(Snapshot(f"epoch_{self.progress.epoch}", tensors, files, facts))
-
-    def restore(self, folder: Path) -> None:
-        """Take up the run where a checkpoint left it.
-
-        Raises:
-            CheckpointError: the checkpoint is incomplete or damaged.
-        """
-        read_manifest(folder)
-        state = load_tensors(folder / TRAINING_STATE)
-        for name, module in unwrapped(self.models):
-            if name in state["models"]:
-                module.load_state_dict(state["models"][name])
-            else:
-                load_component(module, folder / f"{name}.pt")
-        for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(load_tensors(folder / f"{name}_opt.pt"))
-        if hasattr(self.trainer, "load_state_dict"):
-            self.trainer.load_state_dict(state["trainer"])
-        self.progress = Progress(state["epoch"], state["iteration"])
-        if len(state["rng"]) == self.runtime.world_size:
-            restore_random_state(state["rng"][self.runtime.rank])
-        if self.runtime.is_main:
-            forget_from(self.run / METRICS, self.progress.iteration)
-
-    def close(self) -> None:
-        """Finish what is being written and recorded."""
-        try:
-            self.writer.close()
-        finally:
-            self.tracker.close()
 
 
 def assemble(plan: Plan, runtime: Runtime) -> Experiment:
@@ -271,8 +123,7 @@ def _refusal(plan: Plan, path: ConfigPath, message: str, hint: str | None = None
 def _build_models(plan: Plan, runtime: Runtime) -> nn.ModuleDict:
     """Build, load or initialise, freeze, move and wrap each component, in the order of the configuration."""
     config = plan.config
-    built = PolicyConstructorModelFactory().build(dict(plan.component_paths))
-    assert isinstance(built, dict)
+    built = build_models(plan.component_paths)
     source = _load_folder(plan)
     models = {}
     for name, module in built.items():
@@ -328,7 +179,7 @@ def _build_trainer(
     offered = {
         "models": models,
         "optimizers": optimizers,
-        "loss": build_loss(_dump(config.train.loss)),
+        "loss": build_loss(config.train.loss),
         "device": runtime.device,
         "settings": settings,
     }
@@ -375,10 +226,6 @@ def _resolved(config: ExperimentConfig) -> dict[str, Any]:
     """Return the configuration with every default filled in, as plain YAML values."""
     resolved: dict[str, Any] = config.model_dump(mode="json")
     return resolved
-
-
-def _dump(spec: Any) -> dict[str, Any] | None:
-    return None if spec is None else spec.model_dump()
 
 
 def _dataset_facts(dataset: Any) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from trainer.config.schemas import ComponentSpec
 from trainer.data.normalization import Normalizer
 from trainer.data.stats_file import load_stats
 from trainer.engine.checkpoint import CheckpointError, find_checkpoint, load_tensors, read_manifest
@@ -151,9 +152,7 @@ def load_policy(
     load_plugins(config["plugins"])
     names = list(config["model"]["component_config_paths"])
     chosen = select_device(device)
-    built = PolicyConstructorModelFactory().build({n: folder / MODELS / f"{n}.yaml" for n in names})
-    assert isinstance(built, dict)
-    models = nn.ModuleDict(built)
+    models = build_models({n: folder / MODELS / f"{n}.yaml" for n in names})
     for name in names:
         load_component(models[name], folder / f"{name}.pt")
     models.requires_grad_(False).eval().to(chosen)
@@ -164,7 +163,7 @@ def load_policy(
         raise CheckpointError(
             f"trainer '{trainer_spec['type']}' names no policy_class, so {folder} cannot be used as a policy"
         )
-    policy = policy_class(models, build_loss(config["train"].get("loss")), **trainer_spec.get("params", {}))
+    policy = policy_class(models, build_loss(_loss_spec(config)), **trainer_spec.get("params", {}))
     stats = load_stats(folder / STATS) if (folder / STATS).exists() else {}
     normalizer = Normalizer(stats, config["data"]["normalization"])
     return DeployedPolicy(policy, normalizer, facts["windows"], chosen, n_action_steps)
@@ -183,10 +182,22 @@ def load_component(module: nn.Module, path: Path) -> None:
         raise CheckpointError(f"{path} does not fit its component: {error}") from error
 
 
-def build_loss(spec: Mapping[str, Any] | None) -> nn.Module | None:
+def _loss_spec(config: Mapping[str, Any]) -> ComponentSpec | None:
+    spec = config["train"].get("loss")
+    return None if spec is None else ComponentSpec.model_validate(spec)
+
+
+def build_models(paths: Mapping[str, Path]) -> nn.ModuleDict:
+    """Build the components of a policy, in the order of `paths`."""
+    built = PolicyConstructorModelFactory().build(dict(paths))
+    assert isinstance(built, dict)
+    return nn.ModuleDict(built)
+
+
+def build_loss(spec: ComponentSpec | None) -> nn.Module | None:
     """Build the loss module of a `train.loss` section, or None without one."""
     if spec is None:
         return None
-    factory: Any = LOSS_BUILDER_REGISTRY.get(spec["type"])
-    loss: nn.Module = factory(**spec.get("params", {})).build()
+    factory: Any = LOSS_BUILDER_REGISTRY.get(spec.type)
+    loss: nn.Module = factory(**spec.params).build()
     return loss

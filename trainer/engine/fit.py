@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from trainer.engine.assemble import Experiment
+from trainer.engine.experiment import Experiment
 from trainer.engine.run_folder import now, write_first_batch, write_run_facts
 from trainer.utils.progress import progress_bar
 

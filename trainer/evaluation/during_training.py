@@ -8,7 +8,7 @@ import click
 
 from trainer.config.schemas import EvaluationConfig, ExperimentConfig
 from trainer.config.validation import Issues
-from trainer.engine.assemble import Experiment
+from trainer.engine.experiment import Experiment
 from trainer.evaluation.evaluate import evaluate
 from trainer.evaluation.simulators import make_simulator
 
