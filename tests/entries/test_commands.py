@@ -1,0 +1,80 @@
+"""The console command, as a user types it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from trainer.cli import main
+
+Write = Callable[..., Path]
+
+
+def call(*arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(main, [str(a) for a in arguments])
+    return result.exit_code, result.output
+
+
+def test_help_names_every_command() -> None:
+    code, output = call("--help")
+    assert code == 0
+    assert all(name in output for name in ("record", "train", "evaluate", "report", "model"))
+
+
+def test_train_then_report_from_the_experiment_alone(tiny_experiment: Write) -> None:
+    path = tiny_experiment()
+    code, output = call("train", path, "--set", "train.epoch=1")
+    assert code == 0
+    assert output.strip().endswith(f"Trained: {path.parent / 'run'}")
+    code, output = call("report", path)
+    assert (code, output.strip()) == (0, f"Report: {path.parent / 'run/report.html'}")
+    page = (path.parent / "run/report.html").read_text(encoding="utf-8")
+    assert "observation_encoder" in page
+
+
+def test_a_checkpoint_that_is_not_there_is_said_in_one_sentence(tmp_path: Path) -> None:
+    code, output = call("evaluate", tmp_path / "gone", "--env", "pusht")
+    assert (code, output) == (2, f"Error: there is no folder {tmp_path / 'gone'}\n")
+
+
+def test_a_damaged_checkpoint_is_refused(tiny_experiment: Write) -> None:
+    path = tiny_experiment()
+    assert call("train", path)[0] == 0
+    weights = path.parent / "run/epoch_2/velocity_decoder.pt"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    code, output = call("evaluate", path, "--env", "pusht")
+    assert code == 2
+    assert "velocity_decoder.pt is damaged" in output
+
+
+@pytest.mark.parametrize("missing", ["--env", "--out"])
+def test_record_says_what_it_needs(missing: str, tmp_path: Path) -> None:
+    given = {"--env": "metaworld/reach-v3", "--out": tmp_path / "x"}
+    del given[missing]
+    code, output = call("record", *[x for pair in given.items() for x in pair])
+    assert code == 2
+    assert "--train_config" in output
+
+
+def test_record_makes_the_dataset_of_an_experiment(tmp_path: Path) -> None:
+    pytest.importorskip("metaworld")
+    config = yaml.safe_load(Path("examples/configs/metaworld_pick_place.yaml").read_text())
+    config["data"]["recording"] = {"env": "metaworld/reach-v3", "episodes": 2, "seed": 5}
+    config["data"]["datamodule"]["params"]["root"] = "sets/reach"
+    path = tmp_path / "reach.yaml"
+    path.write_text(yaml.safe_dump(config, sort_keys=False))
+    assert call("record", "--train_config", path)[0] == 0
+    info = json.loads((tmp_path / "sets/reach/meta/info.json").read_text())
+    assert info["total_episodes"] == 2
+    assert info["trainer"]["seed"] == 5
+
+
+def test_an_experiment_without_recording_cannot_be_recorded(tiny_experiment: Write) -> None:
+    code, output = call("record", "--train_config", tiny_experiment())
+    assert code == 2
+    assert "has no section data.recording" in output

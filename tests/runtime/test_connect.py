@@ -1,0 +1,36 @@
+"""Where a run happens."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from trainer.runtime import connect, select_device
+
+
+def test_alone_there_is_one_rank_in_fp32_on_a_cpu() -> None:
+    with connect("cpu") as runtime:
+        assert (runtime.rank, runtime.world_size, runtime.precision) == (0, 1, "fp32")
+        assert runtime.is_main
+        assert runtime.gather(3) == [3]
+        assert runtime.broadcast("x") == "x"
+        assert torch.equal(runtime.mean(torch.ones(2)), torch.ones(2))
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_precision_is_that_of_matrix_products_in_a_step(precision: str, dtype: torch.dtype) -> None:
+    with connect("cpu", precision) as runtime, runtime.autocast():
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("cuda:99", "asks for GPU 99, but"),
+        ("gpu", "'gpu' is no device"),
+        ("cuda:x", "no device"),
+    ],
+)
+def test_a_device_that_is_not_there_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        select_device(text)
