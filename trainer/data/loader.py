@@ -29,7 +29,9 @@ class BatchLoader:
 
     Args:
         dataset: a torch Dataset with a length. If its `__getitems__(indices)` returns a dict, that is the
-            batch; otherwise samples are collated by torch's `default_collate` and must be dicts.
+            batch; otherwise samples are collated by torch's `default_collate` and must be dicts. A dataset
+            that weighs its samples has `samples_per_epoch` and `epoch_order(seed, epoch)`, the indices of an
+            epoch in their order.
         batch_size: samples per rank and step.
         rank: this rank.
         world_size: number of ranks.
@@ -64,8 +66,15 @@ class BatchLoader:
         normalizer: Normalizer | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
-        length = len(cast(Sized, dataset))
-        self.sampler = GlobalBatchSampler(length, batch_size, rank=rank, world_size=world_size, seed=seed)
+        own_length = getattr(dataset, "samples_per_epoch", None)
+        self.sampler = GlobalBatchSampler(
+            len(cast(Sized, dataset)) if own_length is None else own_length,
+            batch_size,
+            rank=rank,
+            world_size=world_size,
+            seed=seed,
+            order=getattr(dataset, "epoch_order", None),
+        )
         self.steps_per_epoch = self.sampler.steps_per_epoch
         self.wait_seconds = 0.0
         self._device = torch.device(device)
@@ -131,18 +140,20 @@ class _Batches(Dataset[Batch]):
         self._normalizer = normalizer
 
     def __getitem__(self, indices: np.ndarray) -> Batch:
-        batch = self._fetch(indices)
+        batch = fetch_batch(self._dataset, indices)
         if self._normalizer is not None:
             batch = self._normalizer.normalize(batch)
         return tree_map(_to_float32, batch, is_leaf=_is_texts)
 
-    def _fetch(self, indices: np.ndarray) -> Batch:
-        whole = getattr(self._dataset, "__getitems__", None)
-        if whole is None:
-            return default_collate([self._dataset[i] for i in indices.tolist()])
-        fetched = whole(indices.tolist())
-        # Torch's own convention for `__getitems__` is a list of samples.
-        return fetched if isinstance(fetched, dict) else default_collate(fetched)
+
+def fetch_batch(dataset: Dataset[Any], indices: np.ndarray) -> Batch:
+    """Return the samples `indices` `(B,)` of any dataset as one batch."""
+    whole = getattr(dataset, "__getitems__", None)
+    if whole is None:
+        return default_collate([dataset[i] for i in indices.tolist()])
+    fetched = whole(indices.tolist())
+    # Torch's own convention for `__getitems__` is a list of samples.
+    return fetched if isinstance(fetched, dict) else default_collate(fetched)
 
 
 class _Steps:

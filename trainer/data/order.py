@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -29,18 +29,27 @@ class GlobalBatchSampler:
     are other samples each time.
 
     Args:
-        length: number of samples in the dataset.
+        length: number of samples in an epoch.
         batch_size: samples per rank and step (B).
         rank: this rank.
         world_size: number of ranks.
         seed: seed of the order, the same on all ranks.
+        order: `(seed, epoch)` → the samples of an epoch in their order, int64 `(length,)`, a pure function;
+            each of the dataset's samples once (`epoch_order`) if not given.
 
     Raises:
         ValueError: the dataset is smaller than one global batch, or a number is out of range.
     """
 
     def __init__(
-        self, length: int, batch_size: int, *, rank: int = 0, world_size: int = 1, seed: int = 0
+        self,
+        length: int,
+        batch_size: int,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        seed: int = 0,
+        order: Callable[[int, int], np.ndarray] | None = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"the batch size must be at least 1, it is {batch_size}")
@@ -56,6 +65,7 @@ class GlobalBatchSampler:
         self.world_size = world_size
         self.seed = seed
         self.steps_per_epoch = length // global_batch
+        self._draw = order or (lambda seed, epoch: epoch_order(seed, epoch, length))
         self._cached: tuple[int, np.ndarray] | None = None
 
     def indices(self, epoch: int, step: int) -> np.ndarray:
@@ -71,5 +81,5 @@ class GlobalBatchSampler:
 
     def _order(self, epoch: int) -> np.ndarray:
         if self._cached is None or self._cached[0] != epoch:
-            self._cached = (epoch, epoch_order(self.seed, epoch, self.length))
+            self._cached = (epoch, self._draw(self.seed, epoch))
         return self._cached[1]
