@@ -6,16 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from trainer.evaluation.report.charts import (
-    Axis,
-    Chart,
-    Estimate,
-    curve_chart,
-    estimate_chart,
-    linear_axis,
-)
+from trainer.evaluation.report.charts import Estimate, curve_chart, estimate_chart
 from trainer.evaluation.report.metrics import Metrics, thin
 from trainer.evaluation.report.run_folder import Evaluation
+from trainer.utils.page.charts import Axis, Chart, linear_axis
 
 TOTAL = "total"
 _THROUGHPUT = {

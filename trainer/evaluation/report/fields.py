@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from trainer.evaluation.report.text import Interval
+from trainer.utils.page.text import Interval
 
 
 def read_text(path: Path, problems: list[str]) -> str | None:

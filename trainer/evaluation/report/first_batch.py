@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,8 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from trainer.evaluation.report.charts import COLOURS, Axis, Chart, LegendEntry, linear_axis, lines_chart
 from trainer.evaluation.report.run_folder import Feature
+from trainer.utils.page.charts import COLOURS, Axis, Chart, LegendEntry, linear_axis, lines_chart
+from trainer.utils.page.pictures import jpeg_uri
 
 _SAMPLES = 4
 _MAX_IMAGE_SIDE = 160
@@ -191,10 +190,7 @@ def _image_plot(key: str, array: np.ndarray) -> Plot:
     for sample, frame in enumerate(pixels):
         picture = Image.fromarray(frame)
         picture.thumbnail((_MAX_IMAGE_SIDE, _MAX_IMAGE_SIDE))
-        buffer = io.BytesIO()
-        picture.save(buffer, format="JPEG", quality=85)
-        uri = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-        pictures.append(Picture(f"sample {sample}", uri))
+        pictures.append(Picture(f"sample {sample}", jpeg_uri(picture, quality=85)))
     text = "Newest frame of each sample, its normalized values stretched to black and white."
     return Plot(key, text, pictures=tuple(pictures))
 

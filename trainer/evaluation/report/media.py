@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
@@ -14,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from trainer.evaluation.report.run_folder import Episode
+from trainer.utils.page.pictures import data_uri, jpeg_uri
 
 # Base64 adds a third: a page of this size still opens at once and can be sent by mail.
 VIDEO_BUDGET_BYTES = 12_000_000
@@ -64,7 +63,7 @@ def collect_rollouts(episodes: Sequence[Episode], budget: int = VIDEO_BUDGET_BYT
         fits = used + size <= budget and sum(r.video is not None for r in shown) < MAX_VIDEOS
         problem = _unplayable(path)
         if fits and problem is None:
-            film = _data_uri(_TYPES[path.suffix.lower()], path.read_bytes())
+            film = data_uri(_TYPES[path.suffix.lower()], path.read_bytes())
             shown.append(Rollout(episode, video=film, poster=_frame_sheet(path, _POSTER)))
             used += size
             continue
@@ -137,10 +136,4 @@ def _frame_sheet(path: Path, sheet: _Sheet) -> str | None:
     # A film shorter than the sheet, or damaged, leaves the rest black.
     frames += [np.zeros_like(frames[0])] * (sheet.side**2 - len(frames))
     rows = [np.concatenate(frames[i : i + sheet.side], axis=1) for i in range(0, len(frames), sheet.side)]
-    buffer = io.BytesIO()
-    Image.fromarray(np.concatenate(rows)).save(buffer, format="JPEG", quality=80)
-    return _data_uri("image/jpeg", buffer.getvalue())
-
-
-def _data_uri(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
+    return jpeg_uri(Image.fromarray(np.concatenate(rows)))

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-
-from trainer.evaluation.report import text
 from trainer.evaluation.report.curves import evaluation_curves, training_curves
 from trainer.evaluation.report.first_batch import read_first_batch
 from trainer.evaluation.report.media import VIDEO_BUDGET_BYTES, collect_rollouts
 from trainer.evaluation.report.run_folder import Component, Evaluation, ReportError, Run, read_run
 from trainer.evaluation.report.yaml_text import coloured_yaml
 from trainer.utils.files import whole_file
+from trainer.utils.page import text
+from trainer.utils.page.render import render_page
 
 _PAGE = Path(__file__).parent / "page"
 # A report of a run that took part in thousands of evaluations lists the newest of them.
@@ -47,34 +42,7 @@ def build_report(run: Path, out: Path | None = None) -> Path:
 
 def render(run: Run) -> str:
     """Return the HTML of a run."""
-    environment = Environment(
-        loader=FileSystemLoader(_PAGE),
-        autoescape=True,  # every value on the page comes from a file
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        number=text.number,
-        percent=text.percent,
-        percent_interval=text.percent_interval,
-        number_interval=text.number_interval,
-        duration=text.duration,
-        count_short=text.count_short,
-        megabytes=text.megabytes,
-        shape=text.shape,
-        offsets=text.offsets,
-        listed=text.listed,
-        yaml=coloured_yaml,
-    )
-    script = (_PAGE / "page.js").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
-    return environment.get_template("report.html").render(
-        style=Markup((_PAGE / "style.css").read_text(encoding="utf-8")),
-        script=Markup(script),
-        script_hash=digest,
-        **_content(run),
-    )
+    return render_page(_PAGE, "report.html", _content(run), {"yaml": coloured_yaml})
 
 
 def _content(run: Run) -> dict[str, Any]:
@@ -85,7 +53,6 @@ def _content(run: Run) -> dict[str, Any]:
     return {
         "run": run,
         "title": run.folder.resolve().name,
-        "built": datetime.now(timezone.utc),
         "status": _status(run, run.metrics.steps_done if run.metrics else None),
         "verdicts": verdicts,
         "machine": _machine(run),

@@ -23,7 +23,7 @@ from trainer.evaluation.report.fields import (
     read_text,
 )
 from trainer.evaluation.report.metrics import Metrics, read_metrics
-from trainer.evaluation.report.text import Interval
+from trainer.utils.page.text import Interval
 
 # A folder with none of these is no run, and an empty page about it would help nobody.
 RUN_FILES = (

@@ -35,7 +35,7 @@ for (const figure of document.querySelectorAll("[data-hover]")) {
     cursor.hidden = false;
     figure.classList.add("reading");
     cursor.style.left = 100 * share + "%";
-    readout.replaceChildren("step " + Math.round(longest.x[position]).toLocaleString("en"));
+    readout.replaceChildren(figure.dataset.x + " " + Math.round(longest.x[position]).toLocaleString("en"));
     for (const line of lines) {
       const at = nearest(line.share, share);
       const item = document.createElement("span");

@@ -1,0 +1,1 @@
+"""What every HTML page of the project is made of: one look, charts, numbers as text, one file."""
