@@ -21,6 +21,7 @@ from trainer.config.loader import load_located
 from trainer.engine.assemble import assemble
 from trainer.engine.fit import fit
 from trainer.engine.preflight import preflight
+from trainer.engine.stop import Stopped
 from trainer.evaluation.during_training import EvaluationCallback, check_evaluation
 from trainer.runtime import PRECISIONS, connect, environment_rank, select_device
 
@@ -48,7 +49,7 @@ def train(config_path: str | Path, overrides: Sequence[str] = ()) -> Path:
                 click.echo(f"Warning: {warning}", err=True)
         experiment = assemble(plan, runtime)
         if experiment.progress.iteration and runtime.is_main:
-            click.echo(f"Taking up {plan.run} after epoch {experiment.progress.epoch}.", err=True)
+            click.echo(f"Taking up {plan.run} after step {experiment.progress.iteration}.", err=True)
         try:
             fit(experiment, [EvaluationCallback(plan.config.train.evaluation)])
         finally:
@@ -69,8 +70,13 @@ def _where(raw: dict[str, object]) -> tuple[str, str]:
 def run(config_path: str | Path, overrides: Sequence[str] = ()) -> None:
     """Train, and say what the user has to change where that is impossible."""
     main_rank = environment_rank() == 0
-    with user_errors(quiet=not main_rank):
-        folder = train(config_path, overrides)
+    try:
+        with user_errors(quiet=not main_rank):
+            folder = train(config_path, overrides)
+    except Stopped as stopped:
+        if main_rank:
+            click.echo(f"Saved and {stopped}; the same command goes on from there.", err=True)
+        raise SystemExit(stopped.exit_code) from None
     if main_rank:
         click.echo(f"Trained: {folder}")
 

@@ -21,12 +21,19 @@ def user_errors(quiet: bool = False) -> Iterator[None]:
     Args:
         quiet: exit with the same code and say nothing, because another rank says it.
     """
+    from model_constructor.errors import ConfigError as ModelConfigError
+
     from trainer.config.errors import ConfigError, ConfigLoadError
+    from trainer.config.loader import describe_yaml_error
     from trainer.data.errors import DatasetError
     from trainer.engine.checkpoint import CheckpointError
 
     try:
         yield
+    except ModelConfigError as error:
+        if quiet:
+            raise SystemExit(UserError.exit_code) from None
+        raise UserError(describe_yaml_error(error)) from error
     except (ConfigError, ConfigLoadError, CheckpointError, DatasetError) as error:
         if quiet:
             raise SystemExit(UserError.exit_code) from None

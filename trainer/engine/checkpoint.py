@@ -32,7 +32,7 @@ class Snapshot:
     """Everything that a checkpoint folder will hold, copied to the host so that training can go on.
 
     Attributes:
-        name: name of the folder, `epoch_<N>`.
+        name: name of the folder: `epoch_<N>`, or `step_<N>` within an epoch.
         tensors: file name → state to save with torch.
         files: small files of the run that make the checkpoint self-contained.
         facts: put into the manifest: step, epoch, versions.
@@ -91,7 +91,8 @@ class CheckpointWriter:
 def write_checkpoint(run: Path, snapshot: Snapshot) -> Path:
     """Write one checkpoint folder and point `latest` at it.
 
-    The manifest is written last inside `<name>.incomplete`, which then takes its name.
+    The manifest is written last inside `<name>.incomplete`, which then takes its name. Of the checkpoints
+    within epochs only the newest is kept, since it is there to go on from.
     """
     target = run / snapshot.name
     with whole_folder(target, replace=True) as folder:
@@ -104,6 +105,9 @@ def write_checkpoint(run: Path, snapshot: Snapshot) -> Path:
         write_json(folder / MANIFEST, {"format": 1, **snapshot.facts, "files": _inventory(folder)})
     with whole_file(run / LATEST) as temporary:
         temporary.write_text(f"{snapshot.name}\n", encoding="utf-8")
+    for older in run.glob("step_*"):
+        if older != target:
+            shutil.rmtree(older, ignore_errors=True)
     return target
 
 
@@ -160,7 +164,7 @@ def find_checkpoint(path: Path) -> Path:
         return path / pointer.read_text(encoding="utf-8").strip()
     if not path.is_dir():
         raise CheckpointError(f"there is no folder {path}")
-    if re.fullmatch(r"epoch_\d+", path.name):
+    if re.fullmatch(r"(epoch|step)_\d+", path.name):
         raise CheckpointError(f"checkpoint {path} has no {MANIFEST}, so it was never completed")
     raise CheckpointError(f"{path} holds no checkpoint yet")
 

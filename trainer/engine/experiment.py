@@ -130,7 +130,12 @@ class Experiment:
         files = [self.run / CONFIG, self.run / DATASET, *sorted((self.run / MODELS).glob("*.yaml"))]
         files += [self.run / STATS] if self.stats else []
         facts = {**vars(self.progress), "world_size": self.runtime.world_size, "versions": library_versions()}
-        self.writer.submit(Snapshot(f"epoch_{self.progress.epoch}", tensors, files, facts))
+        self.writer.submit(Snapshot(self._checkpoint_name(), tensors, files, facts))
+
+    def _checkpoint_name(self) -> str:
+        """Return `epoch_<N>` at the end of an epoch, `step_<N>` within one."""
+        whole = self.progress.iteration == self.progress.epoch * self.loader.steps_per_epoch
+        return f"epoch_{self.progress.epoch}" if whole else f"step_{self.progress.iteration}"
 
     def restore(self, folder: Path) -> None:
         """Take up the run where a checkpoint left it.

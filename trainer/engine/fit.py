@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from trainer.engine.experiment import Experiment
 from trainer.engine.run_folder import now, write_first_batch, write_run_facts
+from trainer.engine.stop import Stopped, StopRequest
 from trainer.utils.progress import progress_bar
 
 
@@ -25,10 +26,13 @@ def fit(experiment: Experiment, callbacks: Sequence[Callback] = ()) -> None:
 
     Every rank runs this; rank 0 shows the progress. What is recorded is on disk when the function returns,
     also when it is interrupted.
+
+    Raises:
+        Stopped: SIGTERM or SIGINT came; the step was finished and the run saved.
     """
     e, train = experiment, experiment.config.train
     started = time.perf_counter()
-    with _bar(e) as bar:
+    with _bar(e) as bar, StopRequest() as stop:
         pace = Pace(e)
         for epoch in range(e.progress.epoch, train.epoch):
             done = e.progress.iteration - epoch * e.loader.steps_per_epoch
@@ -44,6 +48,8 @@ def fit(experiment: Experiment, callbacks: Sequence[Callback] = ()) -> None:
                 if rates:
                     bar.set_postfix(pace.shown(rates), refresh=False)
                 bar.update()
+                if (stop.number and not e.runtime.distributed) or (rates and _any_rank_stops(e, stop)):
+                    _save_and_stop(e, stop)
             e.progress.epoch = epoch + 1
             if e.progress.epoch % train.save_every == 0 or e.progress.epoch == train.epoch:
                 e.save()
@@ -54,6 +60,22 @@ def fit(experiment: Experiment, callbacks: Sequence[Callback] = ()) -> None:
     e.writer.wait()
     if e.runtime.is_main:
         write_run_facts(e.run, {"finished": now(), "train_seconds": time.perf_counter() - started})
+
+
+def _any_rank_stops(e: Experiment, stop: StopRequest) -> bool:
+    """Say whether a signal reached any rank; asked where the ranks meet anyway, at the end of a window."""
+    if not e.runtime.distributed:
+        return False
+    numbers = e.runtime.broadcast(max(e.runtime.gather(stop.number), default=0))
+    stop.number = numbers
+    return bool(numbers)
+
+
+def _save_and_stop(e: Experiment, stop: StopRequest) -> None:
+    e.tracker.flush()
+    e.save()
+    e.writer.wait()
+    raise Stopped(stop.number)
 
 
 def _bar(e: Experiment) -> Any:

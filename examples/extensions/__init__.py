@@ -1,0 +1,1 @@
+"""Extensions to copy: list their modules under `plugins:`."""

@@ -1,0 +1,90 @@
+"""Stopping a run by a signal, in the middle of an epoch, and taking it up again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_training import assert_same, metrics
+
+ROOT = Path(__file__).parents[2]
+
+
+def long_with_dropout(config: dict[str, Any]) -> None:
+    config["train"]["epoch"] = 40
+    config["train"]["save_every"] = 40
+    config["data"]["batch_size"] = 8
+
+
+def command(path: Path, run: Path, ranks: int) -> list[str]:
+    launcher = (
+        [] if ranks == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
+    )
+    script = ["trainer/offline_trainer.py", "--train_config", str(path), "--set", f"train.save_dir={run}"]
+    return [sys.executable, *launcher, *script]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
+
+
+def wait_for_steps(run: Path, process: subprocess.Popen[str], steps: int) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        path = run / "metrics.jsonl"
+        if path.exists() and path.read_text().count("\n") >= steps:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"the run did not come to step {steps}: {process.communicate()[1]}")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(
+    tiny_experiment: Callable[..., Path], tmp_path: Path, number: signal.Signals
+) -> None:
+    path = tiny_experiment(long_with_dropout)
+    decoder = path.parent / "models/velocity_decoder.yaml"
+    decoder.write_text(decoder.read_text().replace("dropout: 0.0", "dropout: 0.2"))
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    options: dict[str, Any] = {"cwd": ROOT, "env": environment(), "text": True, "stderr": subprocess.PIPE}
+    subprocess.run(command(path, whole, 1), check=True, timeout=120, **options)
+
+    process = subprocess.Popen(command(path, stopped, 1), **options)
+    wait_for_steps(stopped, process, 30)
+    process.send_signal(number)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 128 + number
+    assert f"Saved and stopped by {number.name}; the same command goes on from there." in said
+    (checkpoint,) = stopped.glob("step_*")
+    assert (stopped / "latest").read_text().strip() == checkpoint.name
+
+    done = subprocess.run(command(path, stopped, 1), check=True, timeout=120, **options)
+    assert f"after step {checkpoint.name.removeprefix('step_')}" in done.stderr
+    for name in ("observation_encoder.pt", "velocity_decoder.pt", "velocity_decoder_opt.pt"):
+        a, b = (torch.load(r / "epoch_40" / name, weights_only=True) for r in (whole, stopped))
+        assert_same(a, b)
+    numbers = [[(m["step"], m["total"]) for m in metrics(r)] for r in (whole, stopped)]
+    assert numbers[0] == numbers[1]
+    assert not list(stopped.glob("step_*")), "what was there to go on from is gone when an epoch was saved"
+
+
+def test_two_ranks_stop_together(tiny_experiment: Callable[..., Path], tmp_path: Path) -> None:
+    path = tiny_experiment(long_with_dropout)
+    run = tmp_path / "two"
+    process = subprocess.Popen(
+        command(path, run, 2), cwd=ROOT, env=environment(), text=True, stderr=subprocess.PIPE
+    )
+    wait_for_steps(run, process, 30)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=90)
+    assert process.returncode != 0
+    (checkpoint,) = run.glob("step_*")
+    assert (checkpoint / "manifest.json").is_file()
