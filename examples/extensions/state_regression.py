@@ -18,7 +18,8 @@ class StateRegressionPolicy(nn.Module):
     """Predicts the mean action chunk.
 
     Args:
-        components: `observation_encoder` (observations → `(B, C)`) and `action_head` (`(B, C)` → `(B, S, A)`).
+        components: `observation_encoder` (observations → `(B, C)`) and
+            `action_head` (`(B, C)` → `(B, S, A)`).
         loss: the module of `train.loss`, called with prediction and target; mean squared error without one.
         n_action_steps: actions of a chunk that are executed.
     """
