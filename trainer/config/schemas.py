@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from trainer.config.section import Section
 
 NormalizationMode = Literal["mean_std", "min_max", "quantile", "none"]
-
-
-class Section(BaseModel):
-    """A mapping in which an unknown key is a mistake."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class ComponentSpec(Section):
@@ -50,7 +46,7 @@ class RecordingConfig(Section):
 
     env: str = Field(min_length=1, description="simulator, such as metaworld/pick-place-v3")
     episodes: int = Field(50, gt=0, description="successful demonstrations")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, description="chooses the starts")
 
 
 class DataConfig(Section):
@@ -59,8 +55,10 @@ class DataConfig(Section):
     datamodule: ComponentSpec
     batch_size: int = Field(gt=0, description="samples per rank and step")
     num_workers: int = Field(0, ge=0, description="loader processes; 0 gathers in the training process")
-    pin_memory: bool = False
-    persistent_workers: bool = False
+    pin_memory: bool = Field(
+        False, description="pin host memory, so that copies to a GPU run beside the step"
+    )
+    persistent_workers: bool = Field(False, description="keep loader processes from epoch to epoch")
     prefetch_factor: int | None = Field(None, gt=0, description="batches in flight per worker")
     normalization: NormalizationMode | dict[str, NormalizationMode] = Field(
         "mean_std", description="one mode for all features, or feature → mode (mean_std where not named)"
@@ -71,18 +69,18 @@ class DataConfig(Section):
 class EMAConfig(Section):
     """Exponential moving average of the weights; what is deployed when it is on."""
 
-    enabled: bool = False
-    decay: float = Field(0.999, gt=0, lt=1)
+    enabled: bool = Field(False, description="keep an average and deploy it")
+    decay: float = Field(0.999, gt=0, lt=1, description="share of the average that an update keeps")
 
 
 class EvaluationConfig(Section):
     """Rolling the policy out in a simulator while it trains."""
 
     env: str = Field(min_length=1, description="simulator, such as metaworld/pick-place-v3 or pusht")
-    episodes: int = Field(20, gt=0)
+    episodes: int = Field(20, gt=0, description="starts to try; 50 are too few to rank policies")
     every_n_epochs: int = Field(1, gt=0, description="the last epoch is always evaluated")
     seed: int = Field(0, ge=0, description="chooses the starts; never those that were recorded")
-    videos: int = Field(2, ge=0)
+    videos: int = Field(2, ge=0, description="episodes to film")
 
 
 class CheckpointConfig(Section):

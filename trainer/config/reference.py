@@ -1,0 +1,79 @@
+"""Writes the page of all keys of the experiment YAML: `python -m trainer.config.reference > docs/experiment.md`."""
+
+from __future__ import annotations
+
+import json
+import typing
+from collections.abc import Iterator
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from trainer.config.schemas import ExperimentConfig
+
+HEAD = """# The experiment YAML
+
+Made by `python -m trainer.config.reference > docs/experiment.md` from the schema; do not edit it.
+
+* An unknown key is an error, and the nearest known one is named.
+* `defaults:` is a list of `label: path` entries, merged in order below the file itself; mappings are merged
+  key by key, everything else is replaced. Paths start at the folder of the file that names them.
+* `${params.task}` stands for the value at that path, `${env:NAME}` for an environment variable.
+* Files are looked up beside the YAML that names them, then in the project (the nearest folder above with
+  `.git` or `pyproject.toml`). What is written starts at the project. `~` is the home folder.
+* `--set dotted.path=value` overrides one value.
+
+| key | type | default | meaning |
+|---|---|---|---|"""
+
+
+def rows(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Yield one table row per key, sections before what is in them."""
+    for name, field in model.model_fields.items():
+        path = f"{prefix}{name}"
+        section = _section(field.annotation)
+        keyed = typing.get_origin(field.annotation) is dict and section is not None
+        shown = f"`{path}.<name>`" if keyed else f"`{path}`"
+        about = (section.__doc__ or "").strip().splitlines()[0] if section else ""
+        kind = _type_name(field.annotation)
+        yield f"| {shown} | {kind} | {_default(field)} | {field.description or about} |"
+        if section is not None:
+            yield from rows(section, f"{path}.<name>." if keyed else f"{path}.")
+
+
+def _section(annotation: object) -> type[BaseModel] | None:
+    """Return the section that an annotation holds, also inside `… | None` and `dict[str, …]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    found = (_section(a) for a in typing.get_args(annotation))
+    return next((s for s in found if s is not None), None)
+
+
+def _type_name(annotation: object) -> str:
+    """Return an annotation in the words of YAML."""
+    if _section(annotation) is not None:
+        return "section"
+    arguments = typing.get_args(annotation)
+    origin = typing.get_origin(annotation)
+    if origin is typing.Literal:
+        return " or ".join(f"`{a}`" for a in arguments)
+    if origin is list:
+        return f"list of {_type_name(arguments[0])}"
+    if origin is dict:
+        return f"mapping of {_type_name(arguments[1])}"
+    if arguments:
+        return " or ".join(_type_name(a) for a in arguments)
+    words = {str: "text", int: "integer", float: "number", bool: "true or false", type(None): "null"}
+    return words.get(annotation, "anything")  # type: ignore[call-overload]
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True)
+    return "" if isinstance(value, BaseModel) else f"`{json.dumps(value)}`"
+
+
+if __name__ == "__main__":
+    print(HEAD)
+    print("\n".join(rows(ExperimentConfig)))
