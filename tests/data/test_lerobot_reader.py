@@ -169,7 +169,7 @@ def test_a_camera_is_listed_and_refused(root):
     assert reader.features["observation.images.top"].is_frames
     assert "observation.images.top" not in reader.numeric_features("observation.")
     with pytest.raises(
-        DatasetError, match=r"'observation.images.top' holds video frames, which are not read"
+        DatasetError, match=r"'observation.images.top' holds video frames, not numbers"
     ):
         reader.columns(["observation.images.top"])
 

@@ -143,7 +143,9 @@ def test_what_is_not_on_disk_is_fetched(root, tmp_path, monkeypatch, revisions):
     built = build(root=".", repo_id="sets/reach", search_paths=[tmp_path / "empty"])
     assert len(built["dataset"]) == 35
     wanted = ["v3.0"] if "v3.0" in revisions else ["v3.0", None]
-    assert hub.asked == [("sets/reach", "dataset", revision, ["meta/*", "data/*"]) for revision in wanted]
+    assert hub.asked == [
+        ("sets/reach", "dataset", revision, ["meta/*", "data/*", "videos/*"]) for revision in wanted
+    ]
 
 
 def refusal(*args, **kwargs):
@@ -185,7 +187,7 @@ def test_a_missing_dataset(tmp_path):
         ({"action_horizon": 16}, "action_horizon", "16 frames of 'action' is longer than every episode"),
         ({"action_horizon": 9, "HZ": 5}, "action_horizon", "17 frames"),
         ({"obs_proprio_history": 16}, "obs_proprio_history", "16 frames of 'observation.state' is longer"),
-        ({"obs_images_history": 2}, "obs_images_history", "no camera is loaded, so 2 has no effect"),
+        ({"obs_images_history": 2}, "obs_images_history", "no camera is used, so 2 has no effect"),
         ({"action_offset": "1"}, "action_offset", "must be a whole number"),
         ({"HZ": 20}, "HZ", "20 Hz does not fall on the frames of a recording at 10 frames/s"),
         ({"HZ": -1}, "HZ", "must be a number above 0"),
@@ -203,7 +205,7 @@ def test_a_missing_dataset(tmp_path):
         ({"features": "observation.state"}, "features", "must be a list of feature names"),
         ({"features": ["action"]}, "features", "'action' is in every sample already"),
         ({"features": ["observation.state"] * 2}, "features", "named more than once"),
-        ({"features": []}, "features", "there is no low-dimensional observation"),
+        ({"features": []}, "features", "there is no observation to use"),
         ({"action_key": "actions"}, "action_key", "did you mean 'action'"),
         ({"action_key": "index"}, "action_key", "no column 'index'"),
         ({"episodes": [3]}, "episodes", "there is no episode 3; they are numbered 0 to 2"),
@@ -225,15 +227,15 @@ def test_neither_root_nor_repo_id():
     assert refusal().param == "repo_id"
 
 
-def test_a_camera_is_refused_by_name_and_left_out_by_default(root):
+def test_a_camera_whose_videos_are_missing(root):
     path = root / "meta/info.json"
     info = json.loads(path.read_text())
     info["features"]["observation.images.top"] = {"dtype": "video", "shape": [4, 4, 3], "names": None}
     path.write_text(json.dumps(info))
-    assert "observation.images.top" not in offsets(build(root))
-    error = refusal(root, features=["observation.state", "observation.images.top"])
-    assert error.param == "features"
-    assert "holds video frames" in error.message
+    assert "observation.images.top" not in offsets(build(root, features=["observation.state"]))
+    error = refusal(root)
+    assert error.param == "root"
+    assert "the videos of 'observation.images.top'" in error.message
 
 
 def test_faults_in_the_files_are_shown_at_what_led_to_them(root):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,19 +12,29 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from trainer.data.errors import DatasetError
+from trainer.data.frame_cache import cached_camera
 from trainer.data.lerobot import BOOKKEEPING, LeRobotReader
+from trainer.data.lerobot.cameras import Camera, open_camera
 from trainer.data.statistics import Stats, column_statistics
+from trainer.data.video.decoder import backend
 from trainer.data.windows import Window, WindowGather
 
 Batch = dict[str, Any]
 """Feature → tensor `(B, …)`; `task` is a list of B texts."""
+
+_RARE_KEYFRAMES = 8
+"""Where keyframes are further apart, several batches are decoded at once."""
+
+_LOOKAHEAD_BYTES = 256 * 2**20
+"""Memory for the frames of batches that are decoded at once, in each process that decodes."""
 
 
 class WindowedDataset(Dataset[Batch]):
     """One sample for every frame of every chosen episode.
 
     A sample holds, for each window, `<key>` `(len(offsets), *shape)` and `<key>_is_pad` bool
-    `(len(offsets),)`; for each extra column `<key>` `*shape` at its own frame; and `timestamp`
+    `(len(offsets),)`; for a window of a camera the frames, uint8 `(len(offsets), 3, H, W)`, or `(3, H, W)`
+    where it has one offset; for each extra column `<key>` `*shape` at its own frame; and `timestamp`
     (float32, seconds), `frame_index`, `episode_index`, `index`, `task_index` (int64) and `task` (text).
     Frames outside the episode are its first or last one, flagged in `_is_pad`.
 
@@ -32,10 +43,14 @@ class WindowedDataset(Dataset[Batch]):
         windows: the features that are returned as windows.
         extra_columns: further low-dimensional features, returned as they are at the sample's frame.
         episodes: numbers of the episodes to use; all by default.
+        frame_cache: a folder where decoded frames are kept, shared by all who name it; none by default.
+
+    Attributes:
+        image_keys: the features that are camera frames.
 
     Raises:
-        DatasetError: a column cannot be read, an episode does not exist or is named twice, or a window is
-            longer than every chosen episode (`WindowError`).
+        DatasetError: a column or a video cannot be read, the timestamps do not follow the rate, an episode
+            does not exist or is named twice, or a window is longer than every chosen episode (`WindowError`).
     """
 
     def __init__(
@@ -44,6 +59,7 @@ class WindowedDataset(Dataset[Batch]):
         windows: Sequence[Window],
         extra_columns: Sequence[str] = (),
         episodes: Sequence[int] | None = None,
+        frame_cache: Path | str | None = None,
     ) -> None:
         keys = [window.key for window in windows]
         plain = [*dict.fromkeys((*extra_columns, *BOOKKEEPING))]
@@ -53,15 +69,25 @@ class WindowedDataset(Dataset[Batch]):
         self.reader = reader
         self.windows = tuple(windows)
         self._positions = _positions(reader, episodes)
-        columns = reader.columns([*keys, *plain])
+        cameras = set(reader.camera_features())
+        columns = reader.columns([*(key for key in keys if key not in cameras), *plain])
+        reader.check_timestamps()
         self._lengths = reader.episodes.length[self._positions]
         if len(self._positions) < len(reader.episodes):
-            rows = _rows(reader.episodes.start[self._positions], self._lengths)
+            rows = reader.episodes.rows(self._positions)
             columns = {key: column[rows] for key, column in columns.items()}
         self._columns = columns
         starts = np.cumsum(self._lengths) - self._lengths
         self._gather = WindowGather(columns, self.windows, starts, self._lengths)
         self._plain = {key: columns[key] for key in plain}
+        self._cameras: dict[str, Camera] = {}
+        for key in keys:
+            if key in cameras:
+                camera = open_camera(reader, key, self._positions)
+                self._cameras[key] = (
+                    camera if frame_cache is None else cached_camera(camera, Path(frame_cache))
+                )
+        self.image_keys = tuple(self._cameras)
         self._tasks = reader.tasks
         unknown = columns["task_index"].max() >= len(self._tasks) or columns["task_index"].min() < 0
         if unknown:
@@ -89,14 +115,32 @@ class WindowedDataset(Dataset[Batch]):
         """Return the samples `indices` `(B,)` as one batch; each value has a leading dimension B."""
         rows = np.asarray(indices, dtype=np.int64)
         gathered = self._gather(rows)
+        for key, camera in self._cameras.items():
+            wanted = gathered[key]
+            frames = camera.read(wanted.reshape(-1))
+            gathered[key] = frames if wanted.shape[1] == 1 else frames.reshape(*wanted.shape, *camera.shape)
         for key, column in self._plain.items():
             gathered[key] = column[rows]
         batch: Batch = {key: torch.from_numpy(values) for key, values in gathered.items()}
         batch["task"] = [self._tasks[i] for i in gathered["task_index"].tolist()]
         return batch
 
+    def lookahead(self, batch_size: int) -> int:
+        """Return how many batches are best read at once.
+
+        A random frame of a video costs the decoding of all from the keyframe before it. The more frames
+        are wanted at once, the more of them share that, so there are more the rarer keyframes are; their
+        memory is the limit.
+        """
+        frames = {window.key: len(window.offsets) for window in self.windows}
+        size = sum(frames[key] * int(np.prod(camera.shape)) for key, camera in self._cameras.items())
+        distance = max((camera.frames_per_keyframe for camera in self._cameras.values()), default=1.0)
+        if distance < _RARE_KEYFRAMES:
+            return 1
+        return max(1, _LOOKAHEAD_BYTES // (size * batch_size))
+
     def statistics(self, keys: Sequence[str]) -> Stats:
-        """Return exact statistics of features of this dataset over its chosen episodes."""
+        """Return exact statistics of low-dimensional features over the chosen episodes."""
         return {key: column_statistics(self._columns[key]) for key in keys}
 
     def facts(self) -> dict[str, Any]:
@@ -104,6 +148,7 @@ class WindowedDataset(Dataset[Batch]):
         lengths = self._lengths
         return {
             **self.reader.facts(),
+            "video_decoder": backend() if self._cameras else None,
             "episodes": len(lengths),
             "frames": len(self),
             "windows": {window.key: list(window.offsets) for window in self.windows},
@@ -131,9 +176,3 @@ def _positions(reader: LeRobotReader, episodes: Sequence[int] | None) -> np.ndar
     if len(set(episodes)) < len(episodes):
         raise DatasetError(f"{reader.root}: an episode is chosen more than once")
     return np.sort(np.array([place[number] for number in episodes], np.int64))
-
-
-def _rows(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Return the rows of several runs, one run after the other."""
-    before = np.cumsum(lengths) - lengths
-    return np.repeat(starts - before, lengths) + np.arange(int(lengths.sum()))

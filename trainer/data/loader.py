@@ -1,17 +1,20 @@
-"""The way of a batch: order → gather → normalize → float32 → device."""
+"""The way of a batch: order → gather → normalize → float32 → device → camera frames to floats."""
 
 from __future__ import annotations
 
+import itertools
 import random
 import time
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator, Sequence, Sized
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset
 
+from trainer.data.fetch import fetch_batch
+from trainer.data.images import scale_images as images_to_float
 from trainer.data.normalization import Normalizer
 from trainer.data.order import GlobalBatchSampler
 from trainer.data.packing import PackedBatch
@@ -26,6 +29,10 @@ class BatchLoader:
     The order is that of `GlobalBatchSampler`; neither workers nor ranks change it. With workers, everything
     up to the copy to the device happens in them. Workers pay where samples are decoded or computed: a batch
     of low-dimensional columns is gathered in less time than it takes to hand it over.
+
+    Camera frames travel as uint8, a quarter of the bytes, and become float32 in [0, 1] on the device; which
+    features they are tell `images.is_image` and the dataset's `image_keys`. A dataset with a method
+    `lookahead(batch_size)` is asked for so many batches at once; that changes no value.
 
     Args:
         dataset: a torch Dataset with a length. If its `__getitems__(indices)` returns a dict, that is the
@@ -42,6 +49,7 @@ class BatchLoader:
         prefetch_factor: batches in flight per worker; torch's default if not given.
         normalizer: applied on the CPU, before the cast.
         device: where the batches go.
+        scale_images: make floats of uint8 camera frames; off, models get them as uint8.
 
     Attributes:
         steps_per_epoch: batches in an epoch, the same on all ranks.
@@ -65,6 +73,7 @@ class BatchLoader:
         prefetch_factor: int | None = None,
         normalizer: Normalizer | None = None,
         device: torch.device | str = "cpu",
+        scale_images: bool = True,
     ) -> None:
         own_length = getattr(dataset, "samples_per_epoch", None)
         self.sampler = GlobalBatchSampler(
@@ -81,14 +90,17 @@ class BatchLoader:
         self._batches = _Batches(dataset, normalizer)
         # Pinned memory belongs to a GPU; without one the flag has nothing to do.
         self._pin_memory = pin_memory and self._device.type == "cuda"
-        self._steps = _Steps(self.sampler)
+        self._scale_images = scale_images
+        self._image_keys = frozenset(getattr(dataset, "image_keys", ()))
+        lookahead = getattr(dataset, "lookahead", None)
+        self._steps = _Steps(self.sampler, 1 if lookahead is None else lookahead(batch_size))
         self._worker_seeds = torch.Generator()
         self._workers: DataLoader[Any] | None = None
         if num_workers > 0:
             self._workers = DataLoader(
                 self._batches,
                 sampler=self._steps,
-                batch_size=None,  # one item is one batch
+                batch_size=None,  # one item is the batches of one group of steps
                 collate_fn=_packed,
                 num_workers=num_workers,
                 pin_memory=self._pin_memory,
@@ -103,19 +115,22 @@ class BatchLoader:
         waiting_since = time.perf_counter()
         for batch in self._host_batches(epoch, start_step):
             ready = self._to_device(batch)
+            if self._scale_images:
+                ready = images_to_float(ready, self._image_keys)
             self.wait_seconds += time.perf_counter() - waiting_since
             yield ready
             waiting_since = time.perf_counter()
 
     def _host_batches(self, epoch: int, start_step: int) -> Iterator[Batch | PackedBatch]:
-        if self._workers is None:
-            for indices in self.sampler.iterate(epoch, start_step):
-                yield self._batches[indices]
-            return
         self._steps.begin(epoch, start_step)
+        if self._workers is None:
+            for group in self._steps:
+                yield from self._batches[group]
+            return
         words = np.random.SeedSequence([self.sampler.seed % 2**64, epoch, self.sampler.rank])
         self._worker_seeds.manual_seed(int(words.generate_state(1)[0]))
-        yield from self._workers
+        for batches in self._workers:
+            yield from batches
 
     def _to_device(self, batch: Batch | PackedBatch) -> Batch:
         on_cpu = self._device.type == "cpu"
@@ -132,46 +147,57 @@ class BatchLoader:
         return tree_map(lambda value: _moved(value, self._device), unpacked, is_leaf=_is_texts)
 
 
-class _Batches(Dataset[Batch]):
-    """A dataset whose items are whole batches, ready but for the device."""
+class _Batches(Dataset[list[Batch]]):
+    """A dataset whose items are the batches of a group of steps, ready but for the device."""
 
     def __init__(self, dataset: Dataset[Any], normalizer: Normalizer | None) -> None:
         self._dataset = dataset
         self._normalizer = normalizer
 
-    def __getitem__(self, indices: np.ndarray) -> Batch:
-        batch = fetch_batch(self._dataset, indices)
+    def __getitem__(self, group: Sequence[np.ndarray]) -> list[Batch]:
+        fetched = fetch_batch(self._dataset, group[0] if len(group) == 1 else np.concatenate(group))
+        sizes = [len(indices) for indices in group]
+        return [self._prepared(batch) for batch in ([fetched] if len(group) == 1 else _split(fetched, sizes))]
+
+    def _prepared(self, batch: Batch) -> Batch:
         if self._normalizer is not None:
             batch = self._normalizer.normalize(batch)
         return tree_map(_to_float32, batch, is_leaf=_is_texts)
 
 
-def fetch_batch(dataset: Dataset[Any], indices: np.ndarray) -> Batch:
-    """Return the samples `indices` `(B,)` of any dataset as one batch."""
-    whole = getattr(dataset, "__getitems__", None)
-    if whole is None:
-        return default_collate([dataset[i] for i in indices.tolist()])
-    fetched = whole(indices.tolist())
-    # Torch's own convention for `__getitems__` is a list of samples.
-    return fetched if isinstance(fetched, dict) else default_collate(fetched)
-
-
 class _Steps:
-    """The sampler of the worker loader: this rank's indices of each step of the epoch that was begun."""
+    """The sampler of the worker loader: this rank's indices of each step of the epoch that was begun.
 
-    def __init__(self, sampler: GlobalBatchSampler) -> None:
+    Args:
+        sampler: the order.
+        together: steps in a group.
+    """
+
+    def __init__(self, sampler: GlobalBatchSampler, together: int) -> None:
         self._sampler = sampler
+        self._together = together
         self._epoch = 0
         self._start_step = 0
 
     def begin(self, epoch: int, start_step: int) -> None:
         self._epoch, self._start_step = epoch, start_step
 
-    def __iter__(self) -> Iterator[np.ndarray]:
-        return self._sampler.iterate(self._epoch, self._start_step)
+    def __iter__(self) -> Iterator[list[np.ndarray]]:
+        steps = self._sampler.iterate(self._epoch, self._start_step)
+        while group := list(itertools.islice(steps, self._together)):
+            yield group
 
     def __len__(self) -> int:
-        return self._sampler.steps_per_epoch - self._start_step
+        return -(-(self._sampler.steps_per_epoch - self._start_step) // self._together)
+
+
+def _split(batch: Batch, sizes: Sequence[int]) -> list[Batch]:
+    """Return the batches that were fetched as one; tensors and lists have an entry per sample."""
+    ends = list(itertools.accumulate(sizes))
+    return [
+        {key: value[end - size : end] for key, value in batch.items()}
+        for size, end in zip(sizes, ends, strict=True)
+    ]
 
 
 def _to_float32(value: Any) -> Any:
@@ -189,8 +215,8 @@ def _moved(value: Any, device: torch.device) -> Any:
     return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
 
 
-def _packed(batch: Any) -> PackedBatch:
-    return PackedBatch(batch)
+def _packed(batches: Any) -> list[PackedBatch]:
+    return [PackedBatch(batch) for batch in batches]
 
 
 def _seed_worker(worker: int) -> None:

@@ -8,13 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from trainer.data.errors import WindowError
+from trainer.data.lerobot.info import TOLERANCE_S
 
 OLDEST_FIRST = "oldest_first"
 NEWEST_FIRST = "newest_first"
 HISTORY_ORDERS = (OLDEST_FIRST, NEWEST_FIRST)
-
-TOLERANCE_S = 1e-4
-"""How far a wanted time may lie from a recorded frame, in seconds."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,8 @@ class WindowGather:
     A frame outside the sample's episode is replaced by the episode's first or last one and flagged.
 
     Args:
-        columns: feature → array `(N, *shape)`; all episodes, each a run of rows.
+        columns: feature → array `(N, *shape)`; all episodes, each a run of rows. Of a feature that is not
+            among them the row numbers are gathered, int64, for whoever has its values.
         windows: what to gather.
         starts: first row of each episode, int64 `(E,)`, ascending; together they cover all N rows.
         lengths: rows of each episode, int64 `(E,)`.
@@ -100,7 +99,7 @@ class WindowGather:
                     f"a window of {window.span} frames of '{window.key}' is longer than every episode; "
                     f"the longest has {longest} frames",
                 )
-        self._columns = {window.key: columns[window.key] for window in windows}
+        self._columns = {window.key: columns.get(window.key) for window in windows}
         # One row per frame, so that a batch needs no search for its episodes.
         self._first = np.repeat(starts, lengths)
         self._last = np.repeat(starts + lengths - 1, lengths)
@@ -124,7 +123,8 @@ class WindowGather:
             inside = np.minimum(np.maximum(wanted, first), last)
             is_pad = inside != wanted
             for key in keys:
+                column = self._columns[key]
                 # The rows are in range; "clip" only spares numpy its own check and a second buffer.
-                gathered[key] = self._columns[key].take(inside, axis=0, mode="clip")
+                gathered[key] = inside if column is None else column.take(inside, axis=0, mode="clip")
                 gathered[f"{key}_is_pad"] = is_pad.copy()
         return gathered

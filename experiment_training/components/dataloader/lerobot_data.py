@@ -35,15 +35,18 @@ class LerobotDatasetParams:
             own rate if not given.
         action_horizon: actions in a chunk (S).
         obs_proprio_history: frames of every low-dimensional observation (T), the present one included.
-        obs_images_history: frames of every camera.
+        obs_images_history: frames of every camera; one alone comes without a dimension for it.
         task_name: project name for the tracker.
         action_offset: the first action of the chunk, in steps from the present frame: 0 is the action taken
             at the present frame, 1 the one after it.
         history_order: whether index 0 of a history is its oldest or its newest frame.
         episodes: what to train on: a list of episode numbers and of ranges written as text, `"0:50"` being
             episodes 0 to 49, or one such text; all by default.
-        features: observations to use; all low-dimensional `observation.…` by default.
+        features: observations to use, cameras among them; by default every `observation.…` that is numbers or
+            frames.
         action_key: the feature that is predicted.
+        frame_cache: folder for decoded frames, below the project if relative: decoded once, then a batch of
+            frames costs a copy. It takes N · 3 · H · W bytes per camera. None decodes on the fly.
     """
 
     repo_id: str | None = None
@@ -59,6 +62,7 @@ class LerobotDatasetParams:
     episodes: list[int | str] | str | None = None
     features: list[str] | None = None
     action_key: str = "action"
+    frame_cache: str | None = None
 
 
 @DATASET_BUILDER_REGISTRY.register("lerobot_dataset_factory")
@@ -76,7 +80,7 @@ class LerobotDatasetFactory:
 
         Returns:
             `dataset`, a `WindowedDataset`, and `norm_stats`, exact statistics over the chosen episodes of
-            every observation in it and of the action.
+            every low-dimensional observation in it and of the action.
 
         Raises:
             ParameterError: a parameter is unknown or cannot be used, or the dataset is missing, damaged
@@ -85,21 +89,33 @@ class LerobotDatasetFactory:
         chosen = _parse(params)
         # What is wrong with the files is shown at the parameter that led to them.
         source = "repo_id" if chosen.root is None else "root"
-        root = find_dataset(
-            chosen, [Path(folder) for folder in opt_params.get("search_paths") or [Path.cwd()]]
-        )
+        cache = chosen.frame_cache
+        folders = [Path(folder) for folder in opt_params.get("search_paths") or [Path.cwd()]]
+        root = find_dataset(chosen, folders)
         try:
             reader = LeRobotReader(root, repo_id=chosen.repo_id)
             features = _observations(chosen, reader)
             _check_action(chosen, reader)
             windows = _windows(chosen, reader, features)
-            dataset = WindowedDataset(reader, windows, episodes=_episodes(chosen, reader))
+            dataset = WindowedDataset(
+                reader,
+                windows,
+                episodes=_episodes(chosen, reader),
+                # The last of the folders is the project.
+                frame_cache=None if cache is None else folders[-1] / Path(cache).expanduser(),
+            )
         except WindowError as problem:
-            param = "action_horizon" if problem.key == chosen.action_key else "obs_proprio_history"
-            raise ParameterError(param, str(problem)) from None
+            camera = reader.features[problem.key].is_frames
+            history = "obs_images_history" if camera else "obs_proprio_history"
+            raise ParameterError(
+                "action_horizon" if problem.key == chosen.action_key else history, str(problem)
+            ) from None
         except DatasetError as problem:
             raise ParameterError(source, str(problem)) from None
-        return {"dataset": dataset, "norm_stats": dataset.statistics([*features, chosen.action_key])}
+        if cache is not None and not dataset.image_keys:
+            raise ParameterError("frame_cache", "no camera is used, so there are no frames to keep")
+        numbers = [name for name in features if reader.features[name].is_numeric]
+        return {"dataset": dataset, "norm_stats": dataset.statistics([*numbers, chosen.action_key])}
 
 
 def find_dataset(params: LerobotDatasetParams, search_paths: Sequence[Path]) -> Path:
@@ -134,7 +150,7 @@ def find_dataset(params: LerobotDatasetParams, search_paths: Sequence[Path]) -> 
         if look(cache / params.repo_id):
             return cache / params.repo_id
         if not params.local_files_only:
-            return fetch_dataset(params.repo_id)
+            return fetch_dataset(params.repo_id, params.features)
     raise ParameterError(
         "repo_id" if params.root is None else "root",
         f"there is no dataset (a folder with {INFO_PATH}) at {params.root or params.repo_id}",
@@ -142,11 +158,11 @@ def find_dataset(params: LerobotDatasetParams, search_paths: Sequence[Path]) -> 
     )
 
 
-def fetch_dataset(repo_id: str) -> Path:
-    """Fetch the metadata and the low-dimensional data of a dataset from the hub; return its folder.
+def fetch_dataset(repo_id: str, features: Sequence[str] | None = None) -> Path:
+    """Fetch a dataset from the hub; return its folder.
 
-    Videos stay where they are. The revision is the one tagged with the format version, as lerobot tags
-    its datasets, else the newest.
+    Of the videos those of `features` are fetched, all by default. The revision is the one tagged with the
+    format version, as lerobot tags its datasets, else the newest.
 
     Raises:
         ParameterError: huggingface_hub is not installed, or the hub does not give the dataset.
@@ -161,11 +177,13 @@ def fetch_dataset(repo_id: str) -> Path:
             "pip install 'trainer[hub]', or give the dataset's folder as root",
         ) from None
 
+    # Cameras are the folders below videos/ in format v3.0, and one level further down in v2.1.
+    videos = ["videos/*"] if features is None else [f"videos/{p}{f}/*" for f in features for p in ("", "*/")]
+
     def fetch(revision: str | None) -> Path:
+        patterns = ["meta/*", "data/*", *videos]
         return Path(
-            snapshot_download(
-                repo_id, repo_type="dataset", revision=revision, allow_patterns=["meta/*", "data/*"]
-            )
+            snapshot_download(repo_id, repo_type="dataset", revision=revision, allow_patterns=patterns)
         )
 
     try:
@@ -196,7 +214,7 @@ def _parse(params: Mapping[str, Any]) -> LerobotDatasetParams:
     chosen = LerobotDatasetParams(**params)
     if chosen.repo_id is None and chosen.root is None:
         raise ParameterError("repo_id", "a dataset is needed", "give repo_id, root, or both")
-    for name in ("repo_id", "root", "task_name", "action_key"):
+    for name in ("repo_id", "root", "task_name", "action_key", "frame_cache"):
         value = getattr(chosen, name)
         if value is not None and (not isinstance(value, str) or not value):
             raise ParameterError(name, f"must be a text, it is {value!r}")
@@ -219,16 +237,16 @@ def _parse(params: Mapping[str, Any]) -> LerobotDatasetParams:
 def _observations(params: LerobotDatasetParams, reader: LeRobotReader) -> list[str]:
     """Return the observations to use."""
     if params.features is None:
-        found = [name for name in reader.numeric_features("observation.") if name != params.action_key]
+        usable = {*reader.numeric_features("observation."), *reader.camera_features("observation.")}
+        found = [name for name in reader.features if name in usable and name != params.action_key]
     else:
         found = _named_observations(params, reader)
     if not found:
-        raise ParameterError("features", f"{reader.root}: there is no low-dimensional observation to use")
-    if params.obs_images_history != 1:
-        # Cameras are not loaded, so there is nothing that this could change.
+        raise ParameterError("features", f"{reader.root}: there is no observation to use")
+    if params.obs_images_history != 1 and not any(reader.features[name].is_frames for name in found):
         raise ParameterError(
             "obs_images_history",
-            f"no camera is loaded, so {params.obs_images_history} has no effect",
+            f"no camera is used, so {params.obs_images_history} has no effect",
             "leave it at 1",
         )
     return found
@@ -242,7 +260,7 @@ def _named_observations(params: LerobotDatasetParams, reader: LeRobotReader) -> 
         feature = reader.features.get(name)
         if feature is None:
             raise ParameterError("features", *_no_column(reader, name))
-        if not feature.is_numeric:
+        if not feature.is_numeric and not feature.is_frames:
             raise ParameterError("features", f"{reader.root}: {feature.why_not_numeric()}")
         if name == params.action_key or name in BOOKKEEPING:
             raise ParameterError("features", f"'{name}' is in every sample already; leave it out")
@@ -260,7 +278,7 @@ def _check_action(params: LerobotDatasetParams, reader: LeRobotReader) -> None:
 
 
 def _no_column(reader: LeRobotReader, name: str) -> tuple[str, str]:
-    usable = [n for n, feature in reader.features.items() if feature.is_numeric and n not in BOOKKEEPING]
+    usable = [n for n, f in reader.features.items() if (f.is_numeric or f.is_frames) and n not in BOOKKEEPING]
     near = closest(name, usable)
     hint = f"did you mean '{near[0]}'?" if near else f"it has {', '.join(usable)}"
     return f"{reader.root}: the dataset has no column '{name}'", hint
@@ -268,14 +286,18 @@ def _no_column(reader: LeRobotReader, name: str) -> tuple[str, str]:
 
 def _windows(params: LerobotDatasetParams, reader: LeRobotReader, features: Sequence[str]) -> list[Window]:
     ends = (params.action_offset, params.action_offset + params.action_horizon - 1)
-    furthest = max(*map(abs, ends), params.obs_proprio_history - 1)
+    furthest = max(*map(abs, ends), params.obs_proprio_history - 1, params.obs_images_history - 1)
     try:
         stride = 1 if params.HZ is None else frame_stride(params.HZ, reader.fps, furthest)
     except ValueError as problem:
         raise ParameterError("HZ", f"{reader.root}: {problem}") from None
-    history = history_offsets(params.obs_proprio_history, params.history_order, stride)
     chunk = action_offsets(params.action_horizon, params.action_offset, stride)
-    return [*(Window(name, history) for name in features), Window(params.action_key, chunk)]
+    windows = []
+    for name in features:
+        camera = reader.features[name].is_frames
+        history = params.obs_images_history if camera else params.obs_proprio_history
+        windows.append(Window(name, history_offsets(history, params.history_order, stride)))
+    return [*windows, Window(params.action_key, chunk)]
 
 
 def _episodes(params: LerobotDatasetParams, reader: LeRobotReader) -> list[int] | None:

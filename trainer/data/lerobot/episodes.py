@@ -62,6 +62,12 @@ class EpisodeTable:
         """First row of each episode in the columns, int64 `(E,)`."""
         return self.columns["dataset_from_index"]
 
+    def rows(self, positions: np.ndarray) -> np.ndarray:
+        """Return the rows of the episodes at some places of the table, one episode after the other."""
+        lengths = self.length[positions]
+        before = np.cumsum(lengths) - lengths
+        return np.repeat(self.start[positions] - before, lengths) + np.arange(int(lengths.sum()))
+
 
 def read_episodes(root: Path, info: DatasetInfo) -> EpisodeTable:
     """Read the episode table of either format version.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,9 @@ BOOKKEEPING: dict[str, str] = {
 }
 """The columns that every dataset has beside its own features, and their types; one number per frame."""
 
+TOLERANCE_S = 1e-4
+"""How far a wanted time may lie from a recorded frame, in seconds."""
+
 NUMERIC: tuple[str, ...] = ("float16", "float32", "float64", "bool")
 NUMERIC += ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 _FRAMES = ("image", "video")
@@ -46,12 +50,14 @@ class Feature:
         dtype: a numpy type name, or `string`, `language`, `image`, `video`, or something not known.
         shape: its shape in one frame.
         names: the names of its dimensions, as the dataset has them.
+        info: what the dataset says about the video of a camera, as it says it.
     """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     names: Any = None
+    info: Mapping[str, Any] | None = None
 
     @property
     def is_numeric(self) -> bool:
@@ -68,14 +74,40 @@ class Feature:
         """Shape of one row of its column: bookkeeping is one plain number, all else keeps its shape."""
         return () if self.name in BOOKKEEPING else self.shape
 
+    @property
+    def frame_shape(self) -> tuple[int, int, int]:
+        """Shape (C, H, W) of a camera's frame in a batch, in whichever order the dataset has it.
+
+        Raises:
+            DatasetError: it has no three dimensions, or not three channels of colour.
+        """
+        if len(self.shape) != 3:
+            raise DatasetError(
+                f"camera '{self.name}' has shape {list(self.shape)}, not height, width, channels"
+            )
+        names = [str(name) for name in self.names] if isinstance(self.names, list | tuple) else []
+        first = names[0].startswith("channel") if names else self.shape[0] == 3 and self.shape[2] != 3
+        channels, height, width = self.shape if first else (self.shape[2], *self.shape[:2])
+        if (
+            channels != 3
+            or (self.info or {}).get("video.is_depth_map")
+            or (self.info or {}).get("is_depth_map")
+        ):
+            kind = "depth" if channels == 3 else f"{channels}-channel"
+            raise DatasetError(
+                f"camera '{self.name}' holds {kind} frames; colour frames are read; leave it out"
+            )
+        return channels, height, width
+
     def description(self) -> dict[str, Any]:
         """Return it as `info.json` has it."""
-        return {"dtype": self.dtype, "shape": list(self.shape), "names": self.names}
+        described = {"dtype": self.dtype, "shape": list(self.shape), "names": self.names}
+        return described if self.info is None else {**described, "info": dict(self.info)}
 
     def why_not_numeric(self) -> str:
         """Say why there is no column of numbers for this feature."""
         if self.is_frames:
-            return f"feature '{self.name}' holds {self.dtype} frames, which are not read; leave it out"
+            return f"feature '{self.name}' holds {self.dtype} frames, not numbers"
         if self.dtype in _TEXT:
             return f"feature '{self.name}' holds text ({self.dtype}), not numbers; leave it out"
         return f"feature '{self.name}' has dtype '{self.dtype}', which is not known"
@@ -106,6 +138,17 @@ class DatasetInfo:
     def data_path(self, **place: int) -> str:
         """Return the path of a data file below the root; `place` fills the template of this version."""
         return str(self.raw["data_path"]).format(**place)
+
+    def video_path(self, key: str, **place: int) -> str:
+        """Return the path of a video of camera `key` below the root.
+
+        Raises:
+            DatasetError: the dataset says of no video where it lies.
+        """
+        template = self.raw.get("video_path")
+        if not template:
+            raise DatasetError(f"info.json has no video_path, so the videos of '{key}' cannot be found")
+        return str(template).format(video_key=key, **place)
 
 
 def read_info(root: Path) -> DatasetInfo:
@@ -172,7 +215,14 @@ def _features(path: Path, raw: Any) -> dict[str, Feature]:
             raise DatasetError(f"{path}: feature '{name}' needs a dtype and a shape")
         if not isinstance(shape, list) or not all(isinstance(n, int) and n > 0 for n in shape):
             raise DatasetError(f"{path}: the shape of feature '{name}' is {shape!r}, not sizes above 0")
-        features[name] = Feature(name, str(entry["dtype"]), tuple(shape), entry.get("names"))
+        about = entry.get("info")
+        features[name] = Feature(
+            name,
+            str(entry["dtype"]),
+            tuple(shape),
+            entry.get("names"),
+            about if isinstance(about, dict) else None,
+        )
     for name in BOOKKEEPING:
         if name not in features:
             raise DatasetError(f"{path}: the feature '{name}', which every dataset has, is missing")

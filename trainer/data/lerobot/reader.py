@@ -14,7 +14,7 @@ from model_constructor.util.suggest import closest
 from trainer.data.errors import DatasetError
 from trainer.data.lerobot.columns import read_table, to_numpy
 from trainer.data.lerobot.episodes import EpisodeTable, read_episodes, read_tasks
-from trainer.data.lerobot.info import STATS_PATH, DatasetInfo, Feature, read_info
+from trainer.data.lerobot.info import STATS_PATH, TOLERANCE_S, DatasetInfo, Feature, read_info
 from trainer.data.statistics import Stats, column_statistics
 
 _CHECKED = ("index", "episode_index", "frame_index")
@@ -25,7 +25,7 @@ class LeRobotReader:
     """One LeRobot dataset on disk.
 
     Opening it reads the metadata; columns are read when they are asked for, and once. Camera features
-    are listed in `features` and have no columns.
+    are listed in `features` and have no columns; `cameras.open_camera` reads their frames.
 
     Args:
         root: the dataset's folder.
@@ -94,6 +94,10 @@ class LeRobotReader:
             self._numeric(name)
             found.append(name)
         return found
+
+    def camera_features(self, prefix: str = "") -> list[str]:
+        """Return the features made of frames whose names begin with `prefix`, in the dataset's order."""
+        return [name for name, f in self.features.items() if f.is_frames and name.startswith(prefix)]
 
     def columns(self, keys: Sequence[str]) -> dict[str, np.ndarray]:
         """Return contiguous columns over all frames, in the order of the episodes.
@@ -191,7 +195,7 @@ class LeRobotReader:
         for key in _CHECKED:
             wrong = np.flatnonzero(read[key] != expected[key])
             if len(wrong):
-                path, episode, frame = self._place(int(wrong[0]))
+                path, episode, frame = self.place(int(wrong[0]))
                 raise DatasetError(
                     f"{path}: frame {frame} of episode {episode} has {key} {read[key][wrong[0]]}, "
                     f"it should have {expected[key][wrong[0]]}"
@@ -202,7 +206,7 @@ class LeRobotReader:
             return
         finite = np.isfinite(column).reshape(len(column), -1).all(axis=1)
         bad = np.flatnonzero(~finite)
-        path, episode, frame = self._place(int(bad[0]))
+        path, episode, frame = self.place(int(bad[0]))
         values = column[bad[0]].reshape(-1)
         what = "NaN" if np.isnan(values).any() else "an infinite number"
         raise DatasetError(
@@ -210,8 +214,26 @@ class LeRobotReader:
             f"({len(bad)} such frame{'s' if len(bad) > 1 else ''} in the dataset)"
         )
 
-    def _place(self, row: int) -> tuple[Path, int, int]:
-        """Return file, episode number and frame of a row."""
+    def check_timestamps(self) -> None:
+        """Check that frame i of each episode is i/fps seconds old, on which windows and videos rely.
+
+        Raises:
+            DatasetError: a frame is further from its time than 0.1 ms (or what float32 can tell).
+        """
+        columns = self.columns(["timestamp", "frame_index"])
+        expected = columns["frame_index"] / self.fps
+        late = np.abs(columns["timestamp"] - expected)
+        wrong = np.flatnonzero(late > TOLERANCE_S + np.spacing(expected.astype(np.float32)))
+        if len(wrong):
+            path, episode, frame = self.place(int(wrong[0]))
+            raise DatasetError(
+                f"{path}: frame {frame} of episode {episode} has timestamp "
+                f"{columns['timestamp'][wrong[0]]:.4f} s, at {self.fps:g} frames/s it should be "
+                f"{expected[wrong[0]]:.4f} s ({len(wrong)} such frame{'s' if len(wrong) > 1 else ''})"
+            )
+
+    def place(self, row: int) -> tuple[Path, int, int]:
+        """Return data file, episode number and frame of a row."""
         position = int(np.searchsorted(self.episodes.start, row, side="right")) - 1
         path = next(file.path for file in self.episodes.files if position in file.episodes)
         return path, int(self.episodes.episode_index[position]), row - int(self.episodes.start[position])

@@ -1,0 +1,319 @@
+"""The frames of a camera of a LeRobot dataset, for any rows at once: from video files or parquet images."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import PIL.Image
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from trainer.data.errors import DatasetError
+from trainer.data.lerobot.info import TOLERANCE_S
+from trainer.data.lerobot.reader import LeRobotReader
+from trainer.data.video.decoder import DECODE_ERRORS, POOL
+from trainer.data.video.header import VideoHeader, read_header
+
+CHECKED_AT_OPEN = 1000
+"""So many video files have their headers read when a dataset is opened; beyond, when they are decoded."""
+
+IMAGE_BYTES = 256 * 2**20
+"""Encoded images of parquet files that one camera keeps in memory."""
+
+
+class Camera(Protocol):
+    """The frames of one camera over the N rows of a dataset's chosen episodes.
+
+    Attributes:
+        key: the feature.
+        shape: (3, H, W).
+        frames_per_keyframe: how many frames are decoded for a random one, and one more; 1 if only itself.
+    """
+
+    key: str
+    shape: tuple[int, int, int]
+    frames_per_keyframe: float
+
+    def __len__(self) -> int:
+        """Return N."""
+        ...
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """Return the frames of rows `(K,)`, in any order and repeated at will: uint8 `(K, 3, H, W)`."""
+        ...
+
+    def sources(self) -> list[Path]:
+        """Return the files that the frames come from."""
+        ...
+
+    def identity(self) -> np.ndarray:
+        """Return integers `(N, k)` that say where in the sources each frame is."""
+        ...
+
+
+def open_camera(reader: LeRobotReader, key: str, positions: np.ndarray) -> Camera:
+    """Open a camera.
+
+    Args:
+        reader: the dataset.
+        key: a feature made of frames.
+        positions: the chosen episodes, as places in the episode table, ascending.
+
+    Raises:
+        DatasetError: there is no such camera, a file is missing, damaged or too short, or the times of its
+            frames are not those of the dataset.
+    """
+    feature = reader.features[key]
+    assert feature.is_frames, f"{key} is no camera"
+    try:
+        return (VideoCamera if feature.dtype == "video" else ImageCamera)(reader, key, positions)
+    except DatasetError as problem:
+        root = str(reader.root)
+        raise problem if str(problem).startswith(root) else DatasetError(f"{root}: {problem}") from None
+
+
+class VideoCamera:
+    """A camera stored as videos: each file of a batch is decoded in one call."""
+
+    def __init__(self, reader: LeRobotReader, key: str, positions: np.ndarray) -> None:
+        self.key = key
+        self.shape = reader.features[key].frame_shape
+        self._fps = reader.fps
+        self._episodes = reader.episodes.episode_index[positions]
+        lengths = reader.episodes.length[positions]
+        self._ends = np.cumsum(lengths)
+        self._paths, which, begins = _video_places(reader, key, positions)
+        rows = reader.episodes.rows(positions)
+        times = np.repeat(begins, lengths) + reader.columns(["timestamp"])["timestamp"][rows]
+        self._number = np.rint(times * self._fps).astype(np.int64)
+        self._file = np.repeat(which, lengths)
+        late = np.abs(times - self._number / self._fps)
+        wrong = np.flatnonzero(late > TOLERANCE_S + np.spacing(times.astype(np.float32)))
+        if len(wrong):
+            raise DatasetError(
+                f"{self._where(int(wrong[0]))} is wanted at {times[wrong[0]]:.4f} s, where a video of "
+                f"{self._fps:g} frames/s has none"
+            )
+        self._checked = np.zeros(len(self._paths), bool)
+        headers = [self._check(file) for file in range(min(len(self._paths), CHECKED_AT_OPEN))]
+        for path in self._paths[CHECKED_AT_OPEN:]:
+            if not path.is_file():
+                raise DatasetError(f"{path}: the video is missing")
+        self.frames_per_keyframe = float(np.mean([header.frames_per_keyframe for header in headers]))
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self._number)
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """Return the frames of rows `(K,)`: uint8 `(K, 3, H, W)`."""
+        out = np.empty((len(rows), *self.shape), np.uint8)
+        for file, places, numbers, which in self._by_file(rows):
+            if not self._checked[file]:
+                self._check(file)
+            try:
+                frames, times = POOL.frames(self._paths[file], self._fps, numbers.tolist())
+            except DECODE_ERRORS as problem:
+                raise self._failure(rows[places], problem) from None
+            late = np.abs(times - numbers / self._fps) > TOLERANCE_S
+            if late.any():
+                first = int(np.argmax(late))
+                row = int(rows[places][which == first][0])
+                raise DatasetError(
+                    f"{self._where(row)} should be shown at {numbers[first] / self._fps:.4f} s, the video "
+                    f"has a frame at {times[first]:.4f} s"
+                )
+            pictures = frames.transpose(0, 3, 1, 2)
+            out[places] = pictures if len(which) == len(numbers) else pictures[which]
+        return out
+
+    def sources(self) -> list[Path]:
+        """Return the video files."""
+        return list(self._paths)
+
+    def identity(self) -> np.ndarray:
+        """Return file and frame of every row."""
+        return np.stack([self._file, self._number], axis=1)
+
+    def _by_file(self, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
+        """Yield for each file its places in `rows`, sorted frame numbers, and which of them goes where."""
+        files = self._file[rows]
+        order = np.argsort(files * (int(self._number.max()) + 1) + self._number[rows], kind="stable")
+        files = files[order]
+        edges = [0, *(np.flatnonzero(np.diff(files)) + 1).tolist(), len(rows)]
+        for begin, end in itertools.pairwise(edges):
+            if begin == end:
+                continue
+            places = order[begin:end]
+            numbers, which = np.unique(self._number[rows[places]], return_inverse=True)
+            yield int(files[begin]), places, numbers, which.reshape(-1)
+
+    def _check(self, file: int) -> VideoHeader:
+        """Hold the header of a file against the dataset."""
+        path = self._paths[file]
+        header = read_header(path)
+        rows = np.flatnonzero(self._file == file)
+        if header.fps and abs(header.fps - self._fps) > 1e-3 * self._fps and header.frames > 1:
+            raise DatasetError(
+                f"{self._where(int(rows[0]))}: the video has {header.fps:g} frames/s, the dataset "
+                f"has {self._fps:g}"
+            )
+        if (header.height, header.width) != self.shape[1:]:
+            raise DatasetError(
+                f"{path}: frames of '{self.key}' are {header.height} × {header.width} pixels, the dataset "
+                f"says {self.shape[1]} × {self.shape[2]}"
+            )
+        missing = rows[self._number[rows] >= header.frames] if header.frames else rows[:0]
+        if len(missing):
+            raise DatasetError(
+                f"{self._where(int(missing[0]))} is frame {self._number[missing[0]]} of the video, which is "
+                f"too short: it has {header.frames} frames"
+            )
+        self._checked[file] = True
+        return header
+
+    def _failure(self, rows: np.ndarray, problem: Exception) -> DatasetError:
+        """Find the first frame that cannot be decoded, and say so."""
+        reason = next(iter(str(problem).strip().splitlines()), type(problem).__name__)
+        for row in rows.tolist():
+            try:
+                POOL.frames(self._paths[self._file[row]], self._fps, [int(self._number[row])])
+            except DECODE_ERRORS:
+                break
+        return DatasetError(f"{self._where(row)} cannot be decoded; the video is damaged: {reason}")
+
+    def _where(self, row: int) -> str:
+        episode = int(np.searchsorted(self._ends, row, side="right"))
+        frame = row - (int(self._ends[episode - 1]) if episode else 0)
+        return f"{self._paths[self._file[row]]}: frame {frame} of episode {self._episodes[episode]}"
+
+
+def _video_places(
+    reader: LeRobotReader, key: str, positions: np.ndarray
+) -> tuple[list[Path], np.ndarray, np.ndarray]:
+    """Return the video files of chosen episodes, which one each is in, and where it begins in seconds."""
+    episodes = reader.episodes
+    if reader.info.version == "v2.1":
+        per_chunk = int(reader.info.raw.get("chunks_size", 1000))
+        paths = [
+            reader.root / reader.info.video_path(key, episode_chunk=int(n) // per_chunk, episode_index=int(n))
+            for n in episodes.episode_index[positions]
+        ]
+        return paths, np.arange(len(paths)), np.zeros(len(paths))
+    names = [f"videos/{key}/{name}" for name in ("chunk_index", "file_index", "from_timestamp")]
+    for name in names:
+        column = episodes.columns.get(name)
+        if column is None or not np.isfinite(column[positions].astype(np.float64)).all():
+            raise DatasetError(f"the episode table does not say where the videos of '{key}' are ('{name}')")
+    chunk, file, begins = (episodes.columns[name][positions] for name in names)
+    unique, which = np.unique(np.stack([chunk, file], axis=1).astype(np.int64), axis=0, return_inverse=True)
+    paths = [
+        reader.root / reader.info.video_path(key, chunk_index=int(c), file_index=int(f)) for c, f in unique
+    ]
+    return paths, which.reshape(-1), begins.astype(np.float64)
+
+
+class ImageCamera:
+    """A camera stored as encoded pictures in the data files."""
+
+    frames_per_keyframe = 1.0
+
+    def __init__(self, reader: LeRobotReader, key: str, positions: np.ndarray) -> None:
+        self.key = key
+        self.shape = reader.features[key].frame_shape
+        self._root = reader.root
+        chosen = reader.episodes.rows(positions)
+        self._episodes = np.repeat(
+            reader.episodes.episode_index[positions], reader.episodes.length[positions]
+        )
+        files = [file for file in reader.episodes.files if np.isin(file.episodes, positions).any()]
+        self._paths = [file.path for file in files]
+        parts = [_picture_places(path, key) for path in self._paths]
+        index = np.concatenate([index for index, _ in parts])
+        places = np.concatenate([np.insert(p, 0, i, axis=1) for i, (_, p) in enumerate(parts)])
+        order = np.argsort(index, kind="stable")
+        self._places = places[order[np.isin(index[order], chosen)]]
+        if len(self._places) != len(chosen):
+            raise DatasetError(
+                f"{self._paths[0]}: '{key}' has {len(self._places)} pictures for {len(chosen)} frames"
+            )
+        self._held: OrderedDict[tuple[int, int], pa.Array] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_held": OrderedDict()}
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self._places)
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """Return the frames of rows `(K,)`: uint8 `(K, 3, H, W)`."""
+        out = np.empty((len(rows), *self.shape), np.uint8)
+        for place in np.argsort(rows, kind="stable"):
+            file, group, item = (int(n) for n in self._places[rows[place]])
+            cell = self._group(file, group)[item].as_py()
+            try:
+                out[place] = self._decoded(cell)
+            except (OSError, TypeError, ValueError, SyntaxError) as problem:
+                raise DatasetError(
+                    f"{self._paths[file]}: episode {self._episodes[rows[place]]} has a picture of "
+                    f"'{self.key}' that cannot be read: {problem}"
+                ) from None
+        return out
+
+    def sources(self) -> list[Path]:
+        """Return the data files."""
+        return list(self._paths)
+
+    def identity(self) -> np.ndarray:
+        """Return file, row group and row of every picture."""
+        return self._places
+
+    def _decoded(self, cell: dict[str, Any] | None) -> np.ndarray:
+        if cell is None or (cell.get("bytes") is None and not cell.get("path")):
+            raise ValueError("the row is empty")
+        data = cell.get("bytes")
+        with PIL.Image.open(io.BytesIO(data) if data else self._root / str(cell["path"])) as picture:
+            pixels = np.asarray(picture.convert("RGB"))
+        if pixels.shape[:2] != self.shape[1:]:
+            raise ValueError(f"it has {pixels.shape[0]} × {pixels.shape[1]} pixels, not {self.shape[1:]}")
+        return pixels.transpose(2, 0, 1)
+
+    def _group(self, file: int, group: int) -> pa.Array:
+        """Return the encoded pictures of a row group, those last used being at hand."""
+        held = self._held.pop((file, group), None)
+        if held is None:
+            try:
+                with pq.ParquetFile(self._paths[file]) as table:
+                    held = table.read_row_group(group, columns=[self.key])[self.key].combine_chunks()
+            except (pa.ArrowException, OSError) as problem:
+                raise DatasetError(f"{self._paths[file]}: the file is damaged: {problem}") from None
+            while (
+                self._held and sum(array.nbytes for array in self._held.values()) > IMAGE_BYTES - held.nbytes
+            ):
+                self._held.popitem(last=False)
+        self._held[file, group] = held
+        return held
+
+
+def _picture_places(path: Path, key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the `index` of each row of a data file, and its row group and place therein `(rows, 2)`."""
+    try:
+        with pq.ParquetFile(path) as file:
+            if key not in file.schema_arrow.names:
+                raise DatasetError(f"{path}: the column '{key}' is missing")
+            if not pa.types.is_struct(file.schema_arrow.field(key).type):
+                raise DatasetError(f"{path}: column '{key}' holds no pictures")
+            sizes = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
+            index = file.read(columns=["index"])["index"].to_numpy()
+    except (pa.ArrowException, OSError) as problem:
+        raise DatasetError(f"{path}: the file is truncated or damaged: {problem}") from None
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+    items = np.concatenate([np.arange(size) for size in sizes])
+    return index, np.stack([groups, items], axis=1)
