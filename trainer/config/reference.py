@@ -1,4 +1,4 @@
-"""Writes the page of all keys of the experiment YAML: `python -m trainer.config.reference > docs/experiment.md`."""
+"""Writes the page of all keys: `python -m trainer.config.reference > docs/experiment.md`."""
 
 from __future__ import annotations
 

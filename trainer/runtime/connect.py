@@ -16,7 +16,8 @@ from torch import Tensor
 from trainer.runtime.memory import keep_freed_memory
 
 PRECISIONS = ("auto", "fp32", "bf16")
-RANK_TIMEOUT = datetime.timedelta(minutes=10)
+# Other ranks wait this long while rank 0 evaluates or writes.
+RANK_TIMEOUT = datetime.timedelta(minutes=30)
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,14 @@ class Runtime:
             values = values / self.world_size
         return values
 
+    def largest(self, value: int) -> int:
+        """Return the largest of all ranks' numbers; this waits for the device."""
+        if not self.distributed:
+            return value
+        number = torch.tensor(value, device=self.device)
+        dist.all_reduce(number, op=dist.ReduceOp.MAX)
+        return int(number)
+
     def gather(self, value: Any) -> list[Any]:
         """Return every rank's (picklable) value on rank 0, in rank order; an empty list elsewhere."""
         if not self.distributed:
@@ -70,14 +79,6 @@ class Runtime:
         gathered: list[Any] | None = [None] * self.world_size if self.is_main else None
         dist.gather_object(value, gathered, dst=0)
         return gathered or []
-
-    def broadcast(self, value: Any) -> Any:
-        """Return rank 0's (picklable) value on every rank."""
-        if not self.distributed:
-            return value
-        box = [value]
-        dist.broadcast_object_list(box, src=0)
-        return box[0]
 
 
 @contextlib.contextmanager
