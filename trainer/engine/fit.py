@@ -48,8 +48,9 @@ def fit(experiment: Experiment, callbacks: Sequence[Callback] = ()) -> None:
                 if rates:
                     bar.set_postfix(pace.shown(rates), refresh=False)
                 bar.update()
-                if (stop.number and not e.runtime.distributed) or (rates and _any_rank_stops(e, stop)):
-                    _save_and_stop(e, stop)
+                # Several ranks agree where they meet anyway, at the end of a logging window.
+                if (stop.number and not e.runtime.distributed) or (rates and e.runtime.largest(stop.number)):
+                    _save_and_stop(e, e.runtime.largest(stop.number))
             e.progress.epoch = epoch + 1
             if e.progress.epoch % train.save_every == 0 or e.progress.epoch == train.epoch:
                 e.save()
@@ -62,20 +63,11 @@ def fit(experiment: Experiment, callbacks: Sequence[Callback] = ()) -> None:
         write_run_facts(e.run, {"finished": now(), "train_seconds": time.perf_counter() - started})
 
 
-def _any_rank_stops(e: Experiment, stop: StopRequest) -> bool:
-    """Say whether a signal reached any rank; asked where the ranks meet anyway, at the end of a window."""
-    if not e.runtime.distributed:
-        return False
-    numbers = e.runtime.broadcast(max(e.runtime.gather(stop.number), default=0))
-    stop.number = numbers
-    return bool(numbers)
-
-
-def _save_and_stop(e: Experiment, stop: StopRequest) -> None:
+def _save_and_stop(e: Experiment, signal_number: int) -> None:
     e.tracker.flush()
     e.save()
     e.writer.wait()
-    raise Stopped(stop.number)
+    raise Stopped(signal_number)
 
 
 def _bar(e: Experiment) -> Any:
