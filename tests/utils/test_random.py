@@ -43,3 +43,22 @@ def test_a_row_keeps_its_numbers_when_others_leave() -> None:
     assert torch.equal(together.normal((3, 2))[2:], alone.normal((1, 2)))
     together.keep([0, 2])
     assert torch.equal(together.normal((2, 2))[1:], alone.normal((1, 2)))
+
+
+def test_streams_are_independent_and_the_first_is_the_default():
+    policy, other = SampleRandom(3, 5, stream=0), SampleRandom(3, 5, stream=1)
+    first = policy.normal((4,))
+    assert torch.equal(first, SampleRandom(3, 5).normal((4,)))
+    assert not torch.equal(first, other.normal((4,)))
+
+
+def test_all_ranks_share_a_permutation():
+    orders = []
+    for rank in range(3):
+        random = SampleRandom(3, 5, rank, 3)
+        random.uniform((2, 4))
+        orders.append(random.permutation(6))
+    whole = SampleRandom(3, 5)
+    whole.uniform((6, 4))
+    assert orders == [whole.permutation(6)] * 3
+    assert sorted(orders[0]) == list(range(6))

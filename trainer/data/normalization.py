@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,9 @@ import torch
 from model_constructor.util.suggest import closest
 from torch import Tensor
 
+from trainer.data.images import IMAGE_PREFIX
 from trainer.data.lerobot.info import BOOKKEEPING
+from trainer.data.statistics import by_dataset, mixture_key
 
 MODES = ("mean_std", "min_max", "quantile", "none")
 DEFAULT_MODE = "mean_std"
@@ -21,6 +23,8 @@ CONSTANT = 1e-6
 STATE = "observation.state"
 CURRENT = "observation.current"
 PROPRIO = "observation.proprio_state"
+DATASET_INDEX = "dataset_index"
+"""Which dataset of a mixture a sample comes from: int64 `(B,)`."""
 
 
 class Normalizer:
@@ -41,55 +45,122 @@ class Normalizer:
     Where the batch has `observation.state`, `observation.proprio_state` is a copy of it, normalized; where
     it also has `observation.current`, `observation.state` becomes both, joined along the last dimension.
 
+    A mixture of datasets has one set of statistics for each, under `<dataset>/<feature>`. Every sample is
+    mapped by those of its own, which the batch's `dataset_index` tells. A robot is that of one dataset:
+    `for_dataset` gives its normalizer, which also widens what the robot measures to what the policy was
+    trained on, by zeros, and cuts its actions to those that the robot has.
+
     Args:
         stats: feature → statistic → array of the feature's shape.
         modes: one mode for all features, or feature → mode; a feature that is not named has `mean_std`.
+        dataset: of a mixture, the one that everything comes from; `dataset_index` tells if not given.
+
+    Attributes:
+        datasets: names of the datasets of a mixture, in the order of `dataset_index`; empty for one dataset.
 
     Raises:
         ValueError: a mode is not known, is given for a feature without statistics, or needs statistics
-            that are not there.
+            that are not there; or there is no such dataset.
     """
 
     def __init__(
         self,
         stats: Mapping[str, Mapping[str, Any]],
         modes: str | Mapping[str, str] = DEFAULT_MODE,
+        dataset: str | None = None,
     ) -> None:
         self._stats = {key: {name: np.array(v) for name, v in one.items()} for key, one in stats.items()}
         self._modes: str | dict[str, str] = modes if isinstance(modes, str) else dict(modes)
+        parts = by_dataset(self._stats)
+        self.datasets = tuple(name for name in parts if name is not None)
+        self._dataset = dataset
+        if dataset is not None and dataset not in self.datasets:
+            near = closest(dataset, self.datasets)
+            known = f"there are {', '.join(self.datasets)}" if self.datasets else "they are of one, unnamed"
+            hint = f"did you mean '{near[0]}'?" if near else known
+            raise ValueError(f"there is no dataset '{dataset}' in these statistics; {hint}")
+        self._row = None if dataset is None else self.datasets.index(dataset)
+        features = list(dict.fromkeys(key for part in parts.values() for key in part))
         named = {} if isinstance(modes, str) else modes
         for key in named:
-            if key not in stats:
-                near = closest(key, stats)
-                hint = f"did you mean '{near[0]}'?" if near else f"there are some for {', '.join(stats)}"
+            if key not in features:
+                near = closest(key, features)
+                hint = f"did you mean '{near[0]}'?" if near else f"there are some for {', '.join(features)}"
                 raise ValueError(f"a normalization is given for '{key}', which has no statistics; {hint}")
         self._maps: dict[str, _Affine] = {}
-        for key, values in self._stats.items():
+        for key in features:
             mode = modes if isinstance(modes, str) else named.get(key, DEFAULT_MODE)
             if mode not in MODES:
                 near = closest(mode, MODES)
                 hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(MODES)}"
                 raise ValueError(f"'{mode}' is no normalization of '{key}'; {hint}")
-            if mode != "none" and key not in BOOKKEEPING and not _is_image(key, values):
-                self._maps[key] = _Affine(*_centre_and_scale(key, values, mode))
+            has = [(name, part[key]) for name, part in parts.items() if key in part]
+            if mode == "none" and not self.datasets:
+                continue
+            if key not in BOOKKEEPING and not any(_is_image(key, values) for _, values in has):
+                maps = {name: _centre_and_scale(mixture_key(name, key), values, mode) for name, values in has}
+                self._maps[key] = _Affine([maps.get(name) for name in parts], maps_values=mode != "none")
+
+    def for_dataset(self, name: str | None = None) -> Normalizer:
+        """Return the normalizer of one robot.
+
+        Args:
+            name: a dataset of the mixture; its first one if not given. Without a mixture there is nothing to
+                choose.
+
+        Raises:
+            ValueError: there is no such dataset.
+        """
+        if name is None and not self.datasets:
+            return self
+        return Normalizer(self._stats, self._modes, self.datasets[0] if name is None else name)
 
     def normalize(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Return the batch with its features normalized; the given one stays as it is.
 
         Args:
             batch: feature → tensor whose last dimensions are the feature's shape; other values pass through.
+                Of a mixture, `dataset_index` `(B,)` too.
+
+        Raises:
+            ValueError: the statistics are those of several datasets, and nothing tells which are meant.
         """
         result = dict(batch)
+        rows: int | Tensor = 0
+        if self._row is not None:
+            rows = self._row
+            self._widen(result)
+        elif self.datasets:
+            rows = self._rows(batch)
         for key, affine in self._maps.items():
             value = result.get(key)
             if isinstance(value, Tensor) and value.is_floating_point():
-                result[key] = affine.apply(value)
-        state = result.get(STATE)
-        if isinstance(state, Tensor):
-            result[PROPRIO] = state.clone()
-            if CURRENT in result:
-                result[STATE] = torch.cat([state, result[CURRENT]], dim=-1)
+                result[key] = affine.apply(value, rows)
+        join_proprio(result)
         return result
+
+    def _rows(self, batch: Mapping[str, Any]) -> Tensor:
+        rows = batch.get(DATASET_INDEX)
+        if not isinstance(rows, Tensor):
+            raise ValueError(
+                f"the statistics are those of {len(self.datasets)} datasets, and the batch has no "
+                f"'{DATASET_INDEX}'; for one robot, choose among {', '.join(self.datasets)}"
+            )
+        return rows
+
+    def _widen(self, batch: dict[str, Any]) -> None:
+        """Give a robot's observations the shapes of the mixture, by zeros."""
+        frames: tuple[int, ...] | None = None
+        for key, affine in self._maps.items():
+            value = batch.get(key)
+            if isinstance(value, Tensor):
+                batch[key] = affine.widened(value)
+                if key.startswith("observation."):
+                    frames = frames or affine.leading(value)
+        for key, affine in self._maps.items():
+            missing = key not in batch and key.startswith("observation.") and self._row not in affine.owners
+            if missing and frames is not None:
+                batch[key] = torch.zeros(*frames, *affine.shape)
 
     def normalize_observation(self, observation: Mapping[str, Any]) -> dict[str, Any]:
         """Do the same for what a robot measures: numpy arrays become tensors, float64 becomes float32."""
@@ -103,32 +174,90 @@ class Normalizer:
     def denormalize(self, key: str, tensor: Tensor) -> Tensor:
         """Return a feature in its own units again; one that is not normalized comes back as it is."""
         affine = self._maps.get(key)
-        return tensor if affine is None else affine.undo(tensor)
+        if affine is None:
+            return tensor
+        if self.datasets and self._row is None:
+            raise ValueError(
+                f"'{key}' has other units in each of {', '.join(self.datasets)}; choose one of them first"
+            )
+        return affine.undo(tensor, self._row or 0)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what makes an equal normalizer, as plain dicts, texts and numpy arrays."""
-        return {"stats": self._stats, "modes": self._modes}
+        return {"stats": self._stats, "modes": self._modes, "dataset": self._dataset}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Normalizer:
         """Return the normalizer that `to_dict` described."""
-        return cls(plain["stats"], plain["modes"])
+        return cls(plain["stats"], plain["modes"], plain["dataset"])
+
+
+def join_proprio(batch: dict[str, Any]) -> None:
+    """Copy `observation.state` to `observation.proprio_state`, and join the currents to it, if any.
+
+    Called on a batch whose state is that of the joints alone.
+    """
+    state = batch.get(STATE)
+    if isinstance(state, Tensor):
+        batch[PROPRIO] = state.clone()
+        if CURRENT in batch:
+            batch[STATE] = torch.cat([state, batch[CURRENT]], dim=-1)
 
 
 class _Affine:
-    """y = (x − centre) / scale; a scale of 0 marks a constant, which becomes 0."""
+    """y = (x − centre) / scale for each dataset; a scale of 0 marks a constant, which becomes 0.
 
-    def __init__(self, centre: np.ndarray, scale: np.ndarray) -> None:
-        self._centre = torch.from_numpy(np.asarray(centre, np.float32))
-        self._scale = torch.from_numpy(np.asarray(scale, np.float32))
+    Args:
+        maps: centre and scale of the feature in each dataset, or None where it has not got the feature. The
+            last dimension may be smaller in some; what they lack is a constant zero.
+        maps_values: whether values are mapped at all, or only their dimensions matter.
+    """
+
+    def __init__(
+        self, maps: Sequence[tuple[np.ndarray, np.ndarray] | None], *, maps_values: bool = True
+    ) -> None:
+        self._maps_values = maps_values
+        self.owners = {row for row, one in enumerate(maps) if one is not None}
+        own = [one[0].shape for one in maps if one is not None]
+        self.shape = max(own, key=lambda shape: shape[-1:])
+        self._widths = [None if one is None else one[0].shape[-1:] for one in maps]
+        centre, scale = (np.zeros((len(maps), *self.shape), np.float32) for _ in range(2))
+        for row, one in enumerate(maps):
+            if one is not None:
+                # A number without dimensions has no last one to fill.
+                inside = (..., slice(one[0].shape[-1])) if one[0].ndim else ...
+                centre[row, ...][inside], scale[row, ...][inside] = one
+        self._centre = torch.from_numpy(centre)
+        self._scale = torch.from_numpy(scale)
         # x / ∞ is 0 for every finite x: no mask, no branch.
         self._divisor = torch.where(self._scale == 0, torch.inf, self._scale)
 
-    def apply(self, x: Tensor) -> Tensor:
-        return (x - self._centre.to(x)) / self._divisor.to(x)
+    def apply(self, x: Tensor, rows: int | Tensor) -> Tensor:
+        if not self._maps_values:
+            return x
+        return (x - self._of(self._centre, rows, x)) / self._of(self._divisor, rows, x)
 
-    def undo(self, y: Tensor) -> Tensor:
-        return y * self._scale.to(y) + self._centre.to(y)
+    def undo(self, y: Tensor, row: int) -> Tensor:
+        mapped = self._maps_values
+        x = y * self._of(self._scale, row, y) + self._of(self._centre, row, y) if mapped else y
+        width = self._widths[row]
+        return x[..., : width[0]] if width else x
+
+    def _of(self, values: Tensor, rows: int | Tensor, x: Tensor) -> Tensor:
+        """Return the values of one dataset, or of each sample's own `(B, 1, …, *shape)`."""
+        if isinstance(rows, int):
+            return values[rows].to(x)
+        between = (1,) * (x.ndim - 1 - len(self.shape))
+        return values[rows.to(values.device)].view(-1, *between, *self.shape).to(x)
+
+    def leading(self, x: Tensor) -> tuple[int, ...]:
+        """Return the dimensions of `x` before those of the feature."""
+        return tuple(x.shape[: x.ndim - len(self.shape)])
+
+    def widened(self, x: Tensor) -> Tensor:
+        """Return `x` with zeros for the dimensions that its dataset has not got."""
+        lacks = self.shape[-1] - x.shape[-1] if self.shape else 0
+        return torch.nn.functional.pad(x, (0, lacks)) if lacks > 0 else x
 
 
 def _centre_and_scale(key: str, stats: Mapping[str, np.ndarray], mode: str) -> tuple[np.ndarray, np.ndarray]:
@@ -139,6 +268,9 @@ def _centre_and_scale(key: str, stats: Mapping[str, np.ndarray], mode: str) -> t
             )
         return np.asarray(stats[name], np.float64)
 
+    if mode == "none":
+        shape = next(values.shape for name, values in stats.items() if name != "count")
+        return np.zeros(shape), np.ones(shape)
     if mode == "mean_std":
         mean, std = of("mean"), of("std")
         return mean, np.where(std <= CONSTANT * np.abs(mean) + EPSILON, 0.0, std + EPSILON)
@@ -157,4 +289,4 @@ def _is_constant(low: np.ndarray, high: np.ndarray) -> np.ndarray:
 def _is_image(key: str, stats: Mapping[str, np.ndarray]) -> bool:
     """Camera features are told by their names, or by statistics per channel, of shape (C, 1, 1)."""
     shape = next(iter(stats.values())).shape if "mean" not in stats else stats["mean"].shape
-    return key.startswith("observation.image") or (len(shape) == 3 and shape[1:] == (1, 1))
+    return key.startswith(IMAGE_PREFIX) or (len(shape) == 3 and shape[1:] == (1, 1))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TypeVar
+
 import numpy as np
 
 QUANTILES: dict[str, float] = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
@@ -9,6 +12,28 @@ STATISTICS = ("min", "max", "mean", "std", "count", *QUANTILES)
 
 Stats = dict[str, dict[str, np.ndarray]]
 """Feature name → name of the statistic → array of the feature's shape (`count`: shape (1,))."""
+
+T = TypeVar("T")
+
+
+def mixture_key(dataset: str | None, feature: str) -> str:
+    """Return the name of a feature's statistics in those of a mixture; no feature has a `/` in its name."""
+    return feature if dataset is None else f"{dataset}/{feature}"
+
+
+def by_dataset(stats: Mapping[str, T]) -> dict[str | None, dict[str, T]]:
+    """Return dataset → feature → statistics, in the order of appearance; outside a mixture it is None.
+
+    Raises:
+        ValueError: some statistics are those of a mixture, others are not.
+    """
+    parts: dict[str | None, dict[str, T]] = {}
+    for key, values in stats.items():
+        dataset, slash, feature = key.rpartition("/")
+        parts.setdefault(dataset if slash else None, {})[feature] = values
+    if None in parts and len(parts) > 1:
+        raise ValueError(f"the statistics of {', '.join(map(str, parts))} lie beside some without a dataset")
+    return parts
 
 
 def column_statistics(values: np.ndarray) -> dict[str, np.ndarray]:

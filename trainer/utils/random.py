@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+POLICY, AUGMENTATION = 0, 1
+
 
 class Random(Protocol):
     """Random numbers whose first dimension is the batch."""
@@ -25,8 +27,8 @@ class Random(Protocol):
 class SampleRandom:
     """Draws for one global batch, of which a rank takes its rows.
 
-    The numbers are a pure function of `(seed, step)` and of the row in the global batch: one rank with a
-    batch of 2B and two ranks with B see the same noise for the same sample, and a resumed run sees what
+    The numbers are a pure function of `(seed, step, stream)` and of the row in the global batch: one rank with
+    a batch of 2B and two ranks with B see the same noise for the same sample, and a resumed run sees what
     the uninterrupted one would have seen. Every rank must make the same calls in the same order.
 
     Args:
@@ -35,15 +37,24 @@ class SampleRandom:
         rank: this rank's place in the global batch.
         world_size: number of ranks, all with equal batches.
         device: where the numbers are needed; they are drawn on the CPU, so that every device sees the same.
+        stream: numbers of different streams have nothing to do with each other, so that who draws more from
+            one leaves the others as they are: `POLICY` or `AUGMENTATION`.
     """
 
     def __init__(
-        self, seed: int, step: int = 0, rank: int = 0, world_size: int = 1, device: torch.device | str = "cpu"
+        self,
+        seed: int,
+        step: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        device: torch.device | str = "cpu",
+        *,
+        stream: int = POLICY,
     ) -> None:
         self.rank = rank
         self.world_size = world_size
         self.device = torch.device(device)
-        entropy = np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0]
+        entropy = np.random.SeedSequence([seed, step, stream]).generate_state(1, np.uint64)[0]
         self._generator = torch.Generator().manual_seed(int(entropy) & (2**63 - 1))
 
     def normal(self, shape: tuple[int, ...]) -> Tensor:
@@ -53,6 +64,11 @@ class SampleRandom:
     def uniform(self, shape: tuple[int, ...]) -> Tensor:
         """Return numbers uniform in [0, 1) of shape `(B, …)` for this rank's B samples."""
         return self._rows(torch.rand(self._global(shape), generator=self._generator), shape[0])
+
+    def permutation(self, n: int) -> list[int]:
+        """Return the numbers 0 … n − 1 in an order that the whole global batch shares; it is on the host."""
+        order: list[int] = torch.randperm(n, generator=self._generator).tolist()
+        return order
 
     def _global(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return (shape[0] * self.world_size, *shape[1:])
