@@ -1,0 +1,50 @@
+"""`trainer data`: looking at datasets, their statistics, and taking over those of other formats."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from trainer.commands.errors import UserError, user_errors
+
+
+@click.group("data")
+def data() -> None:
+    """Look at datasets, recompute their statistics, convert other formats."""
+
+
+@data.command("inspect")
+@click.argument("root", type=click.Path(path_type=Path))
+@click.option(
+    "--html", type=click.Path(path_type=Path, dir_okay=False), help="Write a page with plots and film strips."
+)
+@click.option(
+    "--show",
+    type=click.IntRange(min=1),
+    default=4,
+    show_default=True,
+    help="Episodes on the page, those with faults first.",
+)
+@click.option("--decode", is_flag=True, help="Decode every frame of every video, which takes a while.")
+@click.option("--strict", is_flag=True, help="Exit with 1 on remarks too.")
+def inspect(root: Path, html: Path | None, show: int, decode: bool, strict: bool) -> None:
+    """Print what the LeRobot dataset in ROOT holds, and everything that is wrong with it.
+
+    Exit code 0 when no fault was found, 1 when there are some, 2 when there is no dataset.
+    """
+    from trainer.data.inspection import inspect_dataset
+    from trainer.data.inspection.page import write_page
+    from trainer.data.inspection.table import as_text
+
+    with user_errors():
+        inspection = inspect_dataset(root.expanduser(), decode=decode)
+    click.echo(as_text(inspection))
+    if html is not None:
+        try:
+            write_page(inspection, html, show=show)
+        except OSError as error:
+            raise UserError(f"the page {html} cannot be written: {error.strerror}") from error
+        click.echo(f"Page: {html}")
+    if inspection.faults or (strict and inspection.findings):
+        raise SystemExit(1)

@@ -1,0 +1,255 @@
+"""The cameras of a dataset: whether every frame of every episode is there, at its time, in its size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+
+from trainer.data.errors import DatasetError
+from trainer.data.inspection.findings import Findings, counted
+from trainer.data.inspection.rows import Rows, read_pictures
+from trainer.data.lerobot import LeRobotReader
+from trainer.data.lerobot.info import Feature
+from trainer.data.video.header import VideoHeader, read_header
+from trainer.data.windows import TOLERANCE_S
+
+
+@dataclass(frozen=True)
+class CameraFacts:
+    """A camera and how its frames are stored, in words."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    files: int
+    stored: str
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an episode lies in a video: the file, and the time of its first frame in seconds."""
+
+    path: Path
+    begin: float
+
+
+def video_place(reader: LeRobotReader, key: str, position: int) -> Place:
+    """Return where the episode at a place of the episode table lies in the videos of a camera.
+
+    Raises:
+        DatasetError: the dataset does not say.
+    """
+    number = int(reader.episodes.episode_index[position])
+    if reader.info.version == "v2.1":
+        chunk = number // int(reader.info.raw.get("chunks_size", 1000))
+        return Place(
+            reader.root / reader.info.video_path(key, episode_chunk=chunk, episode_index=number), 0.0
+        )
+    values = []
+    for name in ("chunk_index", "file_index", "from_timestamp"):
+        column = reader.episodes.columns.get(f"videos/{key}/{name}")
+        if column is None or not np.isfinite(float(column[position])):
+            raise DatasetError(
+                f"the episode table does not say where the video of '{key}' of episode {number} is ('{name}')"
+            )
+        values.append(float(column[position]))
+    path = reader.info.video_path(key, chunk_index=int(values[0]), file_index=int(values[1]))
+    return Place(reader.root / path, values[2])
+
+
+def check_camera(
+    reader: LeRobotReader,
+    feature: Feature,
+    rows: Rows | None,
+    findings: Findings,
+    *,
+    decode: bool,
+    tick: Callable[[], None],
+) -> CameraFacts:
+    """Look at a camera's frames; `tick` is called after each file, `decode` decodes all of them."""
+    if feature.dtype == "image":
+        return _check_pictures(feature, rows, findings, tick)
+    positions: dict[Path, list[tuple[int, float]]] = {}
+    for position, number in enumerate(reader.episodes.episode_index):
+        try:
+            place = video_place(reader, feature.name, position)
+        except DatasetError as problem:
+            findings.fault("video_place", str(problem), feature=feature.name, episodes=[int(number)])
+            break  # what one episode lacks, the others lack too
+        positions.setdefault(place.path, []).append((position, place.begin))
+    _check_lengths(reader, feature, findings)
+    headers = []
+    for path, inside in positions.items():
+        numbers = [int(reader.episodes.episode_index[position]) for position, _ in inside]
+        try:
+            header = read_header(path)
+            times = _times(path, decode=False)
+        except DatasetError as problem:
+            findings.fault("video_file", str(problem), feature=feature.name, episodes=numbers)
+            tick()
+            continue
+        headers.append(header)
+        _check_size(feature, header, path, numbers, findings)
+        if _check_rate(reader, feature, path, times, numbers, findings):
+            _check_frames(reader, feature, path, inside, times, findings)
+        if decode:
+            _check_decoding(feature, path, times, numbers, findings)
+        tick()
+    kinds = sorted({f"{h.codec} {h.pix_fmt}, {h.width} × {h.height}, {h.fps:g} frames/s" for h in headers})
+    return CameraFacts(feature.name, feature.dtype, feature.shape, len(positions), "; ".join(kinds))
+
+
+def _check_lengths(reader: LeRobotReader, feature: Feature, findings: Findings) -> None:
+    """Hold the time that the episode table gives an episode in the video against its frames."""
+    begin = reader.episodes.columns.get(f"videos/{feature.name}/from_timestamp")
+    end = reader.episodes.columns.get(f"videos/{feature.name}/to_timestamp")
+    if begin is None or end is None:
+        return
+    expected = reader.episodes.length / reader.fps
+    wrong = np.flatnonzero(~(np.abs(end - begin - expected) <= 0.5 / reader.fps))
+    if len(wrong):
+        first = wrong[0]
+        numbers = reader.episodes.episode_index[wrong]
+        findings.fault(
+            "video_span",
+            f"the episode table gives episode {numbers[0]} {end[first] - begin[first]:.3f} s of the video of "
+            f"'{feature.name}', its {reader.episodes.length[first]} frames last {expected[first]:.3f} s"
+            + (f" ({len(wrong)} such episodes)" if len(wrong) > 1 else ""),
+            feature=feature.name,
+            episodes=numbers.tolist(),
+        )
+
+
+def _check_rate(
+    reader: LeRobotReader,
+    feature: Feature,
+    path: Path,
+    times: np.ndarray,
+    numbers: list[int],
+    findings: Findings,
+) -> bool:
+    """Hold the usual distance of two frames against the rate of the dataset."""
+    rate = 1 / float(np.median(np.diff(times))) if len(times) > 1 else reader.fps
+    if abs(rate - reader.fps) <= 0.01 * reader.fps:
+        return True
+    findings.fault(
+        "video_fps",
+        f"{path}: the video has {rate:.4g} frames/s, the dataset says {reader.fps:g}",
+        feature=feature.name,
+        episodes=numbers,
+    )
+    return False
+
+
+def _check_size(
+    feature: Feature, header: VideoHeader, path: Path, numbers: list[int], findings: Findings
+) -> None:
+    try:
+        _, height, width = feature.frame_shape
+    except DatasetError as problem:
+        findings.remark("camera_kind", str(problem), feature=feature.name)
+        return
+    if (header.height, header.width) != (height, width):
+        findings.fault(
+            "video_size",
+            f"{path}: the frames are {header.height} × {header.width} pixels, the dataset says "
+            f"{height} × {width}",
+            feature=feature.name,
+            episodes=numbers,
+        )
+
+
+def _check_frames(
+    reader: LeRobotReader,
+    feature: Feature,
+    path: Path,
+    inside: list[tuple[int, float]],
+    times: np.ndarray,
+    findings: Findings,
+) -> None:
+    """Look for a frame of the video at the time of every frame of every episode in it."""
+    missing: list[tuple[int, np.ndarray]] = []
+    for position, begin in inside:
+        wanted = begin + np.arange(reader.episodes.length[position]) / reader.fps
+        if len(times):
+            near = np.clip(np.searchsorted(times, wanted), 1, max(len(times) - 1, 1))
+            candidates = np.stack([times[near - 1], times[np.minimum(near, len(times) - 1)]])
+            distance = np.abs(candidates - wanted).min(axis=0)
+        else:
+            distance = np.full(len(wanted), np.inf)
+        lacking = np.flatnonzero(distance > TOLERANCE_S)
+        if len(lacking):
+            missing.append((int(reader.episodes.episode_index[position]), lacking))
+    if missing:
+        number, frames = missing[0]
+        total = sum(len(lacking) for _, lacking in missing)
+        findings.fault(
+            "video_frames",
+            f"{path}: {counted(total, 'frame')} of {counted(len(missing), 'episode')} "
+            f"{'is' if total == 1 else 'are'} not in the video at the time where it should be, first frame "
+            f"{frames[0]} of episode {number}",
+            feature=feature.name,
+            episodes=[episode for episode, _ in missing],
+        )
+
+
+def _check_decoding(
+    feature: Feature, path: Path, times: np.ndarray, numbers: list[int], findings: Findings
+) -> None:
+    try:
+        decoded = len(_times(path, decode=True))
+        problem = f"{len(times) - decoded} of its {len(times)} frames cannot be decoded"
+    except DatasetError as error:
+        decoded, problem = -1, str(error).removeprefix(f"{path}: ")
+    if decoded != len(times):
+        findings.fault("video_damaged", f"{path}: {problem}", feature=feature.name, episodes=numbers)
+
+
+def _times(path: Path, decode: bool) -> np.ndarray:
+    """Return the times of all frames of a video in seconds, ascending; of those that decode, if asked."""
+    try:
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            read = container.decode(stream) if decode else container.demux(stream)
+            stamps = [item.pts for item in read if item.pts is not None]
+            base = float(stream.time_base or 0)
+    except (av.FFmpegError, OSError, ValueError, IndexError) as problem:
+        reason = getattr(problem, "strerror", None) or str(problem)
+        raise DatasetError(f"{path}: the video is truncated or damaged: {reason}") from None
+    return np.sort(np.array(stamps, np.float64)) * base
+
+
+def _check_pictures(
+    feature: Feature, rows: Rows | None, findings: Findings, tick: Callable[[], None]
+) -> CameraFacts:
+    """Look for rows without a picture."""
+    empty: list[int] = []
+    row = 0
+    for path, count in zip(rows.paths, rows.counts, strict=True) if rows is not None else ():
+        try:
+            pictures = read_pictures(path, feature.name)
+        except (KeyError, OSError, ValueError) as problem:
+            findings.fault(
+                "image_file", f"{path}: the pictures of '{feature.name}' cannot be read: {problem}"
+            )
+            pictures = [{"bytes": b"-"}] * count
+        for i, picture in enumerate(pictures):
+            if not picture or not (picture.get("bytes") or picture.get("path")):
+                empty.append(row + i)
+        row += count
+        tick()
+    if empty and rows is not None:
+        episodes = rows.episode[empty].tolist()
+        findings.fault(
+            "image_missing",
+            f"{counted(len(empty), 'frame')} of '{feature.name}' {'has' if len(empty) == 1 else 'have'} no "
+            f"picture, first frame {rows.frame[empty[0]]} of episode {episodes[0]}",
+            feature=feature.name,
+            episodes=episodes,
+        )
+    files = len(rows.paths) if rows is not None else 0
+    return CameraFacts(feature.name, feature.dtype, feature.shape, files, "pictures in the data files")

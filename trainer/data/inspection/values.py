@@ -1,0 +1,204 @@
+"""The numbers of one feature: their ranges, and what does not look measured."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from trainer.data.inspection.findings import Findings, counted, in_places
+from trainer.data.inspection.rows import Rows
+from trainer.data.lerobot.info import Feature
+from trainer.data.normalization import CONSTANT, EPSILON
+from trainer.data.statistics import Stats, column_statistics
+
+_JUMP = 10.0
+"""A step is a jump where it is so many times larger than the 99 % quantile of the steps that move …"""
+
+_JUMP_SHARE = 0.2
+"""… and larger than this share of the range between the 1 % and the 99 % quantile."""
+
+_FEW_VALUES = 16
+"""A dimension with no more different values is a switch, which may turn at once."""
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One number of a feature over all rows; statistics are over the finite ones, NaN where there is none."""
+
+    name: str
+    low: float
+    high: float
+    mean: float
+    std: float
+    constant: bool
+    broken: int
+    jumps: int
+
+
+@dataclass(frozen=True)
+class FeatureFacts:
+    """A low-dimensional feature and its dimensions."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    dimensions: tuple[Dimension, ...]
+
+
+def dimension_names(feature: Feature) -> list[str]:
+    """Return a name for each number of a feature: the dataset's where it has them, else its place."""
+    names: Any = feature.names
+    size = int(np.prod(feature.shape, dtype=np.int64))
+    if isinstance(names, dict) and len(names) == 1:  # some writers name the axis first
+        names = next(iter(names.values()))
+    if isinstance(names, list) and len(names) == size and size > 1:
+        return [str(name) for name in names]
+    if size == 1:
+        return [""]
+    return [",".join(map(str, np.unravel_index(i, feature.shape))) for i in range(size)]
+
+
+def check_values(
+    feature: Feature, column: np.ndarray, rows: Rows, stored: Stats | None, findings: Findings
+) -> FeatureFacts:
+    """Look at all numbers of a feature.
+
+    Args:
+        feature: which one.
+        column: its values `(N, *shape)`.
+        rows: to which episode and frame each belongs.
+        stored: statistics of the dataset's writer that should be those of these values; None to leave
+            them out of it.
+        findings: where what is found goes.
+    """
+    flat = column.reshape(len(column), -1)
+    names = dimension_names(feature)
+    _check_finite(feature, flat, rows, findings)
+    moved = np.zeros(len(flat), bool)
+    dimensions = []
+    for i, name in enumerate(names):
+        values = flat[:, i]
+        finite = np.isfinite(values) if values.dtype.kind == "f" else np.ones(len(values), bool)
+        stats = column_statistics(values[finite][:, None]) if finite.any() else None
+        low, high, mean, std = (
+            float(stats[s][0]) if stats else math.nan for s in ("min", "max", "mean", "std")
+        )
+        jumps = _jumps(values, rows) if values.dtype.kind == "f" else np.zeros(len(values), bool)
+        moved |= jumps
+        constant = high - low <= CONSTANT * max(abs(low), abs(high)) + EPSILON
+        dimensions.append(
+            Dimension(name, low, high, mean, std, constant, int((~finite).sum()), int(jumps.sum()))
+        )
+    facts = FeatureFacts(feature.name, feature.dtype, feature.shape, tuple(dimensions))
+    _report_jumps(feature, facts, moved, rows, findings)
+    _report_constants(feature, facts, findings)
+    if stored is not None and feature.name in stored and not any(d.broken for d in dimensions):
+        _check_stored(feature, stored[feature.name], column, findings)
+    return facts
+
+
+def _check_finite(feature: Feature, flat: np.ndarray, rows: Rows, findings: Findings) -> None:
+    if flat.dtype.kind != "f":
+        return
+    for kind, what, test in (("nan", "NaN", np.isnan), ("infinite", "an infinite number", np.isinf)):
+        bad = test(flat).any(axis=1)
+        where = np.flatnonzero(bad)
+        if not len(where):
+            continue
+        episodes = rows.episode[where].tolist()
+        place = in_places(len(where), episodes, int(rows.frame[where[0]]), int(rows.episode[where[0]]))
+        findings.fault(kind, f"'{feature.name}' has {what} {place}", feature=feature.name, episodes=episodes)
+
+
+def _jumps(values: np.ndarray, rows: Rows) -> np.ndarray:
+    """Return the rows that lie a step away from the one before which no other step comes near, bool `(N,)`.
+
+    Turns of an angle and sign changes of a quaternion are none: they are the same pose written otherwise.
+    """
+    values = values.astype(np.float64)
+    jump = np.zeros(len(values), bool)
+    follows = (rows.episode[1:] == rows.episode[:-1]) & (rows.frame[1:] == rows.frame[:-1] + 1)
+    with np.errstate(invalid="ignore"):
+        step = np.where(follows, np.abs(np.diff(values)), 0.0)
+    step[~np.isfinite(step)] = 0.0
+    moving = step[step > 0]
+    if len(moving) < 10 or len(np.unique(values[np.isfinite(values)])) <= _FEW_VALUES:
+        return jump
+    low, high = np.quantile(values[np.isfinite(values)], [0.01, 0.99])
+    limit = max(_JUMP * float(np.quantile(moving, 0.99)), _JUMP_SHARE * (high - low))
+    # Among few steps the quantile is itself a jump: then the median says what a usual step is.
+    if len(moving) < 500:
+        limit = max(3 * _JUMP * float(np.median(moving)), _JUMP_SHARE * (high - low))
+    large = step > limit
+    with np.errstate(invalid="ignore"):
+        mirrored = np.abs(values[1:] + values[:-1]) < 0.05 * step
+    turned = np.zeros(len(step), bool)
+    for turn in (2 * math.pi, 360.0):
+        turned |= (np.abs(step - turn) < 0.1 * turn) & (np.nanmax(np.abs(values)) < 1.1 * turn)
+    jump[1:] = large & ~mirrored & ~turned
+    return jump
+
+
+def _report_jumps(
+    feature: Feature, facts: FeatureFacts, moved: np.ndarray, rows: Rows, findings: Findings
+) -> None:
+    where = np.flatnonzero(moved)
+    if not len(where):
+        return
+    names = [d.name or "0" for d in facts.dimensions if d.jumps]
+    episodes = rows.episode[where].tolist()
+    place = in_places(len(where), episodes, int(rows.frame[where[0]]), int(rows.episode[where[0]]))
+    of = (
+        f" (dimension {', '.join(names[:4])}{', …' if len(names) > 4 else ''})" if facts.shape != (1,) else ""
+    )
+    findings.fault(
+        "jump",
+        f"'{feature.name}'{of} jumps {place}, much further than in any usual step",
+        feature=feature.name,
+        episodes=episodes,
+    )
+
+
+def _report_constants(feature: Feature, facts: FeatureFacts, findings: Findings) -> None:
+    constant = [d for d in facts.dimensions if d.constant]
+    if not constant:
+        return
+    if len(constant) == len(facts.dimensions):
+        what = f"'{feature.name}' never changes"
+    else:
+        names = ", ".join(d.name for d in constant[:8]) + (", …" if len(constant) > 8 else "")
+        number = counted(len(constant), "dimension")
+        what = f"'{feature.name}' has {number} of {len(facts.dimensions)} that never change: {names}"
+    findings.remark("constant", what, feature=feature.name)
+
+
+def _check_stored(
+    feature: Feature, stored: dict[str, np.ndarray], column: np.ndarray, findings: Findings
+) -> None:
+    """Hold the statistics of the writer against the values; quantiles are estimates with most writers."""
+    exact = column_statistics(column)
+    spread = exact["max"].astype(np.float64) - exact["min"]
+    for name in ("count", "min", "max", "mean", "std"):
+        if name not in stored:
+            continue
+        given, wanted = np.asarray(stored[name], np.float64), np.asarray(exact[name], np.float64)
+        if given.size != wanted.size:
+            text = f"has {given.size} numbers, not {wanted.size}"
+        else:
+            given = given.reshape(wanted.shape)
+            slack = 0.0 if name == "count" else 1e-3 * spread + 1e-5 * np.abs(wanted)
+            wrong = ~(np.abs(given - wanted) <= slack)  # NaN is wrong too
+            if not wrong.any():
+                continue
+            place = int(np.flatnonzero(wrong.reshape(-1))[0])
+            text = f"is {given.reshape(-1)[place]:.6g}, the data says {wanted.reshape(-1)[place]:.6g}"
+        findings.fault(
+            "stats",
+            f"meta/stats.json does not belong to this data: {name} of '{feature.name}' {text}; "
+            "recompute it with `trainer data stats --write`",
+            feature=feature.name,
+        )
+        return
