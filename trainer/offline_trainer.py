@@ -47,13 +47,10 @@ def train(config_path: str | Path, overrides: Sequence[str] = ()) -> Path:
         if runtime.is_main:
             for warning in plan.warnings:
                 click.echo(f"Warning: {warning}", err=True)
-        experiment = assemble(plan, runtime)
-        if experiment.progress.iteration and runtime.is_main:
-            click.echo(f"Taking up {plan.run} after step {experiment.progress.iteration}.", err=True)
-        try:
+        with assemble(plan, runtime) as experiment:
+            if experiment.progress.iteration and runtime.is_main:
+                click.echo(f"Taking up {plan.run} after step {experiment.progress.iteration}.", err=True)
             fit(experiment, [EvaluationCallback(plan.config.train.evaluation)])
-        finally:
-            experiment.close()
     return plan.run
 
 

@@ -85,3 +85,38 @@ def test_a_mistake_is_said_once_by_all_ranks_together(tiny_experiment: Callable[
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode != 0
     assert done.stderr.count("did you mean 'epoch'?") == 1
+
+
+FAILING = '''
+from experiment_training.components.trainer.imitation_learning.state_flow_matching import policy
+from trainer.engine.step import PolicyTrainer
+from trainer.registry import TRAINER_REGISTRY
+
+@TRAINER_REGISTRY.register("failing_trainer")
+class FailingTrainer(PolicyTrainer):
+    """Fails on rank 1 only."""
+
+    policy_class = policy.StateFlowMatchingPolicy
+
+    def train_step(self, data, iterations):
+        if self.settings.rank == 1 and iterations == 3:
+            raise RuntimeError("the gripper fell off")
+        return super().train_step(data, iterations)
+'''
+
+
+def test_a_rank_that_fails_ends_the_others_and_says_why(
+    tiny_experiment: Callable[..., Path], tmp_path: Path
+) -> None:
+    (tmp_path / "failing.py").write_text(FAILING)
+
+    def change(config: dict[str, Any]) -> None:
+        config["plugins"].append("failing")
+        config["train"]["trainer"]["type"] = "failing_trainer"
+
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += ["trainer/offline_trainer.py", "--train_config", str(tiny_experiment(change))]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0
+    assert "the gripper fell off" in done.stderr

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -160,9 +161,18 @@ class Experiment:
         if self.runtime.is_main:
             forget_from(self.run / METRICS, self.progress.iteration)
 
-    def close(self) -> None:
-        """Finish what is being written and recorded."""
+    def __enter__(self) -> Experiment:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Finish what is being written and recorded.
+
+        After an error the ranks no longer meet: each writes what it has by itself, so that none of them waits
+        for another that is gone.
+        """
         try:
             self.writer.close()
         finally:
-            self.tracker.close()
+            self.tracker.close(together=kind is None)

@@ -48,11 +48,15 @@ class Tracker:
         if len(self._steps) >= self.every:
             self.flush()
 
-    def flush(self) -> None:
-        """Bring what was recorded to the host in one transfer and write it down."""
+    def flush(self, together: bool = True) -> None:
+        """Bring what was recorded to the host in one transfer and write it down.
+
+        Args:
+            together: average over the ranks, all of which must then call this.
+        """
         if not self._steps:
             return
-        lines = self._to_host()
+        lines = self._to_host(together)
         self._steps = []
         self.last = {k: v for k, v in lines[-1].items() if isinstance(v, (int, float))}
         if not self.runtime.is_main:
@@ -63,7 +67,7 @@ class Tracker:
             for line in lines:
                 self.wandb_run.log({k: v for k, v in line.items() if k != "step"}, step=line["step"])
 
-    def _to_host(self) -> list[dict[str, Any]]:
+    def _to_host(self, together: bool) -> list[dict[str, Any]]:
         """Return one plain dict per recorded step; scalars of all steps travel in one tensor."""
         tensors = [(i, k, v) for i, (_, m, _) in enumerate(self._steps) for k, v in m.items() if _scalar(v)]
         lines = [
@@ -72,14 +76,14 @@ class Tracker:
         ]
         if tensors:
             stacked = torch.stack([v.detach().reshape(()).float() for _, _, v in tensors])
-            values = self.runtime.mean(stacked).tolist()
+            values = (self.runtime.mean(stacked) if together else stacked).tolist()
             for (index, name, _), value in zip(tensors, values, strict=True):
                 lines[index][name] = value
         return lines
 
-    def close(self) -> None:
-        """Write what is left and end the Weights & Biases run."""
-        self.flush()
+    def close(self, together: bool = True) -> None:
+        """Write what is left and end the Weights & Biases run; `together` as in `flush`."""
+        self.flush(together)
         if self.wandb_run is not None:
             self.wandb_run.finish()
 
