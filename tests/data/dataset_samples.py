@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,3 +65,42 @@ def recorded_pusht() -> Path:
     if not (root / "meta" / "info.json").is_file():
         pytest.skip("the Push-T demonstrations are not here; TRAINER_TEST_DATA may name their folder")
     return root
+
+
+FILM_FEATURES: dict[str, dict[str, Any]] = {
+    "observation.state": {"dtype": "float32", "shape": [3], "names": None},
+    "action": {"dtype": "float32", "shape": [2], "names": None},
+    "observation.images.top": {"dtype": "video", "shape": [32, 48, 3], "names": None},
+    "observation.images.wrist": {"dtype": "video", "shape": [24, 16, 3], "names": None},
+}
+
+
+def film_episodes(lengths: Sequence[int]) -> list[dict[str, np.ndarray]]:
+    """Return episodes with two cameras, no two frames of which are alike."""
+    rng = np.random.default_rng(0)
+    episodes = []
+    for number, length in enumerate(lengths):
+        columns = {
+            name: rng.normal(size=(length, *entry["shape"])).astype(np.float32)
+            for name, entry in FILM_FEATURES.items()
+            if entry["dtype"] == "float32"
+        }
+        for camera, (name, entry) in enumerate(list(FILM_FEATURES.items())[2:]):
+            columns[name] = moving_picture(length, *entry["shape"][:2], seed=10 * number + camera)
+        episodes.append(columns)
+    return episodes
+
+
+def moving_picture(frames: int, height: int, width: int, seed: int) -> np.ndarray:
+    """Return coloured waves that no two frames share: uint8 `(frames, H, W, 3)`."""
+    rng = np.random.default_rng(seed)
+    t, y, x = np.ogrid[:frames, :height, :width]
+    speed, slope, phase = rng.uniform(0.1, 0.5, 3), rng.uniform(-0.15, 0.15, (3, 2)), rng.uniform(0, 6, 3)
+    waves = [np.sin(slope[c, 0] * y + slope[c, 1] * x + speed[c] * t + phase[c]) for c in range(3)]
+    return (127.5 + 127 * np.stack(waves, axis=-1)).astype(np.uint8)
+
+
+def edit_json(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    change(content)
+    path.write_text(json.dumps(content), encoding="utf-8")

@@ -5,7 +5,8 @@ Run it where lerobot is installed beside torch, with this repository and `policy
     python tests/data/peer_lerobot.py [folder of a dataset that lerobot wrote]
 
 It writes a dataset with `LeRobotWriter`, opens it with lerobot, and compares 1,000 random samples with
-windows; then the same for the given dataset, cameras left out. Prints one JSON object.
+windows, numbers bit by bit and frames within 1/255; then the same for the given dataset. Prints one JSON
+object.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from dataset_samples import moving_picture
 
 from trainer.data.dataset import WindowedDataset
 from trainer.data.lerobot import LeRobotReader, LeRobotWriter
@@ -27,7 +29,7 @@ SAMPLES = 1000
 
 
 def write_varied(root: Path) -> Path:
-    """Write a dataset with scalars, vectors, an array, flags, several tasks and several data files."""
+    """Write a dataset with all kinds of columns, two cameras, several tasks, data files and video files."""
     rng = np.random.default_rng(7)
     features = {
         "observation.state": {"dtype": "float32", "shape": [4], "names": ["a", "b", "c", "d"]},
@@ -36,9 +38,17 @@ def write_varied(root: Path) -> Path:
         "action": {"dtype": "float32", "shape": [4], "names": None},
         "next.done": {"dtype": "bool", "shape": [1], "names": None},
         "phase": {"dtype": "int64", "shape": [1], "names": None},
+        "observation.images.top": {"dtype": "video", "shape": [64, 96, 3], "names": None},
+        "observation.images.wrist": {"dtype": "video", "shape": [48, 32, 3], "names": None},
     }
     with LeRobotWriter(
-        root, fps=20, features=features, robot_type="arm", metadata={"seed": 7}, data_file_mb=0.05
+        root,
+        fps=20,
+        features=features,
+        robot_type="arm",
+        metadata={"seed": 7},
+        data_file_mb=0.05,
+        video_file_mb=0.1,
     ) as writer:
         for number in range(40):
             length = int(rng.integers(20, 90))
@@ -49,12 +59,14 @@ def write_varied(root: Path) -> Path:
             }
             columns["next.done"] = np.arange(length)[:, None] == length - 1
             columns["phase"] = rng.integers(0, 4, (length, 1))
+            columns["observation.images.top"] = moving_picture(length, 64, 96, number)
+            columns["observation.images.wrist"] = moving_picture(length, 48, 32, number + 100)
             writer.add_episode(columns, f"task {number % 3}")
     return root
 
 
 def without_cameras(root: Path, folder: Path) -> Path:
-    """Return a view of a dataset without its cameras, which need decoders that are no part of this check."""
+    """Return a view of a dataset without its cameras, for where lerobot has no decoder for them."""
     (folder / "meta").mkdir(parents=True)
     info = json.loads((root / "meta" / "info.json").read_text(encoding="utf-8"))
     info["features"] = {
@@ -75,6 +87,8 @@ def compare(root: Path, windows: dict[str, tuple[int, ...]], samples: int = SAMP
     reader = LeRobotReader(root)
     plain = [name for name in reader.numeric_features() if name not in windows]
     plain = [name for name in plain if name not in ("timestamp", "index") and not name.endswith("_index")]
+    cameras = reader.camera_features()
+    windows = {**dict.fromkeys(cameras, (0,)), **windows}
     ours = WindowedDataset(reader, [Window(key, offsets) for key, offsets in windows.items()], plain)
     deltas = {key: [offset / reader.fps for offset in offsets] for key, offsets in windows.items()}
     theirs = LeRobotDataset("local/peer", root=root, delta_timestamps=deltas)
@@ -87,13 +101,18 @@ def compare(root: Path, windows: dict[str, tuple[int, ...]], samples: int = SAMP
         [rng.integers(0, len(ours), samples // 2), rng.choice(ends, samples - samples // 2)]
     )
     batch = ours.__getitems__(chosen)
-    compared, padded = 0, 0
+    compared, padded, frames, furthest = 0, 0, 0, 0.0
     for row, index in enumerate(chosen.tolist()):
         expected = theirs[index]
         assert set(expected) == set(batch), set(expected) ^ set(batch)
         for key, value in expected.items():
             if key == "task":
                 assert batch[key][row] == value, (key, index)
+                continue
+            if key in cameras:
+                distance = float((batch[key][row].float() / 255 - value).abs().max())
+                assert distance <= 1 / 255 + 1e-6, (key, index, distance)
+                frames, furthest = frames + 1, max(furthest, distance)
                 continue
             # lerobot drops the dimension of features of shape (1,).
             mine = batch[key][row].reshape(value.shape)
@@ -109,6 +128,8 @@ def compare(root: Path, windows: dict[str, tuple[int, ...]], samples: int = SAMP
         "frames": len(ours),
         "samples": samples,
         "tensors_compared": compared,
+        "windows_of_frames_compared": frames,
+        "furthest_apart": furthest,
         "windows_with_padding": padded,
     }
 
@@ -124,9 +145,10 @@ def main() -> None:
         history = {"observation.state": (-1, 0), "observation.gripper": (-1, 0), "observation.touch": (-2, 0)}
         result["written here"] = compare(own, {**history, "action": tuple(range(16))})
         for given in sys.argv[1:]:
-            root = without_cameras(Path(given).resolve(), Path(folder) / "given")
+            root = Path(given).resolve()
             keys = LeRobotReader(root).numeric_features("observation.")
             windows = dict.fromkeys(keys, (-1, 0)) | {"action": tuple(range(16))}
+            windows |= dict.fromkeys(LeRobotReader(root).camera_features(), (-1, 0))
             result[f"written by lerobot: {Path(given).name}"] = compare(root, windows)
     print(json.dumps(result, indent=2))
 

@@ -168,9 +168,7 @@ def test_a_camera_is_listed_and_refused(root):
     reader = LeRobotReader(root)
     assert reader.features["observation.images.top"].is_frames
     assert "observation.images.top" not in reader.numeric_features("observation.")
-    with pytest.raises(
-        DatasetError, match=r"'observation.images.top' holds video frames, not numbers"
-    ):
+    with pytest.raises(DatasetError, match=r"'observation.images.top' holds video frames, not numbers"):
         reader.columns(["observation.images.top"])
 
 

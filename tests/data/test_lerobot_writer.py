@@ -130,7 +130,7 @@ def test_nothing_is_overwritten(tmp_path):
     ("features", "text"),
     [
         ({"index": {"dtype": "int64", "shape": [1]}}, "'index' is written by itself"),
-        ({"cam": {"dtype": "video", "shape": [4, 4, 3]}}, "'cam' holds video frames"),
+        ({"cam": {"dtype": "image", "shape": [4, 4, 3]}}, "'cam' holds image frames"),
         ({"a/b": {"dtype": "float32", "shape": [1]}}, "has a slash"),
         ({"a": {"dtype": "float32", "shape": []}}, "has 0 dimensions"),
         ({}, "at least one feature"),

@@ -252,3 +252,68 @@ def test_faults_in_the_files_are_shown_at_what_led_to_them(root):
     assert refusal(repo_id=str(root)).param == "repo_id"
     data.write_bytes(data.read_bytes()[:-40])
     assert "truncated or damaged" in refusal(root).message
+
+
+FILMS = {
+    "observation.state": {"dtype": "float32", "shape": [3], "names": None},
+    "observation.images.top": {"dtype": "video", "shape": [32, 48, 3], "names": None},
+    "observation.images.wrist": {"dtype": "video", "shape": [24, 16, 3], "names": None},
+    "action": {"dtype": "float32", "shape": [2], "names": None},
+}
+
+
+@pytest.fixture
+def filmed(tmp_path):
+    rng = np.random.default_rng(0)
+    with LeRobotWriter(tmp_path / "filmed", fps=10, features=FILMS) as writer:
+        for length in LENGTHS:
+            columns = {
+                name: rng.integers(0, 256, (length, *entry["shape"]), np.uint8)
+                if entry["dtype"] == "video"
+                else rng.normal(size=(length, *entry["shape"])).astype(np.float32)
+                for name, entry in FILMS.items()
+            }
+            writer.add_episode(columns, "reach")
+    return tmp_path / "filmed"
+
+
+def test_cameras_are_observations(filmed):
+    built = build(filmed, obs_images_history=2, HZ=5, obs_proprio_history=3, action_horizon=2)
+    assert offsets(built) == {
+        "observation.state": (-4, -2, 0),
+        "observation.images.top": (-2, 0),
+        "observation.images.wrist": (-2, 0),
+        "action": (0, 2),
+    }
+    batch = built["dataset"].__getitems__([3, 8])
+    assert batch["observation.images.top"].shape == (2, 2, 3, 32, 48)
+    assert set(built["norm_stats"]) == {"observation.state", "action"}
+    built = build(filmed, features=["observation.images.wrist"])
+    assert built["dataset"].image_keys == ("observation.images.wrist",)
+    batch = built["dataset"].__getitems__([3, 8])
+    assert batch["observation.images.wrist"].shape == (2, 3, 24, 16)
+    assert "observation.images.top" not in batch
+    newest_first = build(filmed, obs_images_history=2, history_order="newest_first")
+    assert offsets(newest_first)["observation.images.top"] == (0, -1)
+
+
+def test_frames_are_kept_where_a_folder_is_named(filmed, tmp_path):
+    plain = build(filmed)["dataset"].__getitems__(range(35))
+    kept = build(filmed, frame_cache="kept", search_paths=[filmed, tmp_path])["dataset"].__getitems__(
+        range(35)
+    )
+    assert len(list((tmp_path / "kept").glob("*.npy"))) == 2  # below the project, which is looked at last
+    for name in ("observation.images.top", "observation.images.wrist"):
+        assert torch.equal(plain[name], kept[name])
+
+
+def test_what_cannot_be_asked_of_cameras(filmed, root):
+    assert refusal(filmed, obs_images_history=16).param == "obs_images_history"
+    assert refusal(filmed, action_key="observation.images.top").param == "action_key"
+    error = refusal(root, frame_cache="kept")
+    assert (error.param, error.message) == (
+        "frame_cache",
+        "no camera is used, so there are no frames to keep",
+    )
+    error = refusal(filmed, features=["observation.images.tp"])
+    assert "did you mean 'observation.images.top'" in error.hint

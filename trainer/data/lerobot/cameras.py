@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from trainer.data.errors import DatasetError
 from trainer.data.lerobot.info import TOLERANCE_S
-from trainer.data.lerobot.reader import LeRobotReader
+from trainer.data.lerobot.reader import LeRobotReader, named_episodes
 from trainer.data.video.decoder import DECODE_ERRORS, POOL
 from trainer.data.video.header import VideoHeader, read_header
 
@@ -101,10 +101,10 @@ class VideoCamera:
                 f"{self._fps:g} frames/s has none"
             )
         self._checked = np.zeros(len(self._paths), bool)
-        headers = [self._check(file) for file in range(min(len(self._paths), CHECKED_AT_OPEN))]
-        for path in self._paths[CHECKED_AT_OPEN:]:
+        for file, path in enumerate(self._paths):
             if not path.is_file():
-                raise DatasetError(f"{path}: the video is missing")
+                raise DatasetError(f"{path}: the video is missing; {self._episodes_in(file)} should be in it")
+        headers = [self._check(file) for file in range(min(len(self._paths), CHECKED_AT_OPEN))]
         self.frames_per_keyframe = float(np.mean([header.frames_per_keyframe for header in headers]))
 
     def __len__(self) -> int:
@@ -157,7 +157,10 @@ class VideoCamera:
     def _check(self, file: int) -> VideoHeader:
         """Hold the header of a file against the dataset."""
         path = self._paths[file]
-        header = read_header(path)
+        try:
+            header = read_header(path)
+        except DatasetError as problem:
+            raise DatasetError(f"{problem}; {self._episodes_in(file)} should be in it") from None
         rows = np.flatnonzero(self._file == file)
         if header.fps and abs(header.fps - self._fps) > 1e-3 * self._fps and header.frames > 1:
             raise DatasetError(
@@ -187,6 +190,10 @@ class VideoCamera:
             except DECODE_ERRORS:
                 break
         return DatasetError(f"{self._where(row)} cannot be decoded; the video is damaged: {reason}")
+
+    def _episodes_in(self, file: int) -> str:
+        episodes = np.searchsorted(self._ends, np.flatnonzero(self._file == file), side="right")
+        return named_episodes(self._episodes[np.unique(episodes)])
 
     def _where(self, row: int) -> str:
         episode = int(np.searchsorted(self._ends, row, side="right"))

@@ -23,6 +23,9 @@ EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.par
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 
+FILES_PER_CHUNK = 1000
+"""Files in a folder of data or videos, as this project writes them."""
+
 BOOKKEEPING: dict[str, str] = {
     "timestamp": "float32",
     "frame_index": "int64",

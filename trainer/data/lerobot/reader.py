@@ -165,12 +165,15 @@ class LeRobotReader:
         }
         row = 0
         for file in self.episodes.files:
-            table = read_table(file.path, keys)
+            numbers = self.episodes.episode_index[file.episodes]
+            try:
+                table = read_table(file.path, keys)
+            except DatasetError as problem:
+                raise DatasetError(f"{problem}; {named_episodes(numbers)} should be in it") from None
             expected = int(self.episodes.length[file.episodes].sum())
             if table.num_rows != expected:
-                numbers = self.episodes.episode_index[file.episodes]
                 raise DatasetError(
-                    f"{file.path}: the file has {table.num_rows} rows, but {_named(numbers)} should "
+                    f"{file.path}: the file has {table.num_rows} rows, but {named_episodes(numbers)} should "
                     f"have {expected} in it"
                 )
             for key in keys:
@@ -239,7 +242,8 @@ class LeRobotReader:
         return path, int(self.episodes.episode_index[position]), row - int(self.episodes.start[position])
 
 
-def _named(numbers: np.ndarray) -> str:
+def named_episodes(numbers: np.ndarray) -> str:
+    """Say which episodes these are, in a few words."""
     if len(numbers) == 1:
         return f"episode {numbers[0]}"
     return f"the {len(numbers)} episodes from {numbers.min()} to {numbers.max()}"

@@ -31,6 +31,7 @@ def _is_scalar(feature: Feature) -> bool:
 
 def data_schema(features: Mapping[str, Feature]) -> pa.Schema:
     """Return the schema of a data file; its metadata describes the features to the `datasets` library."""
+    features = {name: feature for name, feature in features.items() if not feature.is_frames}
     described = {name: _datasets_feature(feature) for name, feature in features.items()}
     metadata = {"huggingface": json.dumps({"info": {"features": described}})}
     return pa.schema([(name, _arrow_type(feature)) for name, feature in features.items()], metadata=metadata)
@@ -109,6 +110,10 @@ def episodes_schema(features: Mapping[str, Feature]) -> pa.Schema:
         ("dataset_to_index", pa.int64()),
     ]
     for name, feature in features.items():
+        if feature.is_frames:
+            prefix = f"videos/{name}"
+            fields += [(f"{prefix}/{place}", pa.int64()) for place in ("chunk_index", "file_index")]
+            fields += [(f"{prefix}/{time}", pa.float64()) for time in ("from_timestamp", "to_timestamp")]
         for statistic in STATISTICS:
             whole = statistic == "count" or (statistic in ("min", "max") and "int" in feature.dtype)
             kind = pa.int64() if whole else pa.float64()

@@ -1,0 +1,291 @@
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+
+import numpy as np
+import PIL.Image
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from dataset_samples import FILM_FEATURES, edit_json, film_episodes, recorded_pusht, write_dataset
+
+from trainer.data.dataset import WindowedDataset
+from trainer.data.errors import DatasetError
+from trainer.data.lerobot import LeRobotReader
+from trainer.data.lerobot.cameras import open_camera
+from trainer.data.loader import BatchLoader
+from trainer.data.normalization import Normalizer
+from trainer.data.video import decoder
+from trainer.data.video.encoder import VideoEncoder
+from trainer.data.windows import Window
+
+TOP, WRIST = "observation.images.top", "observation.images.wrist"
+LENGTHS = (9, 4, 14, 6)
+WINDOWS = [Window(TOP, (-2, 0)), Window(WRIST, (0,)), Window("action", (0, 1, 2))]
+
+
+@pytest.fixture(params=["torchcodec", "PyAV"])
+def library(request, monkeypatch):
+    if request.param == "torchcodec" and decoder.backend() != "torchcodec":
+        pytest.skip("torchcodec does not load here")
+    monkeypatch.setattr(decoder, "backend", lambda: request.param)
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    episodes = film_episodes(LENGTHS)
+    return write_dataset(
+        tmp_path_factory.mktemp("films") / "set", episodes, features=FILM_FEATURES, video_file_mb=0.002
+    )
+
+
+def whole(root, key):
+    reader = LeRobotReader(root)
+    camera = open_camera(reader, key, np.arange(len(reader.episodes)))
+    return camera, camera.read(np.arange(len(camera)))
+
+
+def recorded(key):
+    return np.concatenate([episode[key] for episode in film_episodes(LENGTHS)]).transpose(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize("key", [TOP, WRIST])
+def test_every_frame_is_the_one_that_was_recorded(root, library, key):
+    camera, frames = whole(root, key)
+    assert len(camera.sources()) > 1  # the files rolled over
+    assert frames.dtype == np.uint8
+    assert frames.shape == (33, *camera.shape)
+    distance = np.abs(frames[:, None].astype(int) - recorded(key)[None].astype(int)).mean(axis=(2, 3, 4))
+    assert (distance.argmin(axis=1) == np.arange(33)).all()
+    assert distance.diagonal().max() < 12
+
+
+def test_rows_come_in_any_order_and_repeat(root, library):
+    camera, frames = whole(root, TOP)
+    rows = np.random.default_rng(0).integers(0, 33, 60)
+    np.testing.assert_array_equal(camera.read(rows), frames[rows])
+    assert camera.read(rows[:0]).shape == (0, *camera.shape)
+
+
+def test_rare_keyframes(tmp_path, library):
+    frames = np.concatenate([e[TOP] for e in film_episodes((50,))])
+    encoder = VideoEncoder(tmp_path / "film.mp4", 10, 32, 48, "libx264", gop=20)
+    for frame in frames:
+        encoder.add(frame)
+    encoder.close()
+    wanted = [3, 19, 21, 22, 45]
+    opened = decoder.open_decoder(tmp_path / "film.mp4", 10)
+    for numbers in (wanted, [0], [49], wanted):
+        found, times = opened.frames(numbers)
+        np.testing.assert_allclose(times, np.array(numbers) / 10)
+        assert np.abs(found.astype(int) - frames[numbers]).mean() < 12
+    with pytest.raises(decoder.DECODE_ERRORS):
+        opened.frames([50])
+
+
+def test_both_libraries_decode_alike(root, monkeypatch):
+    if decoder.backend() != "torchcodec":
+        pytest.skip("torchcodec does not load here")
+    found = {}
+    for name in ("torchcodec", "PyAV"):
+        monkeypatch.setattr(decoder, "backend", lambda name=name: name)
+        found[name] = whole(root, TOP)[1]
+    np.testing.assert_array_equal(found["torchcodec"], found["PyAV"])
+
+
+def test_frames_in_a_batch(root):
+    dataset = WindowedDataset(LeRobotReader(root), WINDOWS)
+    rows = [0, 5, 10, 32, 5]
+    batch = dataset.__getitems__(rows)
+    top, wrist = whole(root, TOP)[1], whole(root, WRIST)[1]
+    assert batch[TOP].shape == (5, 2, 3, 32, 48)
+    assert batch[WRIST].shape == (5, 3, 24, 16)
+    assert batch[WRIST].dtype == torch.uint8
+    np.testing.assert_array_equal(batch[TOP], top[[[0, 0], [3, 5], [9, 10], [30, 32], [3, 5]]])
+    np.testing.assert_array_equal(batch[WRIST], wrist[rows])
+    assert batch[f"{TOP}_is_pad"][:, 0].tolist() == [True, False, True, False, False]
+    assert not batch[f"{TOP}_is_pad"][:, 1].any()
+    assert batch[f"{WRIST}_is_pad"].shape == (5, 1)
+    assert dataset.image_keys == (TOP, WRIST)
+    json.dumps(dataset.facts())
+    sample = dataset[10]
+    assert torch.equal(sample[TOP], batch[TOP][2])
+
+
+def test_frames_of_chosen_episodes(root):
+    every = WindowedDataset(LeRobotReader(root), WINDOWS)
+    some = WindowedDataset(LeRobotReader(root), WINDOWS, episodes=[3, 1])
+    batch = some.__getitems__(range(len(some)))
+    expected = every.__getitems__(batch["index"])
+    assert torch.equal(batch[TOP], expected[TOP])
+
+
+def test_a_dataset_is_pickled_without_its_open_files(root):
+    dataset = WindowedDataset(LeRobotReader(root), WINDOWS)
+    expected = dataset.__getitems__([3, 20])
+    assert torch.equal(pickle.loads(pickle.dumps(dataset)).__getitems__([3, 20])[TOP], expected[TOP])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system does not fork")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_loader_scales_frames_on_the_device(root, workers):
+    dataset = WindowedDataset(LeRobotReader(root), WINDOWS)
+    dataset.__getitems__([0])  # so that files are open when workers are forked
+    normalizer = Normalizer(dataset.statistics(["action"]))
+    options = {"batch_size": 4, "normalizer": normalizer, "num_workers": workers, "seed": 1}
+    seen = 0
+    plain = BatchLoader(dataset, scale_images=False, **options).epoch(0)
+    for batch, raw in zip(BatchLoader(dataset, **options).epoch(0), plain, strict=True):
+        assert raw[TOP].dtype == torch.uint8
+        assert batch[TOP].dtype == torch.float32
+        expected = dataset.__getitems__(batch["index"])
+        assert torch.equal(raw[TOP], expected[TOP])
+        assert torch.equal(batch[TOP], expected[TOP].float() / 255)
+        assert torch.equal(batch[WRIST], expected[WRIST].float() / 255)
+        seen += 1
+    assert seen == 8
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_several_batches_decoded_at_once_are_the_same_batches(root, workers, monkeypatch):
+    dataset = WindowedDataset(LeRobotReader(root), WINDOWS)
+    assert dataset.lookahead(4) == 1  # every second frame is a keyframe
+    expected = list(BatchLoader(dataset, batch_size=4).epoch(0, 1))
+    monkeypatch.setattr(dataset, "lookahead", lambda batch_size: 3)
+    found = list(BatchLoader(dataset, batch_size=4, num_workers=workers).epoch(0, 1))
+    assert len(found) == len(expected) == 7
+    for a, b in zip(found, expected, strict=True):
+        assert set(a) == set(b)
+        for key in a:
+            assert torch.equal(a[key], b[key]) if isinstance(a[key], torch.Tensor) else a[key] == b[key]
+
+
+def test_more_is_read_at_once_where_keyframes_are_rare(root, monkeypatch):
+    dataset = WindowedDataset(LeRobotReader(root), WINDOWS)
+    for camera in dataset._cameras.values():
+        camera.frames_per_keyframe = 200.0
+    bytes_per_batch = 64 * (2 * 3 * 32 * 48 + 3 * 24 * 16)
+    assert dataset.lookahead(64) == 2**28 // bytes_per_batch
+    assert dataset.lookahead(10**7) == 1
+
+
+def test_a_dataset_of_format_2_1(root, tmp_path):
+    old = tmp_path / "old"
+    reader = LeRobotReader(root)
+    for number, episode in enumerate(film_episodes(LENGTHS)):
+        data = old / f"data/chunk-000/episode_{number:06d}.parquet"
+        data.parent.mkdir(parents=True, exist_ok=True)
+        rows = np.flatnonzero(np.repeat(np.arange(4), LENGTHS) == number)
+        pq.write_table(pq.read_table(reader.episodes.files[0].path).take(rows), data)
+        for key in (TOP, WRIST):
+            film = old / f"videos/chunk-000/{key}/episode_{number:06d}.mp4"
+            film.parent.mkdir(parents=True, exist_ok=True)
+            encoder = VideoEncoder(film, 10, *episode[key].shape[1:3], "libx264")
+            for frame in episode[key]:
+                encoder.add(frame)
+            encoder.close()
+    (old / "meta").mkdir()
+    info = reader.info.raw | {
+        "codebase_version": "v2.1",
+        "data_path": "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet",
+        "video_path": "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4",
+    }
+    (old / "meta/info.json").write_text(json.dumps(info))
+    lines = [{"episode_index": i, "length": n, "tasks": [f"task {i % 2}"]} for i, n in enumerate(LENGTHS)]
+    (old / "meta/episodes.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    tasks = [{"task_index": i, "task": f"task {i}"} for i in range(2)]
+    (old / "meta/tasks.jsonl").write_text("\n".join(map(json.dumps, tasks)))
+    camera, frames = whole(old, TOP)
+    assert len(camera.sources()) == 4
+    distance = np.abs(frames[:, None].astype(int) - recorded(TOP)[None].astype(int)).mean(axis=(2, 3, 4))
+    assert (distance.argmin(axis=1) == np.arange(33)).all()
+
+
+@pytest.mark.parametrize("order", ["HWC", "CHW"])
+def test_pictures_in_the_data_files(root, tmp_path, order):
+    reader = LeRobotReader(root)
+    rng = np.random.default_rng(0)
+    pictures = rng.integers(0, 256, (33, 6, 10, 3), np.uint8)
+    cells = []
+    (tmp_path / "kept.png").parent.mkdir(exist_ok=True)
+    target = tmp_path / "set"
+    for folder in ("meta/episodes/chunk-000", "data/chunk-000"):
+        (target / folder).mkdir(parents=True)
+    for i, picture in enumerate(pictures):
+        stored = io.BytesIO()
+        PIL.Image.fromarray(picture).save(stored, "PNG")
+        if i == 7:  # one of them lies beside the data
+            (target / "seven.png").write_bytes(stored.getvalue())
+        cells.append(
+            {"bytes": None if i == 7 else stored.getvalue(), "path": "seven.png" if i == 7 else None}
+        )
+    table = pq.read_table(reader.episodes.files[0].path)
+    table = table.append_column("observation.image", pa.array(cells))
+    pq.write_table(table, target / "data/chunk-000/file-000.parquet", row_group_size=5)
+    for name in ("meta/tasks.parquet", "meta/episodes/chunk-000/file-000.parquet"):
+        (target / name).write_bytes((root / name).read_bytes())
+    shape, names = ([6, 10, 3], ["height", "width", "channel"]) if order == "HWC" else ([3, 6, 10], None)
+    info = json.loads((root / "meta/info.json").read_text())
+    info["features"]["observation.image"] = {"dtype": "image", "shape": shape, "names": names}
+    (target / "meta/info.json").write_text(json.dumps(info))
+    dataset = WindowedDataset(LeRobotReader(target), [Window("observation.image", (-1, 0))], episodes=[1, 2])
+    batch = dataset.__getitems__([0, 6, 17, 6])
+    np.testing.assert_array_equal(
+        batch["observation.image"].numpy().transpose(0, 1, 3, 4, 2),
+        pictures[[[9, 9], [14, 15], [25, 26], [14, 15]]],
+    )
+
+
+def test_recorded_demonstrations_decode_in_any_order():
+    root = recorded_pusht()
+    reader = LeRobotReader(root)
+    dataset = WindowedDataset(reader, [Window("observation.image", (-1, 0))], episodes=[0, 100, 205])
+    batch = dataset.__getitems__(np.random.default_rng(0).integers(0, len(dataset), 40))
+    opened = decoder.open_decoder(dataset._cameras["observation.image"].sources()[0], reader.fps, "PyAV")
+    for i, index in enumerate(batch["index"].tolist()):
+        first = index - int(batch["frame_index"][i])
+        for place, number in enumerate((max(index - 1, first), index)):
+            expected = opened.frames([number])[0][0]
+            found = batch["observation.image"][i, place].permute(1, 2, 0).numpy()
+            assert np.abs(found.astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("entry", "text"),
+    [
+        ({"dtype": "video", "shape": [32, 48, 1], "names": None}, "1-channel frames; colour frames are read"),
+        (
+            {"dtype": "video", "shape": [32, 48, 3], "names": None, "info": {"video.is_depth_map": True}},
+            "depth",
+        ),
+        ({"dtype": "video", "shape": [32, 48], "names": None}, "not height, width, channels"),
+        (
+            {"dtype": "video", "shape": [32, 64, 3], "names": None},
+            "are 32 × 48 pixels, the dataset says 32 × 64",
+        ),
+        (
+            {"dtype": "image", "shape": [32, 48, 3], "names": None},
+            "column 'observation.images.top' is missing",
+        ),
+    ],
+)
+def test_cameras_that_cannot_be_read(root, tmp_path, entry, text):
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for name in ("data", "videos"):
+        (copy / name).symlink_to(root / name)
+    (copy / "meta").mkdir()
+    for name in ("episodes", "tasks.parquet", "info.json"):
+        if name == "info.json":
+            (copy / "meta" / name).write_text((root / "meta" / name).read_text())
+        else:
+            (copy / "meta" / name).symlink_to(root / "meta" / name)
+    edit_json(copy / "meta/info.json", lambda info: info["features"].update({TOP: entry}))
+    with pytest.raises(DatasetError, match=text) as caught:
+        WindowedDataset(LeRobotReader(copy), WINDOWS)
+    assert str(caught.value).startswith(str(copy))
