@@ -146,3 +146,8 @@ def test_independent_mistakes_come_together(tiny_experiment: Write) -> None:
 
     output = attempt(tiny_experiment(spoil))
     assert "5 error(s)" in output
+
+
+def test_augmentation_that_has_no_effect_is_a_mistake(tiny_experiment: Write) -> None:
+    output = attempt(tiny_experiment(put("data", "augmentation")({"color_jitter": {"hue": 0.2}})))
+    assert "data.augmentation.color_jitter: the dataset gives no camera" in output

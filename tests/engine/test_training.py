@@ -240,3 +240,21 @@ def test_a_missing_observation_is_named(tiny_experiment: Write) -> None:
     policy = load_policy(train(tiny_experiment()), device="cpu")
     with pytest.raises(ValueError, match=r"needs observation\.state; it was given observation\.pixels"):
         policy.act({"observation.pixels": np.zeros(3)})
+
+
+def test_noise_on_observations_belongs_to_the_samples(tiny_experiment: Write, tmp_path: Path) -> None:
+    """It changes the training, is the same when repeated, and is not there when the policy is used."""
+
+    def noisy(config: dict[str, Any]) -> None:
+        config["data"]["augmentation"] = {"observation_noise": 0.5}
+
+    path = tiny_experiment(noisy)
+    a, b = (train(path, [f"train.save_dir={tmp_path / name}"]) for name in ("a", "b"))
+    plain = train(path, [f"train.save_dir={tmp_path / 'c'}", "data.augmentation=null"])
+    losses = [[m["total"] for m in metrics(run)] for run in (a, b, plain)]
+    assert losses[0] == losses[1]
+    assert losses[0] != losses[2]
+    first = [np.load(run / "first_batch.npz") for run in (a, plain)]
+    difference = first[0]["observation.state"] - first[1]["observation.state"]
+    assert difference.std() == pytest.approx(0.5, rel=0.4)
+    np.testing.assert_array_equal(first[0]["action"], first[1]["action"])

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from trainer.config.augmentation import AugmentationConfig
 from trainer.config.section import Section
 
 NormalizationMode = Literal["mean_std", "min_max", "quantile", "none"]
@@ -63,6 +64,7 @@ class DataConfig(Section):
     normalization: NormalizationMode | dict[str, NormalizationMode] = Field(
         "mean_std", description="one mode for all features, or feature → mode (mean_std where not named)"
     )
+    augmentation: AugmentationConfig | None = None
     recording: RecordingConfig | None = None
 
 

@@ -21,7 +21,7 @@ from trainer.data.stats_file import save_stats
 from trainer.engine.checkpoint import LATEST, CheckpointWriter, find_checkpoint
 from trainer.engine.deployment import CONFIG, DATASET, MODELS, STATS, build_loss, build_models, load_component
 from trainer.engine.experiment import Experiment
-from trainer.engine.preflight import Plan
+from trainer.engine.preflight import Plan, dataset_facts
 from trainer.engine.run_folder import environment_facts, write_run_facts, write_yaml
 from trainer.engine.step import StepSettings
 from trainer.engine.tracking import METRICS, Tracker, start_wandb
@@ -71,7 +71,7 @@ def assemble(plan: Plan, runtime: Runtime) -> Experiment:
         _write_run_folder(plan, runtime, models, loader, total_steps)
     runtime.barrier()
     wandb_run = _start_wandb(config, run) if runtime.is_main else None
-    facts = _dataset_facts(plan.dataset)
+    facts = dataset_facts(plan.dataset)
     experiment = Experiment(
         config=config,
         runtime=runtime,
@@ -81,6 +81,7 @@ def assemble(plan: Plan, runtime: Runtime) -> Experiment:
         optimizers=optimizers,
         loader=loader,
         normalizer=plan.normalizer,
+        augmentation=plan.augmentation,
         windows=facts.get("windows", {}),
         stats=plan.norm_stats,
         tracker=Tracker(run, runtime, config.train.log_every_n_steps, wandb_run),
@@ -228,11 +229,6 @@ def _resolved(config: ExperimentConfig) -> dict[str, Any]:
     return resolved
 
 
-def _dataset_facts(dataset: Any) -> dict[str, Any]:
-    facts: dict[str, Any] = dataset.facts() if hasattr(dataset, "facts") else {}
-    return facts
-
-
 def _write_run_folder(
     plan: Plan, runtime: Runtime, models: nn.ModuleDict, loader: BatchLoader, total_steps: int
 ) -> None:
@@ -245,7 +241,7 @@ def _write_run_folder(
     write_yaml(run / CONFIG, _resolved(config))
     for name, path in plan.component_paths.items():
         write_yaml(run / MODELS / f"{name}.yaml", _flat_model(path))
-    write_json(run / DATASET, _dataset_facts(plan.dataset))
+    write_json(run / DATASET, dataset_facts(plan.dataset))
     if plan.norm_stats:
         save_stats(run / STATS, plan.norm_stats)
     components = []

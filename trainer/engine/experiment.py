@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from trainer.config.schemas import ExperimentConfig
+from trainer.data.augmentation import Augmentation
 from trainer.data.loader import BatchLoader
 from trainer.data.normalization import Normalizer
 from trainer.engine.checkpoint import (
@@ -37,6 +38,7 @@ from trainer.engine.step import switch_optimizer
 from trainer.engine.tracking import METRICS, Tracker, forget_from
 from trainer.modeling.prepare import unwrapped
 from trainer.runtime import Runtime
+from trainer.utils.random import AUGMENTATION, SampleRandom
 from trainer.utils.seed import random_state, restore_random_state
 from trainer.utils.versions import library_versions
 
@@ -66,6 +68,7 @@ class Experiment:
     optimizers: dict[str, torch.optim.Optimizer]
     loader: BatchLoader
     normalizer: Normalizer
+    augmentation: Augmentation | None
     windows: Mapping[str, Any]
     stats: Mapping[str, Any] | None
     tracker: Tracker
@@ -89,6 +92,15 @@ class Experiment:
         if any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
             return offered
         return {name: value for name, value in offered.items() if name in accepted}
+
+    def augmented(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Return the batch of the coming step with its random changes, which only training sees."""
+        if self.augmentation is None:
+            return batch
+        runtime = self.runtime
+        place = (runtime.rank, runtime.world_size, runtime.device)
+        random = SampleRandom(self.config.run_seed, self.progress.iteration, *place, stream=AUGMENTATION)
+        return self.augmentation(batch, random)
 
     def deployed_policy(self) -> DeployedPolicy | None:
         """Return the policy as it would be on a robot now; None where the trainer names no policy class."""

@@ -37,6 +37,7 @@ def fit(experiment: Experiment, callbacks: Sequence[Callback] = ()) -> None:
         for epoch in range(e.progress.epoch, train.epoch):
             done = e.progress.iteration - epoch * e.loader.steps_per_epoch
             for batch in e.loader.epoch(epoch, start_step=done):
+                batch = e.augmented(batch)
                 if e.progress.iteration == 0 and e.runtime.is_main:
                     write_first_batch(e.run, batch)
                 with e.runtime.autocast():

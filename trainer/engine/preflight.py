@@ -19,6 +19,7 @@ from trainer.config.loader import ConfigPath, LocatedConfig
 from trainer.config.paths import find_input, output_path, project_folder
 from trainer.config.schemas import ExperimentConfig
 from trainer.config.validation import Issues, validate_parameters, validate_schema
+from trainer.data.augmentation import Augmentation
 from trainer.data.errors import DatasetError
 from trainer.data.normalization import Normalizer
 from trainer.registry import (
@@ -49,6 +50,7 @@ class Plan:
         dataset: the built dataset.
         norm_stats: its statistics, or None.
         normalizer: what they and `data.normalization` amount to.
+        augmentation: what `data.augmentation` asks for, or None.
         warnings: sentences about settings that have no effect.
     """
 
@@ -60,6 +62,7 @@ class Plan:
     dataset: Any
     norm_stats: Mapping[str, Any] | None
     normalizer: Normalizer
+    augmentation: Augmentation | None = None
     warnings: list[str] = field(default_factory=list)
 
 
@@ -110,12 +113,24 @@ def preflight(
         _check_load_dir(issues, config)
     stats = built.get("norm_stats")
     normalizer = _build_normalizer(issues, config, stats)
+    augmentation = _build_augmentation(issues, config, built.get("dataset"))
     issues.raise_if_any()
     assert config is not None
     assert run is not None
     assert normalizer is not None
     warnings = _idle_components(config)
-    return Plan(config, located, run, component_paths, params, built["dataset"], stats, normalizer, warnings)
+    return Plan(
+        config=config,
+        located=located,
+        run=run,
+        component_paths=component_paths,
+        params=params,
+        dataset=built["dataset"],
+        norm_stats=stats,
+        normalizer=normalizer,
+        augmentation=augmentation,
+        warnings=warnings,
+    )
 
 
 def _mapping(raw: Any, *keys: str) -> Mapping[str, Any]:
@@ -272,6 +287,21 @@ def _build_normalizer(
     except ValueError as error:
         issues.add(("data", "normalization"), str(error))
         return None
+
+
+def _build_augmentation(issues: Issues, config: ExperimentConfig | None, dataset: Any) -> Augmentation | None:
+    if config is None or config.data.augmentation is None or dataset is None:
+        return None
+    augmentation = Augmentation(config.data.augmentation, getattr(dataset, "image_keys", ()))
+    for setting, sentence in augmentation.without_effect(dataset_facts(dataset).get("windows", {})):
+        issues.add(("data", "augmentation", *(setting.split(".", 1) if setting else ())), sentence)
+    return augmentation
+
+
+def dataset_facts(dataset: Any) -> dict[str, Any]:
+    """Return what a dataset says of itself; one of the user's own may say nothing."""
+    facts: dict[str, Any] = dataset.facts() if hasattr(dataset, "facts") else {}
+    return facts
 
 
 def _check_device(issues: Issues, config: ExperimentConfig, local_rank: int) -> None:
