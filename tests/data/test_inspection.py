@@ -227,7 +227,7 @@ NUMBERS = [
     (null_values, "column", (), "'observation.gripper' has rows without a value"),
     (task_index, "task_index", (1,), "goes beyond the 2 tasks in frame 0 of episode 1"),
     (empty_task, "task_text", (), "task 0 has no text"),
-    (stale_stats, "stats", (), "mean of 'action' is 12, the data says .*trainer data stats --write"),
+    (stale_stats, "stats", (), "of 'action', mean is 12, the data says .*trainer data stats --write"),
     (damaged_stats, "stats", (), "stats.json: these are not statistics"),
     (unknown_dtype, "dtype", (), "'next.done' has dtype 'quaternion', which is not known"),
     (future_version, "metadata", (), "info.json: the dataset has format v9.0, which is newer"),

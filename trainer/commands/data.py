@@ -48,3 +48,24 @@ def inspect(root: Path, html: Path | None, show: int, decode: bool, strict: bool
         click.echo(f"Page: {html}")
     if inspection.faults or (strict and inspection.findings):
         raise SystemExit(1)
+
+
+@data.command("stats")
+@click.argument("root", type=click.Path(path_type=Path))
+@click.option("--write", is_flag=True, help="Replace meta/stats.json; without it, nothing is changed.")
+def stats(root: Path, write: bool) -> None:
+    """Compute the statistics of the LeRobot dataset in ROOT from every number in it.
+
+    Those of cameras stay as they are.
+    """
+    from trainer.data.inspection.recompute import as_text, recompute
+
+    with user_errors():
+        result = recompute(root.expanduser())
+    click.echo(as_text(result))
+    if write:
+        try:
+            path = result.write()
+        except OSError as error:
+            raise UserError(f"the statistics of {root} cannot be written: {error.strerror}") from error
+        click.echo(f"Written: {path}")

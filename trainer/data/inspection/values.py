@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,7 +97,14 @@ def check_values(
     _report_jumps(feature, facts, moved, rows, findings)
     _report_constants(feature, facts, findings)
     if stored is not None and feature.name in stored and not any(d.broken for d in dimensions):
-        _check_stored(feature, stored[feature.name], column, findings)
+        difference = stored_difference(stored[feature.name], column_statistics(column))
+        if difference is not None:
+            findings.fault(
+                "stats",
+                f"meta/stats.json does not belong to this data: of '{feature.name}', {difference}; "
+                "recompute it with `trainer data stats --write`",
+                feature=feature.name,
+            )
     return facts
 
 
@@ -175,30 +183,26 @@ def _report_constants(feature: Feature, facts: FeatureFacts, findings: Findings)
     findings.remark("constant", what, feature=feature.name)
 
 
-def _check_stored(
-    feature: Feature, stored: dict[str, np.ndarray], column: np.ndarray, findings: Findings
-) -> None:
-    """Hold the statistics of the writer against the values; quantiles are estimates with most writers."""
-    exact = column_statistics(column)
+def stored_difference(stored: Mapping[str, np.ndarray], exact: Mapping[str, np.ndarray]) -> str | None:
+    """Say where a writer's statistics are not those of the data; None where they are.
+
+    Quantiles are left out: they are estimates with most writers.
+
+    Args:
+        stored: statistics of a feature as the dataset has them.
+        exact: `column_statistics` of its values.
+    """
     spread = exact["max"].astype(np.float64) - exact["min"]
     for name in ("count", "min", "max", "mean", "std"):
         if name not in stored:
             continue
         given, wanted = np.asarray(stored[name], np.float64), np.asarray(exact[name], np.float64)
         if given.size != wanted.size:
-            text = f"has {given.size} numbers, not {wanted.size}"
-        else:
-            given = given.reshape(wanted.shape)
-            slack = 0.0 if name == "count" else 1e-3 * spread + 1e-5 * np.abs(wanted)
-            wrong = ~(np.abs(given - wanted) <= slack)  # NaN is wrong too
-            if not wrong.any():
-                continue
+            return f"{name} has {given.size} numbers, not {wanted.size}"
+        slack = 0.0 if name == "count" else 1e-3 * spread + 1e-5 * np.abs(wanted)
+        wrong = ~(np.abs(given.reshape(wanted.shape) - wanted) <= slack)  # NaN is wrong too
+        if wrong.any():
             place = int(np.flatnonzero(wrong.reshape(-1))[0])
-            text = f"is {given.reshape(-1)[place]:.6g}, the data says {wanted.reshape(-1)[place]:.6g}"
-        findings.fault(
-            "stats",
-            f"meta/stats.json does not belong to this data: {name} of '{feature.name}' {text}; "
-            "recompute it with `trainer data stats --write`",
-            feature=feature.name,
-        )
-        return
+            numbers = f"{given.reshape(-1)[place]:.6g}, the data says {wanted.reshape(-1)[place]:.6g}"
+            return f"{name} is {numbers}"
+    return None
