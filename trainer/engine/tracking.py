@@ -124,11 +124,9 @@ def start_wandb(project: str, name: str, config: dict[str, Any], run: Path, run_
 
 
 def _has_key() -> bool:
-    if os.environ.get("WANDB_API_KEY"):
-        return True
     import wandb
 
     try:
-        return bool(wandb.api.api_key)
+        return bool(wandb.login(prompt=False, verify=False))
     except Exception:  # a broken netrc is a missing key, and no reason to stop a run
         return False
