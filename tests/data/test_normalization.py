@@ -59,6 +59,46 @@ def test_ranges_become_minus_one_to_one(mode):
     torch.testing.assert_close(result, torch.tensor([[-1.0, -1.0], [1.0, 1.0]]))
 
 
+def by_numpy(x, column, mode):
+    """Normalize number by number, from the column itself."""
+    wide = column.reshape(-1, column.shape[-1]).astype(np.float64)
+    if mode == "mean_std":
+        centre, scale = wide.mean(0), wide.std(0)
+    else:
+        low, high = (0, 100) if mode == "min_max" else (1, 99)
+        low, high = np.percentile(wide, low, axis=0), np.percentile(wide, high, axis=0)
+        centre, scale = (low + high) / 2, (high - low) / 2
+    result = np.zeros(x.shape)
+    for i in range(x.shape[-1]):
+        moves = wide[:, i].max() > wide[:, i].min()
+        result[..., i] = (x[..., i] - centre[i]) / scale[i] if moves else 0.0
+    return x if mode == "none" else result
+
+
+@pytest.mark.parametrize("state_mode", ["mean_std", "min_max", "quantile", "none"])
+@pytest.mark.parametrize("action_mode", ["mean_std", "min_max", "quantile", "none"])
+def test_every_feature_has_its_own_mode(state_mode, action_mode):
+    state = STATE.copy()
+    state[:, 2] = 0.75  # a joint that never moved
+    columns = {"observation.state": state, "action": ACTION}
+    modes = {"observation.state": state_mode, "action": action_mode}
+    normalizer = Normalizer({key: column_statistics(column) for key, column in columns.items()}, modes)
+    given = {key: torch.from_numpy(column[:24].reshape(4, 6, -1)) for key, column in columns.items()}
+    result = normalizer.normalize(given)
+    for key, column in columns.items():
+        expected = by_numpy(given[key].double().numpy(), column, modes[key])
+        np.testing.assert_allclose(result[key].numpy(), expected, rtol=1e-4, atol=2e-4)
+        np.testing.assert_allclose(normalizer.denormalize(key, result[key]), given[key], rtol=1e-5, atol=1e-5)
+
+
+def test_flags_of_padding_pass_through():
+    given = batch()
+    given["action_is_pad"] = torch.rand(4, 3) < 0.5
+    result = Normalizer(stats(observation__state=STATE, action=ACTION)).normalize(given)
+    for key in ("action_is_pad", "observation.state_is_pad"):
+        assert result[key] is given[key]
+
+
 @pytest.mark.parametrize("modes", ["mean_std", "min_max", "quantile", "none", {"action": "none"}])
 def test_there_and_back(modes):
     normalizer = Normalizer(stats(observation__state=STATE, action=ACTION), modes)

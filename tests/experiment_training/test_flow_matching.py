@@ -11,6 +11,9 @@ from experiment_training.components.trainer.imitation_learning.flow_matching imp
     integrate,
     sample_flow,
 )
+from experiment_training.components.trainer.imitation_learning.state_flow_matching.policy import (
+    StateFlowMatchingPolicy,
+)
 from trainer.utils.random import SampleRandom
 
 
@@ -45,3 +48,60 @@ def test_steps_beyond_the_episode_do_not_count() -> None:
     is_pad = torch.tensor([[False, False, True], [False, False, False]])
     assert chunk_error(error, is_pad).item() == pytest.approx((2 + 2) / 2)
     assert chunk_error(error, None).item() == pytest.approx((104 / 3 + 2) / 2)
+
+
+@pytest.mark.parametrize("flags", [(True, True), (True, False), (False, True), (False, False)])
+def test_padding_does_not_count_as_in_a_loop_over_numbers(flags) -> None:
+    rng = np.random.default_rng(0)
+    error, is_pad, dim_is_pad = rng.random((6, 5, 4)), rng.random((6, 5)) < 0.4, rng.random((6, 4)) < 0.4
+    is_pad[0] = True  # a sample without anything of its own
+    with_steps, with_dims = flags
+    samples = []
+    for b in range(6):
+        steps = [
+            np.mean([error[b, s, a] for a in range(4) if not (with_dims and dim_is_pad[b, a])] or [0.0])
+            for s in range(5)
+            if not (with_steps and is_pad[b, s])
+        ]
+        samples.append(np.mean(steps or [0.0]))
+    ours = chunk_error(
+        torch.from_numpy(error),
+        torch.from_numpy(is_pad) if with_steps else None,
+        torch.from_numpy(dim_is_pad) if with_dims else None,
+    )
+    assert ours.item() == pytest.approx(np.mean(samples), rel=1e-6)
+
+
+@pytest.mark.parametrize("train_on_padding", [False, True])
+def test_the_policy_leaves_padding_out_of_its_loss(train_on_padding) -> None:
+    class Decoder(torch.nn.Module):
+        def forward(self, time, noise, condition):
+            return torch.zeros_like(noise)
+
+    class Encoder(torch.nn.Module):
+        inputs = ("state",)
+
+        def forward(self, state):
+            return state
+
+    policy = StateFlowMatchingPolicy(
+        torch.nn.ModuleDict({"observation_encoder": Encoder(), "velocity_decoder": Decoder()}),
+        action_horizon=3,
+        action_dim=2,
+        n_action_steps=1,
+        train_on_padding=train_on_padding,
+    )
+
+    def loss(value, dim_is_pad=None):
+        action = torch.ones(4, 3, 2)
+        action[:, 2], action[:, :, 1] = value, action[:, :, 1] * (1 if dim_is_pad is None else value)
+        is_pad = torch.tensor([False, False, True]).expand(4, 3)
+        batch = {"observation.state": torch.zeros(4, 1), "action": action, "action_is_pad": is_pad}
+        if dim_is_pad is not None:
+            batch["action_dim_is_pad"] = torch.tensor(dim_is_pad).expand(4, 2)
+        return policy.loss(batch, SampleRandom(0))["total"].item()
+
+    assert (loss(1.0) == loss(100.0)) is not train_on_padding
+    if not train_on_padding:
+        assert loss(1.0, [False, True]) == loss(100.0, [False, True])
+        assert loss(1.0, [False, False]) != loss(100.0, [False, False])

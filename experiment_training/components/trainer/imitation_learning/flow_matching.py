@@ -54,17 +54,22 @@ def integrate(velocity: Callable[[Tensor, Tensor], Tensor], noise: Tensor, steps
     return x
 
 
-def chunk_error(error: Tensor, is_pad: Tensor | None) -> Tensor:
-    """Return the mean of an error `(B, S, A)` over samples, each averaged over its own valid steps.
+def chunk_error(error: Tensor, is_pad: Tensor | None, dim_is_pad: Tensor | None = None) -> Tensor:
+    """Return the mean of an error `(B, S, A)` over samples, each averaged over its own valid numbers.
 
     Args:
         error: error of every action.
         is_pad: `(B, S)`, true where the chunk reaches beyond its episode and repeats the last action; None
             counts every step. Averaging per sample first keeps the value independent of how samples are
             spread over ranks.
+        dim_is_pad: `(B, A)`, true where a sample's robot has no such action, in a mixture of datasets.
     """
-    per_step = error.float().mean(dim=-1)
-    if is_pad is None:
-        return per_step.mean()
-    valid = (~is_pad).to(per_step.dtype)
-    return ((per_step * valid).sum(dim=1) / valid.sum(dim=1).clamp(min=1.0)).mean()
+    values = error.float()
+    per_step = values.mean(dim=-1) if dim_is_pad is None else _mean_of_own(values, dim_is_pad[:, None])
+    return per_step.mean() if is_pad is None else _mean_of_own(per_step, is_pad).mean()
+
+
+def _mean_of_own(values: Tensor, is_pad: Tensor) -> Tensor:
+    """Return the mean over the last dimension of what is no padding; 0 where all of it is."""
+    own = (~is_pad).to(values.dtype)
+    return (values * own).sum(dim=-1) / own.expand_as(values).sum(dim=-1).clamp(min=1.0)

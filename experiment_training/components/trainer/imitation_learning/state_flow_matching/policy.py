@@ -73,7 +73,8 @@ class StateFlowMatchingPolicy(nn.Module):
             time=flow.time, noise=flow.point, condition=self._condition(batch)
         )
         is_pad = None if self.train_on_padding else batch.get("action_is_pad")
-        return {"total": chunk_error((velocity - flow.velocity).square(), is_pad)}
+        error = (velocity - flow.velocity).square()
+        return {"total": chunk_error(error, is_pad, batch.get("action_dim_is_pad"))}
 
     def predict_action(self, observation: dict[str, Tensor], random: Random) -> Tensor:
         """Return an action chunk `(B, S, A)`, normalized."""
