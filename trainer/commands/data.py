@@ -8,6 +8,9 @@ import click
 
 from trainer.commands.errors import UserError, user_errors
 
+# Named here, so that `trainer --help` need not wait for what reads them; a test holds them together.
+_FORMATS = ("diffusion_policy_zarr", "robomimic_hdf5", "aloha_hdf5")
+
 
 @click.group("data")
 def data() -> None:
@@ -69,3 +72,51 @@ def stats(root: Path, write: bool) -> None:
         except OSError as error:
             raise UserError(f"the statistics of {root} cannot be written: {error.strerror}") from error
         click.echo(f"Written: {path}")
+
+
+@data.command("convert")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option(
+    "--to", "target", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder to make."
+)
+@click.option("--format", "kind", type=click.Choice(_FORMATS), help="What SOURCE is.  [default: found out]")
+@click.option("--fps", type=click.FloatRange(min=0, min_open=True), help="Where the source does not say it.")
+@click.option("--task", help="What the robot is doing.  [default: what the source says, else its name]")
+@click.option("--robot-type", help="The robot's name.  [default: what the source says]")
+@click.option("--no-cameras", is_flag=True, help="Leave the pictures out.")
+def convert(
+    source: Path,
+    target: Path,
+    kind: str | None,
+    fps: float | None,
+    task: str | None,
+    robot_type: str | None,
+    no_cameras: bool,
+) -> None:
+    """Write the demonstrations in SOURCE as a LeRobot v3.0 dataset.
+
+    SOURCE is a zarr folder or zip of Diffusion Policy, a robomimic HDF5 file, or a folder of ALOHA HDF5
+    files. Pictures become videos.
+    """
+    from trainer.data.conversion import convert as convert_dataset
+
+    try:
+        with user_errors():
+            made = convert_dataset(
+                source.expanduser(),
+                target.expanduser(),
+                format=kind,
+                fps=fps,
+                task=task,
+                robot_type=robot_type,
+                cameras=not no_cameras,
+            )
+    except OSError as error:
+        raise UserError(f"{target} cannot be written: {error.strerror or error}") from error
+    for note in made.notes:
+        click.echo(f"Note: {note}.", err=True)
+    click.echo(
+        f"{made.episodes} episodes, {made.frames:,} frames at {made.fps:g} frames/s from {made.format}: "
+        f"{', '.join(made.features)}"
+    )
+    click.echo(f"Dataset: {made.root}")
