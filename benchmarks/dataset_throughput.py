@@ -1,101 +1,347 @@
-"""Measures how many samples per second the data path gives, state only, in one process.
+"""Measures how many samples per second the data path gives, beside lerobot's and beside the floor.
 
-    python benchmarks/dataset_throughput.py <dataset folder> [--batch 64] [--horizon 16] [--history 2]
+    python benchmarks/dataset_throughput.py [--lerobot <env>/bin/python] [--cases state,cameras,cached,large]
+    python benchmarks/dataset_throughput.py --pusht <folder of the Push-T dataset>    # share of waiting
+    python benchmarks/dataset_throughput.py --memory 8                                # GB of frames
 
-Prints one JSON object: samples/s of the gather alone, of the loader with normalization, of the loader with
-two workers, and of the floor: one bare index per key with neither windows nor clamping nor flags.
+The datasets are made for the run, in a temporary folder; `lerobot_loader.py` says how to install lerobot in
+an environment of its own. Each case is measured here, there, and here again, so a ratio is one of the same
+minutes; of the numbers of workers the best counts on either side. One thread per process. Prints JSON.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import os
 import platform
+import resource
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from trainer.data.dataset import WindowedDataset
-from trainer.data.lerobot import LeRobotReader
+from trainer.data.lerobot import LeRobotReader, LeRobotWriter
 from trainer.data.loader import BatchLoader
 from trainer.data.normalization import Normalizer
+from trainer.data.video.decoder import backend, open_decoder
 from trainer.data.windows import Window
 
-REPEATS = 5
+BATCH = 64
+WORKERS = (0, 1, 2)
+CASES = ("state", "cameras", "cached", "large")
+SMALL, LARGE = (96, 96), (480, 640)
 
 
-def best_rate(run: Callable[[], int]) -> float:
-    """Return samples per second of the best of several runs; the others were disturbed."""
-    rates = []
-    for _ in range(REPEATS):
-        began = time.perf_counter()
-        samples = run()
-        rates.append(samples / (time.perf_counter() - began))
-    return round(max(rates))
+class Film:
+    """Frames of a moving picture, each made when it is asked for."""
+
+    def __init__(self, frames: int, size: tuple[int, int], seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        rows, columns = (n // 8 for n in size)
+        coarse = rng.integers(0, 256, (rows, columns, 3), np.uint8)
+        self._picture = coarse.repeat(8, axis=0).repeat(8, axis=1)
+        self._frames, self._speed = frames, rng.integers(1, 4, 2)
+
+    def __len__(self) -> int:
+        return self._frames
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        frame = np.roll(self._picture, tuple(index * self._speed), axis=(0, 1)).copy()
+        frame[index % 64 : index % 64 + 16, 16:48] = index % 256  # something that jumps
+        return frame
+
+
+def write_dataset(
+    root: Path, episodes: int, frames: int, cameras: Mapping[str, tuple[int, int]], **options: Any
+) -> Path:
+    """Write a dataset with 14 numbers of state and of action, and cameras of given sizes."""
+    numbers = {"dtype": "float32", "shape": [14], "names": None}
+    films = {name: {"dtype": "video", "shape": [*size, 3]} for name, size in cameras.items()}
+    features = {"observation.state": numbers, "action": numbers, **films}
+    rng = np.random.default_rng(0)
+    with LeRobotWriter(root, fps=30, features=features, **options) as writer:
+        for episode in range(episodes):
+            columns: dict[str, Any] = {
+                name: rng.normal(size=(frames, 14)).astype(np.float32)
+                for name in ("observation.state", "action")
+            }
+            for place, (name, size) in enumerate(cameras.items()):
+                columns[name] = Film(frames, size, seed=100 * place + episode)
+            writer.add_episode(columns, "move")
+    return root
+
+
+def open_dataset(root: Path, frame_cache: Path | None = None) -> WindowedDataset:
+    reader = LeRobotReader(root)
+    windows = [Window(key, (0,)) for key in ("observation.state", *reader.camera_features())]
+    return WindowedDataset(reader, [*windows, Window("action", tuple(range(16)))], frame_cache=frame_cache)
+
+
+def rate_of(batches: Callable[[], Any], seconds: float) -> float:
+    """Return samples per second of an endless iterator of batches, after its first two."""
+    found = iter(batches())
+    for _ in range(2):
+        next(found)
+    samples, began = 0, time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        samples += next(found)
+    return round(samples / (time.perf_counter() - began), 1)
+
+
+def through_loader(dataset: WindowedDataset, workers: int, scale_images: bool = True) -> Callable[[], Any]:
+    normalizer = Normalizer(dataset.statistics(["observation.state", "action"]))
+    loader = BatchLoader(
+        dataset,
+        batch_size=BATCH,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        normalizer=normalizer,
+        scale_images=scale_images,
+    )
+    return lambda: (len(batch["index"]) for epoch in itertools.count() for batch in loader.epoch(epoch))
+
+
+def random_batches(dataset: WindowedDataset) -> Any:
+    rng = np.random.default_rng(0)
+    while True:
+        yield rng.integers(0, len(dataset), BATCH)
+
+
+def copy_floor(dataset: WindowedDataset, frames: np.ndarray | None) -> Callable[[], Any]:
+    """One bare index per key, frames in memory; no windows clamped, no flags, no floats made."""
+    columns = dataset.reader.columns(["observation.state", "action"])
+    chunk = np.arange(16)
+    last = len(dataset) - 1
+
+    def batches() -> Any:
+        for rows in random_batches(dataset):
+            columns["observation.state"][rows[:, None]]
+            columns["action"][np.minimum(rows[:, None] + chunk, last)]
+            if frames is not None:
+                frames.take(rows, axis=1)
+            yield BATCH
+
+    return batches
+
+
+def decode_floor(root: Path) -> Callable[[], Any]:
+    """The frames of a batch decoded in one call per file, and nothing else."""
+    films = sorted(root.glob("videos/**/*.mp4"))
+    decoders = [open_decoder(path, 30) for path in films]
+    reader = LeRobotReader(root)
+
+    def batches() -> Any:
+        for rows in random_batches(open_dataset(root)):
+            for decoder in decoders:
+                decoder.frames(np.unique(rows).tolist())
+            yield BATCH
+
+    assert len(films) == len(reader.camera_features()), "one file per camera"
+    return batches
+
+
+def every_frame(root: Path) -> float:
+    """Frames per second of a film that is decoded from beginning to end."""
+    [film] = root.glob("videos/**/*.mp4")
+    decoder, total = open_decoder(film, 30), len(LeRobotReader(root))
+    began = time.perf_counter()
+    for first in range(0, total, 100):
+        decoder.frames(list(range(first, min(first + 100, total))))
+    return round(total / (time.perf_counter() - began), 1)
+
+
+def lerobot_rates(python: str, root: Path, seconds: float) -> dict[str, Any]:
+    rates: dict[int, float] = {}
+    version = ""
+    for workers in WORKERS:
+        found = lerobot_rate(python, root, workers, seconds)
+        rates[workers], version = found["samples_per_s"], found["version"]
+    return {"version": version, "samples_per_s": rates}
+
+
+def lerobot_rate(python: str, root: Path, workers: int, seconds: float) -> dict[str, Any]:
+    asked = {
+        "root": str(root),
+        "windows": {window.key: window.offsets for window in open_dataset(root).windows},
+        "batch": BATCH,
+        "workers": workers,
+        "seconds": seconds,
+    }
+    command = [python, str(Path(__file__).with_name("lerobot_loader.py")), json.dumps(asked)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"lerobot failed:\n{done.stderr}")
+    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+def measure(case: str, folder: Path, lerobot: str | None, seconds: float) -> dict[str, Any]:
+    root = folder / {"cached": "cameras"}.get(case, case)
+    cameras = {"state": {}, "large": {"observation.images.front": LARGE}}.get(
+        case, {"observation.images.left": SMALL, "observation.images.right": SMALL}
+    )
+    if not root.is_dir():
+        # "large" is encoded as ffmpeg does when it is told nothing: a keyframe in 250 frames.
+        options = {"video_encoder": "libx264", "video_options": {}} if case == "large" else {}
+        episodes, frames = {"state": (50, 400), "large": (12, 250)}.get(case, (25, 200))
+        write_dataset(root, episodes, frames, cameras, **options)
+    dataset = open_dataset(root, folder / "cache" if case == "cached" else None)
+
+    def ours() -> dict[int, float]:
+        return {workers: rate_of(through_loader(dataset, workers), seconds) for workers in WORKERS}
+
+    before = ours()
+    theirs = lerobot_rates(lerobot, root, seconds) if lerobot else None
+    after = ours()
+    rates = {workers: round((before[workers] + after[workers]) / 2, 1) for workers in WORKERS}
+    result: dict[str, Any] = {"frames": len(dataset), "cameras": cameras, "samples_per_s": rates}
+    if case == "state":
+        floors = {"one copy": rate_of(copy_floor(dataset, None), seconds)}
+    elif case == "cached":
+        arrays = [np.load(path, mmap_mode="r") for path in sorted((folder / "cache").glob("*.npy"))]
+        floors = {"one copy": rate_of(copy_floor(dataset, np.stack(arrays)), seconds)}
+        result["uint8, as they go to a GPU"] = rate_of(through_loader(dataset, 0, False), seconds)
+    else:
+        floors = {"one batched decode": rate_of(decode_floor(root), seconds)}
+        if case == "large":
+            floors["every frame once, in order"] = every_frame(root)
+            result["batches decoded at once"] = dataset.lookahead(BATCH)
+    best = max(rates.values())
+    result["floor"] = floors
+    result["share of the floor, no workers"] = {n: round(rates[0] / floor, 3) for n, floor in floors.items()}
+    if theirs:
+        result["lerobot"] = theirs
+        result["times lerobot, best against best"] = round(best / max(theirs["samples_per_s"].values()), 1)
+        result["times lerobot, no workers"] = round(rates[0] / theirs["samples_per_s"][0], 1)
+    return result
+
+
+def waiting(pusht: Path, folder: Path, steps: int = 150) -> dict[str, Any]:
+    """Share of a training step spent waiting for data, with small networks, on Push-T."""
+    from torch import nn
+
+    def share(windows: list[Window], batch: int, network: nn.Module, key: str) -> dict[str, Any]:
+        reader = LeRobotReader(pusht)
+        action = Window("action", tuple(range(16)))
+        dataset = WindowedDataset(reader, [*windows, action], frame_cache=folder / "pusht")
+        stats = dataset.statistics([k for k in (key, "action") if k not in dataset.image_keys])
+        loader = BatchLoader(dataset, batch_size=batch, normalizer=Normalizer(stats))
+        optimizer = torch.optim.AdamW(network.parameters())
+        began = waited = 0.0
+        endless = (b for epoch in itertools.count() for b in loader.epoch(epoch))
+        for step, found in enumerate(itertools.islice(endless, steps + 10)):
+            if step == 10:
+                began, waited = time.perf_counter(), loader.wait_seconds
+            loss = (network(found[key]) - found["action"].flatten(1)).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        passed = time.perf_counter() - began
+        return {
+            "parameters": sum(p.numel() for p in network.parameters()),
+            "batch": batch,
+            "ms_per_step": round(1000 * passed / steps, 2),
+            "share of waiting": round((loader.wait_seconds - waited) / passed, 4),
+        }
+
+    wide = 256
+    mlp = [nn.Flatten(), nn.Linear(4, wide), nn.ReLU(), nn.Linear(wide, wide), nn.ReLU(), nn.Linear(wide, 32)]
+    convolutions = [
+        nn.Conv2d(3, 16, 5, stride=4),
+        nn.ReLU(),
+        nn.Conv2d(16, 32, 3, stride=2),
+        nn.ReLU(),
+        nn.Conv2d(32, 64, 3, stride=2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.LazyLinear(32),
+    ]
+    cnn = nn.Sequential(*convolutions)
+    cnn(torch.zeros(1, 3, 96, 96))
+    state, image = "observation.state", "observation.image"
+    return {
+        "state": share([Window(state, (-1, 0))], 256, nn.Sequential(*mlp), state),
+        "image, cached": share([Window(image, (0,))], 64, cnn, image),
+    }
+
+
+def memory(gigabytes: float, folder: Path) -> dict[str, Any]:
+    """Read an epoch of a dataset whose decoded frames take so many GB, and say how much memory that took."""
+    per_frame = LARGE[0] * LARGE[1] * 3
+    frames = int(gigabytes * 1e9 / per_frame)
+    began = time.perf_counter()
+    write_dataset(
+        folder / "set",
+        max(1, frames // 250),
+        250,
+        {"observation.images.front": LARGE},
+        video_encoder="libx264",
+    )
+    written = time.perf_counter()
+    dataset = open_dataset(folder / "set", folder / "cache")
+    built = time.perf_counter()
+    before = peak_memory()
+    loader = BatchLoader(dataset, batch_size=BATCH)
+    samples = sum(len(batch["index"]) for batch in loader.epoch(0))
+    read = time.perf_counter()
+    return {
+        "GB of frames": round(len(dataset) * per_frame / 1e9, 2),
+        "GB of films": round(sum(p.stat().st_size for p in folder.rglob("*.mp4")) / 1e9, 3),
+        "seconds": {
+            "write": round(written - began, 1),
+            "build the cache": round(built - written, 1),
+            "read an epoch": round(read - built, 1),
+        },
+        "samples_per_s": round(samples / (read - built), 1),
+        "peak memory in MB": {"after the cache was built": before, "after the epoch": peak_memory()},
+        "bytes of one batch in MB": round(BATCH * per_frame * 4 / 1e6),
+    }
+
+
+def peak_memory() -> float:
+    """Return the largest resident memory of this process so far, in MB."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("root")
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--horizon", type=int, default=16)
-    parser.add_argument("--history", type=int, default=2)
+    parser.add_argument("--lerobot", help="Python of an environment where lerobot is installed")
+    parser.add_argument("--cases", default=",".join(CASES), help="of state, cameras, cached, large")
+    parser.add_argument("--pusht", type=Path, help="the Push-T dataset, to measure the share of waiting")
+    parser.add_argument("--memory", type=float, help="GB of frames; measures memory and nothing else")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-
-    began = time.perf_counter()
-    reader = LeRobotReader(arguments.root)
-    observations = reader.numeric_features("observation.")
-    history = tuple(range(1 - arguments.history, 1))
-    windows = [Window(key, history) for key in observations]
-    dataset = WindowedDataset(reader, [*windows, Window("action", tuple(range(arguments.horizon)))])
-    statistics = dataset.statistics([*observations, "action"])
-    opened = time.perf_counter() - began
-
-    rng = np.random.default_rng(0)
-    batches = rng.integers(0, len(dataset), (1000, arguments.batch))
-
-    def gather() -> int:
-        for indices in batches:
-            dataset.__getitems__(indices)
-        return batches.size
-
-    columns = reader.columns([*observations, "action"])
-    rows = {
-        key: np.minimum(batches[..., None] + np.arange(len(w.offsets)), len(dataset) - 1)
-        for key, w in zip(columns, dataset.windows, strict=True)
+    result: dict[str, Any] = {
+        "batch": BATCH,
+        "decoder": backend(),
+        "machine": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "load at the beginning": round(os.getloadavg()[0], 2),
+        "versions": {"torch": torch.__version__, "numpy": np.__version__},
     }
-
-    def floor() -> int:
-        for i in range(len(batches)):
-            for key, column in columns.items():
-                column[rows[key][i]]
-        return batches.size
-
-    def through(loader: BatchLoader) -> Callable[[], int]:
-        epochs = iter(range(10**6))
-        return lambda: sum(len(batch["index"]) for batch in loader.epoch(next(epochs)))
-
-    options = {"batch_size": arguments.batch, "normalizer": Normalizer(statistics)}
-    workers = BatchLoader(dataset, num_workers=2, persistent_workers=True, **options)
-    result = {
-        "dataset": reader.root.name,
-        "samples": len(dataset),
-        "batch": arguments.batch,
-        "windows": {window.key: list(window.offsets) for window in dataset.windows},
-        "seconds_to_open": round(opened, 3),
-        "samples_per_s": {
-            "gather": best_rate(gather),
-            "loader": best_rate(through(BatchLoader(dataset, **options))),
-            "loader, 2 workers": best_rate(through(workers)),
-            "floor": best_rate(floor),
-        },
-        "processor": platform.processor() or platform.machine(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-    }
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if arguments.memory:
+            result["memory"] = memory(arguments.memory, folder)
+        elif arguments.pusht:
+            result["waiting"] = waiting(arguments.pusht, folder)
+        else:
+            for case in arguments.cases.split(","):
+                if case not in CASES:
+                    parser.error(f"there is no case '{case}'; there are {', '.join(CASES)}")
+                result[case] = measure(case, folder, arguments.lerobot, arguments.seconds)
+    result["load at the end"] = round(os.getloadavg()[0], 2)
     print(json.dumps(result, indent=2))
 
 

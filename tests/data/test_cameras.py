@@ -74,7 +74,7 @@ def test_rows_come_in_any_order_and_repeat(root, library):
 
 def test_rare_keyframes(tmp_path, library):
     frames = np.concatenate([e[TOP] for e in film_episodes((50,))])
-    encoder = VideoEncoder(tmp_path / "film.mp4", 10, 32, 48, "libx264", gop=20)
+    encoder = VideoEncoder(tmp_path / "film.mp4", 10, 32, 48, "libx264", {"g": "20"})
     for frame in frames:
         encoder.add(frame)
     encoder.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ class VideoFiles:
         feature: the camera, of shape (H, W, 3).
         fps: frames per second.
         encoder: the encoder, of PyAV's names; the best one there is by default.
+        options: the encoder's options; by default those that make random frames cheap.
         file_mb: a file is closed before an episode as long as its others would take it beyond this.
 
     Attributes:
@@ -30,9 +31,16 @@ class VideoFiles:
     """
 
     def __init__(
-        self, folder: Path, feature: Feature, fps: float, encoder: str | None, file_mb: float
+        self,
+        folder: Path,
+        feature: Feature,
+        fps: float,
+        encoder: str | None,
+        options: Mapping[str, str] | None,
+        file_mb: float,
     ) -> None:
         self._folder, self._feature, self._fps, self._file_mb = folder, feature, fps, file_mb
+        self._options = options
         height, width = feature.shape[:2]
         try:
             self._encoder = encoder or choose_encoder(height, width)
@@ -104,7 +112,7 @@ class VideoFiles:
         path = self._path(self._files)
         path.parent.mkdir(parents=True, exist_ok=True)
         height, width = self._feature.shape[:2]
-        self._open = VideoEncoder(path, self._fps, height, width, self._encoder)
+        self._open = VideoEncoder(path, self._fps, height, width, self._encoder, self._options)
         self._files += 1
 
     def _path(self, place: int) -> Path:

@@ -57,7 +57,8 @@ class LeRobotWriter:
             compression.
         video_file_mb: the same for the video files of each camera.
         video_encoder: PyAV's name of the encoder, such as `libx264`; by default AV1 where there is one. All
-            write yuv420p, a keyframe in every second frame, quality 30.
+            write yuv420p.
+        video_options: options of the encoder; by default a keyframe in every second frame and quality 30.
 
     Raises:
         DatasetError: `root` exists, a feature cannot be written, or the block ends without an episode.
@@ -74,6 +75,7 @@ class LeRobotWriter:
         data_file_mb: float = DATA_FILE_MB,
         video_file_mb: float = VIDEO_FILE_MB,
         video_encoder: str | None = None,
+        video_options: Mapping[str, str] | None = None,
     ) -> None:
         self.root = Path(root)
         if fps <= 0:
@@ -90,6 +92,7 @@ class LeRobotWriter:
         self._data_file_mb = data_file_mb
         self._video_file_mb = video_file_mb
         self._video_encoder = video_encoder
+        self._video_options = video_options
         self._videos: dict[str, VideoFiles] = {}
         self._damaged = False
         self._tasks: dict[str, int] = {}
@@ -106,7 +109,9 @@ class LeRobotWriter:
             raise DatasetError(f"{self.root}: it exists already; give another name or remove it")
         self._folder = folder = self._stack.enter_context(whole_folder(self.root))
         self._videos = {
-            name: VideoFiles(folder, feature, self._fps, self._video_encoder, self._video_file_mb)
+            name: VideoFiles(
+                folder, feature, self._fps, self._video_encoder, self._video_options, self._video_file_mb
+            )
             for name, feature in self._own.items()
             if feature.is_frames
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final
@@ -45,8 +46,7 @@ class VideoEncoder:
         height: of the frames, even: yuv420p halves the colours' resolution.
         width: the same.
         encoder: what `choose_encoder` returned.
-        gop: frames per keyframe.
-        crf: quality.
+        options: of the encoder, by its own names, instead of those that make random frames cheap.
 
     Attributes:
         frames: number of frames so far.
@@ -60,16 +60,16 @@ class VideoEncoder:
         height: int,
         width: int,
         encoder: str,
-        gop: int = GOP,
-        crf: int = CRF,
+        options: Mapping[str, str] | None = None,
     ) -> None:
         os.environ.setdefault("SVT_LOG", "1")  # else the AV1 encoder prints its settings
         self.path = path
         self.frames = self.size = 0
         rate = Fraction(fps).limit_denominator(100_000)
         self._container = av.open(str(path), "w", format="mp4")
-        options = {"g": str(gop), "crf": str(crf), **_OPTIONS.get(encoder, {})}
-        stream: Any = self._container.add_stream(encoder, rate=rate, options=options)
+        if options is None:
+            options = {"g": str(GOP), "crf": str(CRF), **_OPTIONS.get(encoder, {})}
+        stream: Any = self._container.add_stream(encoder, rate=rate, options=dict(options))
         self._stream = stream
         self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
         self._base = 1 / rate

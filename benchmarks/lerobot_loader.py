@@ -1,0 +1,47 @@
+"""How many samples per second lerobot's own dataset gives through torch's DataLoader.
+
+Run by `dataset_throughput.py` with the Python of an environment where lerobot is installed:
+
+    python -m venv <env> && <env>/bin/pip install torch lerobot "torchcodec<0.14"
+
+Takes one JSON argument: root, windows (feature → offsets in frames), batch, workers, seconds. One number of
+workers a process: films that are open when lerobot's loader forks its workers are read wrongly there.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import sys
+import time
+from typing import Any
+
+import torch
+from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+
+def rate(dataset: LeRobotDataset, batch: int, workers: int, seconds: float) -> float:
+    """Return samples per second after the first two batches."""
+    loader = torch.utils.data.DataLoader(dataset, batch_size=batch, shuffle=True, num_workers=workers)
+    samples, began = 0, 0.0
+    while True:
+        for number, found in enumerate(loader):
+            if number == 1:
+                samples, began = 0, time.perf_counter()
+            samples += len(found["index"])
+            if number > 1 and time.perf_counter() - began > seconds:
+                return (samples - len(found["index"])) / (time.perf_counter() - began)
+
+
+def main() -> None:
+    asked: dict[str, Any] = json.loads(sys.argv[1])
+    torch.set_num_threads(1)
+    plain = LeRobotDataset("local/benchmark", root=asked["root"])
+    deltas = {key: [offset / plain.fps for offset in offsets] for key, offsets in asked["windows"].items()}
+    dataset = LeRobotDataset("local/benchmark", root=asked["root"], delta_timestamps=deltas)
+    found = round(rate(dataset, asked["batch"], asked["workers"], asked["seconds"]), 1)
+    print(json.dumps({"version": importlib.metadata.version("lerobot"), "samples_per_s": found}))
+
+
+if __name__ == "__main__":
+    main()
