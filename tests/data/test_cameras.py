@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import functools
 import io
 import json
 import os
 import pickle
+import sys
 
 import numpy as np
 import PIL.Image
@@ -289,3 +291,12 @@ def test_cameras_that_cannot_be_read(root, tmp_path, entry, text):
     with pytest.raises(DatasetError, match=text) as caught:
         WindowedDataset(LeRobotReader(copy), WINDOWS)
     assert str(caught.value).startswith(str(copy))
+
+
+def test_the_slower_library_is_announced_once(monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
+    fresh = functools.cache(decoder.backend.__wrapped__)
+    assert [fresh(), fresh()] == ["PyAV", "PyAV"]
+    [record] = caplog.records
+    assert "videos are decoded by PyAV" in record.getMessage()
+    assert "pip install 'torchcodec<0.14'" in record.getMessage()

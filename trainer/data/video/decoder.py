@@ -47,12 +47,16 @@ def backend() -> Backend:
     try:
         # Loads ffmpeg's shared libraries, which may not be there.
         import torchcodec.decoders  # noqa: F401
-    except (ImportError, OSError, RuntimeError):
-        found: Backend = "PyAV"
-    else:
-        found = "torchcodec"
-    _log.info("videos are decoded by %s", found)
-    return found
+    except (ImportError, OSError, RuntimeError) as problem:
+        reason = next(iter(str(problem).strip().splitlines()), type(problem).__name__)
+        _log.warning(
+            "videos are decoded by PyAV, several times slower than by torchcodec, which does not load here "
+            "(%s); it needs ffmpeg's libraries and pip install 'torchcodec<0.14'",
+            reason,
+        )
+        return "PyAV"
+    _log.info("videos are decoded by torchcodec")
+    return "torchcodec"
 
 
 def open_decoder(path: Path, fps: float, library: Backend | None = None) -> FrameDecoder:
