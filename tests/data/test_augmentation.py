@@ -309,7 +309,7 @@ def test_no_noise_on_dimensions_that_a_sample_has_not_got():
         ({"color_jitter": {"hue": 0.6}}, "less than or equal to 0.5"),
         ({"color_jitter": {"brigtness": 0.6}}, "brigtness"),
         ({"random_shift": {"pixels": 0}}, "greater than 0"),
-        ({"observation_noise": {"observation.state": -1}}, "greater than or equal to 0"),
+        ({"observation_noise": {"observation.state": -1}}, "at least 0, not -1"),
         ({"cameras": "both"}, "'each' or 'together'"),
     ],
 )

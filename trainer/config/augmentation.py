@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import math
+from typing import Literal
 
 from pydantic import Field, field_validator
 
 from trainer.config.section import Section
-
-NoiseStd = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class ColorJitterConfig(Section):
@@ -59,8 +58,16 @@ class AugmentationConfig(Section):
     cameras: Literal["each", "together"] = Field(
         "each", description="whether every camera has its own draw, or all of a sample share one"
     )
-    observation_noise: NoiseStd | dict[str, NoiseStd] = Field(
+    observation_noise: float | dict[str, float] = Field(
         0.0,
         description="standard deviation of the noise on low-dimensional observations, in normalized units: "
         "one for all, or feature → value (0 where not named)",
     )
+
+    @field_validator("observation_noise")
+    @classmethod
+    def _not_negative(cls, value: float | dict[str, float]) -> float | dict[str, float]:
+        for std in value.values() if isinstance(value, dict) else [value]:
+            if not 0 <= std < math.inf:
+                raise ValueError(f"a standard deviation is a number of at least 0, not {std}")
+        return value

@@ -86,6 +86,7 @@ def assemble(plan: Plan, runtime: Runtime) -> Experiment:
         stats=plan.norm_stats,
         tracker=Tracker(run, runtime, config.train.log_every_n_steps, wandb_run),
         writer=CheckpointWriter(run),
+        batch_metrics=getattr(plan.dataset, "batch_metrics", None),
     )
     if resumed is not None:
         experiment.restore(resumed)

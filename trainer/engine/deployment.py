@@ -130,7 +130,10 @@ def _stack(history: list[dict[str, np.ndarray]], key: str, offsets: Sequence[int
 
 
 def load_policy(
-    checkpoint_dir: str | Path, device: str = "auto", n_action_steps: int | None = None
+    checkpoint_dir: str | Path,
+    device: str = "auto",
+    n_action_steps: int | None = None,
+    dataset: str | None = None,
 ) -> DeployedPolicy:
     """Load a trained policy from a checkpoint folder, or the latest one of a run folder.
 
@@ -141,9 +144,11 @@ def load_policy(
         checkpoint_dir: `<save_dir>/epoch_<N>` or `<save_dir>`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         n_action_steps: actions executed of each chunk; the policy's own number if not given.
+        dataset: of a policy trained on several datasets, the one whose robot this is; the first if not given.
 
     Raises:
         CheckpointError: the checkpoint is missing, incomplete or damaged.
+        ValueError: the policy was trained on no such dataset.
     """
     folder = find_checkpoint(Path(checkpoint_dir).expanduser())
     read_manifest(folder)
@@ -165,8 +170,10 @@ def load_policy(
         )
     policy = policy_class(models, build_loss(_loss_spec(config)), **trainer_spec.get("params", {}))
     stats = load_stats(folder / STATS) if (folder / STATS).exists() else {}
-    normalizer = Normalizer(stats, config["data"]["normalization"])
-    return DeployedPolicy(policy, normalizer, facts["windows"], chosen, n_action_steps)
+    normalizer = Normalizer(stats, config["data"]["normalization"]).for_dataset(dataset)
+    own_windows = {one["name"]: one["windows"] for one in facts.get("datasets", ())}
+    windows = facts["windows"] if dataset is None else own_windows[dataset]
+    return DeployedPolicy(policy, normalizer, windows, chosen, n_action_steps)
 
 
 def load_component(module: nn.Module, path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -73,6 +73,7 @@ class Experiment:
     stats: Mapping[str, Any] | None
     tracker: Tracker
     writer: CheckpointWriter
+    batch_metrics: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
     progress: Progress = field(default_factory=Progress)
 
     @property
@@ -113,7 +114,7 @@ class Experiment:
         models.requires_grad_(False).eval().to(self.runtime.device)
         spec = self.config.train
         policy = policy_class(models, build_loss(spec.loss), **spec.trainer.params)
-        return DeployedPolicy(policy, self.normalizer, self.windows, self.runtime.device)
+        return DeployedPolicy(policy, self.normalizer.for_dataset(), self.windows, self.runtime.device)
 
     def weights_to_deploy(self) -> dict[str, dict[str, Any]]:
         """Return component → the state to use on a robot: averaged where there is an average."""

@@ -42,6 +42,8 @@ def fit(experiment: Experiment, callbacks: Sequence[Callback] = ()) -> None:
                     write_first_batch(e.run, batch)
                 with e.runtime.autocast():
                     metrics = e.trainer.train_step(batch, **e.step_arguments())
+                if e.batch_metrics is not None:
+                    metrics = {**metrics, **e.batch_metrics(batch)}
                 rates = pace.tick()
                 position = e.progress.iteration / e.loader.steps_per_epoch
                 e.tracker.record(e.progress.iteration, metrics, {"epoch": position, **rates})

@@ -267,7 +267,7 @@ def _build_dataset(
     try:
         built = factory.build(opt_params, params=params[path])
     except ParameterError as error:
-        below = tuple(error.param.split(".")) if error.param else ()
+        below = tuple(int(k) if k.isdigit() else k for k in error.param.split(".")) if error.param else ()
         issues.add((*path, "params", *below), error.message, error.hint)
         return {}
     except DatasetError as error:
