@@ -347,3 +347,13 @@ def test_settings_without_effect_are_named(given, features, paths):
     assert [path for path, _ in found] == paths
     if paths == [f"observation_noise.{TYPO}"]:
         assert "did you mean 'observation.state'?" in found[0][1]
+
+
+def test_nothing_waits_for_the_device():
+    """Tensors on `meta` have no values: whoever asked for one would fail."""
+    given = {k: v.to("meta") if torch.is_tensor(v) else v for k, v in batch().items()}
+    given["observation.state_dim_is_pad"] = torch.zeros(4, 3, dtype=torch.bool, device="meta")
+    random = SampleRandom(3, device="meta", stream=AUGMENTATION)
+    result = Augmentation(EVERYTHING)(given, random)
+    assert all(result[key].device.type == "meta" for key in (HEAD, HAND, "observation.state"))
+    assert (result[HEAD].shape, result[HEAD].dtype) == (given[HEAD].shape, torch.float32)
