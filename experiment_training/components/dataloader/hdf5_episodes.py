@@ -1,0 +1,256 @@
+"""HDF5 episodes as samples of windows, a whole batch at a time; only the pictures wanted are read."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import h5py
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from experiment_training.components.dataloader.hdf5_task import Field, TaskLayout
+from trainer.data.errors import DatasetError
+from trainer.data.statistics import Stats, column_statistics
+from trainer.data.windows import Window, WindowGather
+
+StereoHalf = Literal["left", "right", "both"]
+
+STATE = "observation.state"
+ACTION = "action"
+
+MAX_OPEN = 32
+"""Files that a process holds open for their pictures."""
+
+
+class EpisodicDataset(Dataset[dict[str, Any]]):
+    """One sample for every frame of every episode, an episode being a file.
+
+    A sample holds `observation.state` (T, Dobs) and `action` (S, Dact), float32; of each camera
+    `observation.images.<camera>`, uint8 RGB `(n, 3, H, W)`, or `(3, H, W)` where one frame is asked for; of
+    each of them `<key>_is_pad`, bool; and `timestamp` (float32, seconds), `frame_index`, `episode_index`,
+    `index`, `task_index` (int64) and `task` (text). Frames outside the episode are its first or last one,
+    flagged in `_is_pad`.
+
+    Args:
+        paths: the files, whose order numbers the episodes.
+        layout: what is in them.
+        windows: what a sample holds; the names of cameras are those above.
+        stereo_half: which half of a camera's pictures is taken, where two lie side by side.
+
+    Attributes:
+        image_keys: the features that are camera frames.
+
+    Raises:
+        DatasetError: a file is damaged or lacks a field, the lengths in a file disagree, a number is NaN or
+            infinite, or a window is longer than every episode (`WindowError`).
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        layout: TaskLayout,
+        windows: Sequence[Window],
+        stereo_half: StereoHalf,
+    ) -> None:
+        assert paths, "at least one episode"
+        self.windows = tuple(windows)
+        self._layout = layout
+        self._half = stereo_half
+        self._keys = {f"observation.images.{name}": path for name, path in layout.cameras.items()}
+        self.image_keys = tuple(window.key for window in windows if window.key in self._keys)
+        self._paths = tuple(paths)
+        read = [self._read(path) for path in paths]
+        for path, (state, action) in zip(paths, read, strict=True):
+            for what, values, first in (
+                ("observation", state, read[0][0]),
+                ("action", action, read[0][1]),
+            ):
+                if values.shape[1] != first.shape[1]:
+                    raise DatasetError(
+                        f"{path}: the {what} has {values.shape[1]} numbers, in {paths[0].name} "
+                        f"{first.shape[1]}"
+                    )
+        self._columns = {
+            STATE: np.concatenate([state for state, _ in read]),
+            ACTION: np.concatenate([action for _, action in read]),
+        }
+        self._lengths = np.array([len(state) for state, _ in read], np.int64)
+        self._starts = np.cumsum(self._lengths) - self._lengths
+        self._gather = WindowGather(self._columns, self.windows, self._starts, self._lengths)
+        self._episode = np.repeat(np.arange(len(paths)), self._lengths)
+        self._frame = np.arange(len(self._episode)) - np.repeat(self._starts, self._lengths)
+        self._handles: OrderedDict[int, h5py.File] = OrderedDict()
+        self._owner = os.getpid()
+        self._inherited: list[Any] = []
+        self._shapes = {key: self._picture(0, key, 0).shape for key in self.image_keys}
+
+    def __len__(self) -> int:
+        """Return the number of samples, which is that of the frames of all episodes."""
+        return len(self._episode)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Return one sample."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"there is no sample {index} among {len(self)}")
+        batch = self.__getitems__([index % len(self)])
+        return {key: value[0] for key, value in batch.items()}
+
+    def __getitems__(self, indices: Sequence[int] | np.ndarray | Tensor) -> dict[str, Any]:
+        """Return the samples `indices` `(B,)` as one batch; each value has a leading dimension B.
+
+        Raises:
+            DatasetError: a picture is damaged; no other sample takes its place.
+        """
+        rows = np.asarray(indices, dtype=np.int64)
+        gathered = self._gather(rows)
+        for key in self.image_keys:
+            wanted = gathered[key]
+            frames = self._pictures(key, wanted.reshape(-1))
+            shape = self._shapes[key]
+            gathered[key] = frames if wanted.shape[1] == 1 else frames.reshape(*wanted.shape, *shape)
+        gathered["timestamp"] = (self._frame[rows] / self._layout.rate).astype(np.float32)
+        gathered["frame_index"] = self._frame[rows]
+        gathered["episode_index"] = self._episode[rows]
+        gathered["index"] = rows.copy()
+        gathered["task_index"] = np.zeros(len(rows), np.int64)
+        batch: dict[str, Any] = {key: torch.from_numpy(values) for key, values in gathered.items()}
+        batch["task"] = [self._layout.name] * len(rows)
+        return batch
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_handles": OrderedDict(), "_inherited": []}
+
+    def statistics(self) -> Stats:
+        """Return exact statistics over all frames of each number of the observation and of the action."""
+        return {key: column_statistics(column) for key, column in self._columns.items()}
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a person wants to know about the dataset, ready for JSON."""
+        features = {
+            key: {"dtype": "float32", "shape": [column.shape[1]], "names": None}
+            for key, column in self._columns.items()
+        }
+        for key, (channels, height, width) in self._shapes.items():
+            names = ["height", "width", "channels"]
+            features[key] = {"dtype": "image", "shape": [height, width, channels], "names": names}
+        return {
+            "root": str(self._paths[0].parent),
+            "repo_id": None,
+            "fps": self._layout.rate,
+            "episodes": len(self._paths),
+            "frames": len(self),
+            "features": features,
+            "windows": {window.key: list(window.offsets) for window in self.windows},
+            "episode_lengths": {
+                "min": int(self._lengths.min()),
+                "mean": float(self._lengths.mean()),
+                "max": int(self._lengths.max()),
+            },
+            "tasks": [self._layout.name],
+            "robot_type": self._layout.robot,
+        }
+
+    def _read(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
+        """Read the numbers of an episode: observation `(T, Dobs)` and action `(T, Dact)`, float32."""
+        with _opened(path) as file:
+            state = _vector(file, self._layout.observation, path)
+            action = _vector(file, self._layout.action, path)
+            lengths = {"the observation": len(state), "the action": len(action)}
+            for key in self.image_keys:
+                if self._keys[key] not in file:
+                    raise DatasetError(f"{path}: there is no {self._keys[key]} in it")
+                lengths[self._keys[key]] = len(file[self._keys[key]])
+        if len(set(lengths.values())) > 1:
+            said = ", ".join(f"{what} has {length}" for what, length in lengths.items())
+            raise DatasetError(f"{path}: the numbers of frames disagree: {said}")
+        if not len(state):
+            raise DatasetError(f"{path}: the episode is empty")
+        for what, values in (("the observation", state), ("the action", action)):
+            bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+            if len(bad):
+                raise DatasetError(f"{path}: {what} has NaN or an infinite number in frame {bad[0]}")
+        return state, action
+
+    def _pictures(self, key: str, rows: np.ndarray) -> np.ndarray:
+        """Return the pictures of rows `(K,)`, uint8 `(K, 3, H, W)`; each is read and decoded once."""
+        unique, which = np.unique(rows, return_inverse=True)
+        frames = np.empty((len(unique), *self._shapes[key]), np.uint8)
+        for place, row in enumerate(unique.tolist()):
+            episode, frame = int(self._episode[row]), int(self._frame[row])
+            picture = self._picture(episode, key, frame)
+            if picture.shape != self._shapes[key]:
+                raise DatasetError(
+                    f"{self._paths[episode]}: frame {frame} of {self._keys[key]} is {picture.shape[1]} × "
+                    f"{picture.shape[2]} pixels, the first of all {self._shapes[key][1]} × "
+                    f"{self._shapes[key][2]}"
+                )
+            frames[place] = picture
+        return frames[which.reshape(-1)]
+
+    def _picture(self, episode: int, key: str, frame: int) -> np.ndarray:
+        """Return a picture, or the half of it that is taken, as uint8 RGB `(3, H, W)`."""
+        path = self._paths[episode]
+        try:
+            stored = self._file(episode)[self._keys[key]]
+            # Encoded pictures are rows of bytes, of one length or of many; pixels have three dimensions.
+            content = np.asarray(stored[frame], np.uint8)
+            if content.ndim == 1:
+                with Image.open(io.BytesIO(content.tobytes())) as picture:
+                    content = np.asarray(picture.convert("RGB"))
+        except (KeyError, OSError, SyntaxError, TypeError, ValueError) as problem:
+            raise DatasetError(
+                f"{path}: frame {frame} of {self._keys[key]} cannot be read: {problem}"
+            ) from None
+        if content.ndim != 3 or content.shape[2] != 3:
+            raise DatasetError(f"{path}: {self._keys[key]} holds no colour pictures, but {content.shape}")
+        half = content.shape[1] // 2
+        if self._half != "both":
+            content = content[:, :half] if self._half == "left" else content[:, -half:]
+        return np.ascontiguousarray(content.transpose(2, 0, 1))
+
+    def _file(self, episode: int) -> h5py.File:
+        """Return an open file, the least used of which makes way for a new one."""
+        if self._owner != os.getpid():
+            # A forked process must neither use nor close what its parent has opened.
+            self._inherited.append(self._handles)
+            self._handles, self._owner = OrderedDict(), os.getpid()
+        file = self._handles.pop(episode, None)
+        if file is None:
+            file = _opened(self._paths[episode])
+            if len(self._handles) >= MAX_OPEN:
+                self._handles.popitem(last=False)[1].close()
+        self._handles[episode] = file
+        return file
+
+
+def _opened(path: Path) -> h5py.File:
+    try:
+        return h5py.File(path, "r")
+    except OSError as problem:
+        raise DatasetError(f"{path}: the file is damaged and cannot be read as HDF5: {problem}") from None
+
+
+def _vector(file: h5py.File, fields: Sequence[Field], path: Path) -> np.ndarray:
+    """Join the fields of the observation or the action, float32 `(T, D)`."""
+    parts = []
+    for field in fields:
+        if field.path not in file:
+            raise DatasetError(f"{path}: there is no {field.path} in it")
+        try:
+            stored = np.asarray(file[field.path], np.float32)
+        except (OSError, TypeError, ValueError) as problem:
+            raise DatasetError(f"{path}: {field.path} cannot be read as numbers: {problem}") from None
+        parts.append(field.take(np.atleast_1d(stored), str(path)))
+    lengths = {field.path: len(part) for field, part in zip(fields, parts, strict=True)}
+    if len(set(lengths.values())) > 1:
+        said = ", ".join(f"{what} has {length}" for what, length in lengths.items())
+        raise DatasetError(f"{path}: the numbers of frames disagree: {said}")
+    return np.concatenate(parts, axis=1)
