@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 from dataset_samples import recorded_pusht
@@ -322,6 +323,61 @@ def test_what_is_odd_is_remarked_and_no_fault(tmp_path):
     assert "1 dimension of 2 that never change: dy" in remark.message
     (root / "meta/stats.json").unlink()
     assert {f.kind for f in inspect_dataset(root).remarks} == {"constant", "stats"}
+
+
+def test_what_jumps_in_every_episode_is_no_fault(tmp_path):
+    root = healthy(tmp_path / "set")
+    noise = np.random.default_rng(0).normal(scale=1e-5, size=(TOTAL, 1)).astype(np.float32)
+    change_column(root, "observation.gripper", lambda values: values + noise[:, 0])
+    (remark,) = inspect_dataset(root).findings
+    assert (remark.kind, remark.fault, remark.episodes) == ("jump", False, (0, 1, 2, 3))
+    jump(root)
+    (fault,) = [finding for finding in inspect_dataset(root).faults if finding.kind == "jump"]
+    assert (fault.feature, fault.episodes) == ("observation.state", (3,))
+
+
+def as_v21(root):
+    """Lay a dataset out as version 2.1 does: a file for each episode."""
+    episodes = pq.read_table(root / EPISODES)
+    table = pq.read_table(root / DATA)
+    lines = []
+    for row in episodes.select(["episode_index", "length", "tasks", "dataset_from_index"]).to_pylist():
+        number, length = row["episode_index"], row["length"]
+        path = root / f"data/chunk-000/episode_{number:06d}.parquet"
+        pq.write_table(table.slice(row["dataset_from_index"], length), path)
+        lines.append(json.dumps({"episode_index": number, "length": length, "tasks": row["tasks"]}))
+        stamps = range(length)
+        write_film(root / f"videos/chunk-000/{CAMERA}/episode_{number:06d}.mp4", stamps)
+    (root / DATA).unlink()
+    (root / "meta/stats.json").unlink()
+    (root / "meta/episodes.jsonl").write_text("\n".join(lines))
+    tasks = pq.read_table(root / "meta/tasks.parquet").to_pylist()
+    text = "\n".join(json.dumps({"task_index": t["task_index"], "task": t["task"]}) for t in tasks)
+    (root / "meta/tasks.jsonl").write_text(text)
+    change_info(
+        root,
+        lambda info: info.update(
+            codebase_version="v2.1",
+            data_path="data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet",
+            video_path="videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4",
+        ),
+    )
+
+
+def test_version_2_1(tmp_path):
+    root = with_video(healthy(tmp_path / "set"))
+    as_v21(root)
+    assert inspect_dataset(root).findings == ()
+    write_film(root / f"videos/chunk-000/{CAMERA}/episode_000002.mp4", range(LENGTHS[2] - 5))
+    (root / f"videos/chunk-000/{CAMERA}/episode_000001.mp4").unlink()
+    (root / "data/chunk-000/episode_000003.parquet").write_bytes(b"PAR1")
+    found = {finding.kind: finding for finding in inspect_dataset(root).faults}
+    assert {kind: finding.episodes for kind, finding in found.items()} == {
+        "data_file": (3,),
+        "video_file": (1,),
+        "video_frames": (2,),
+    }
+    assert "5 frames of 1 episode are not in the video" in found["video_frames"].message
 
 
 def test_twins_and_short_episodes_are_remarked(tmp_path):

@@ -153,6 +153,8 @@ def _stored(reader: LeRobotReader, rows: Rows | None, findings: Findings) -> Sta
     except DatasetError as problem:
         findings.fault("stats", str(problem))
         return None
+    if not stats and reader.info.version == "v2.1":
+        return None  # that version has them by episode
     if not stats:
         findings.remark("stats", "there is no meta/stats.json; `trainer data stats --write` makes it")
         return None

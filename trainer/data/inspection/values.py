@@ -21,6 +21,9 @@ _JUMP = 10.0
 _JUMP_SHARE = 0.2
 """… and larger than this share of the range between the 1 % and the 99 % quantile."""
 
+_JUMP_EPISODES = 0.25
+"""What happens in more than this share of the episodes belongs to the movement."""
+
 _FEW_VALUES = 16
 """A dimension with no more different values is a switch, which may turn at once."""
 
@@ -78,7 +81,7 @@ def check_values(
     flat = column.reshape(len(column), -1)
     names = dimension_names(feature)
     _check_finite(feature, flat, rows, findings)
-    moved = np.zeros(len(flat), bool)
+    jumps = []
     dimensions = []
     for i, name in enumerate(names):
         values = flat[:, i]
@@ -87,14 +90,13 @@ def check_values(
         low, high, mean, std = (
             float(stats[s][0]) if stats else math.nan for s in ("min", "max", "mean", "std")
         )
-        jumps = _jumps(values, rows) if values.dtype.kind == "f" else np.zeros(len(values), bool)
-        moved |= jumps
+        jumps.append(_jumps(values, rows) if values.dtype.kind == "f" else np.zeros(len(values), bool))
         constant = high - low <= CONSTANT * max(abs(low), abs(high)) + EPSILON
         dimensions.append(
-            Dimension(name, low, high, mean, std, constant, int((~finite).sum()), int(jumps.sum()))
+            Dimension(name, low, high, mean, std, constant, int((~finite).sum()), int(jumps[-1].sum()))
         )
     facts = FeatureFacts(feature.name, feature.dtype, feature.shape, tuple(dimensions))
-    _report_jumps(feature, facts, moved, rows, findings)
+    _report_jumps(feature, names, jumps, rows, findings)
     _report_constants(feature, facts, findings)
     if stored is not None and feature.name in stored and not any(d.broken for d in dimensions):
         difference = stored_difference(stored[feature.name], column_statistics(column))
@@ -151,23 +153,29 @@ def _jumps(values: np.ndarray, rows: Rows) -> np.ndarray:
 
 
 def _report_jumps(
-    feature: Feature, facts: FeatureFacts, moved: np.ndarray, rows: Rows, findings: Findings
+    feature: Feature, names: list[str], jumps: list[np.ndarray], rows: Rows, findings: Findings
 ) -> None:
-    where = np.flatnonzero(moved)
-    if not len(where):
-        return
-    names = [d.name or "0" for d in facts.dimensions if d.jumps]
-    episodes = rows.episode[where].tolist()
-    place = in_places(len(where), episodes, int(rows.frame[where[0]]), int(rows.episode[where[0]]))
-    of = (
-        f" (dimension {', '.join(names[:4])}{', …' if len(names) > 4 else ''})" if facts.shape != (1,) else ""
-    )
-    findings.fault(
-        "jump",
-        f"'{feature.name}'{of} jumps {place}, much further than in any usual step",
-        feature=feature.name,
-        episodes=episodes,
-    )
+    """Report the dimensions that jump: as a fault what happens in few episodes, else as a remark."""
+    few = max(1.0, _JUMP_EPISODES * len(np.unique(rows.episode)))
+    habits = [len(np.unique(rows.episode[jump])) > few for jump in jumps]
+    for habit, add, ending in (
+        (False, findings.fault, "much further than in any usual step"),
+        (True, findings.remark, "as it does in many episodes: a switch, or a sensor that drops out"),
+    ):
+        which = [i for i, jump in enumerate(jumps) if jump.any() and habits[i] == habit]
+        if not which:
+            continue
+        where = np.flatnonzero(np.any([jumps[i] for i in which], axis=0))
+        episodes = rows.episode[where].tolist()
+        place = in_places(len(where), episodes, int(rows.frame[where[0]]), int(rows.episode[where[0]]))
+        shown = ", ".join(names[i] for i in which[:4]) + (", …" if len(which) > 4 else "")
+        of = f" (dimension {shown})" if len(names) > 1 else ""
+        add(
+            "jump",
+            f"'{feature.name}'{of} jumps {place}, {ending}",
+            feature=feature.name,
+            episodes=episodes,
+        )
 
 
 def _report_constants(feature: Feature, facts: FeatureFacts, findings: Findings) -> None:
