@@ -30,6 +30,7 @@ from inspection_samples import (
 
 from trainer.cli import main
 from trainer.data.inspection import inspect_dataset
+from trainer.data.inspection.page import write_page
 
 START = np.cumsum(LENGTHS) - np.array(LENGTHS)
 TOTAL = sum(LENGTHS)
@@ -294,6 +295,29 @@ def test_every_fault_in_the_films_is_found(tmp_path, damage, kind, episodes, sen
     damage(root)
     inspection = check(root, kind, episodes, sentence)
     assert all(finding.feature == CAMERA for finding in inspection.faults)
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_no_damage_stops_an_inspection(tmp_path, seed):
+    root = with_video(healthy(tmp_path / "set"))
+    random = np.random.default_rng(seed)
+    files = sorted(path for path in root.rglob("*") if path.is_file() and path.name != "info.json")
+    path = files[random.integers(len(files))]
+    content = bytearray(path.read_bytes())
+    for place in random.integers(len(content), size=random.integers(1, 9)):
+        content[place] ^= 1 << int(random.integers(8))
+    path.write_bytes(content[: random.integers(len(content))] if seed % 3 == 0 else content)
+    inspection = inspect_dataset(root, decode=True)
+    write_page(inspection, tmp_path / "page.html", show=1)
+    assert seed % 3 or inspection.faults
+
+
+@pytest.mark.parametrize("template", ["data/{episode}.parquet", "data/{chunk_index.x}", "data/{"])
+def test_a_path_that_cannot_be_filled_is_named(tmp_path, template):
+    root = healthy(tmp_path / "set")
+    change_info(root, lambda info: info.update(data_path=template))
+    (fault,) = inspect_dataset(root).faults
+    assert fault.message == f"info.json: '{template}' is no data_path; it may name chunk_index, file_index"
 
 
 def test_faults_are_found_together(tmp_path):

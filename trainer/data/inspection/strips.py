@@ -49,11 +49,22 @@ def _from_video(reader: LeRobotReader, camera: str, position: int, chosen: np.nd
     place = video_place(reader, camera, position)
     numbers = [round(place.begin * reader.fps) + int(frame) for frame in chosen]
     try:
-        frames, _ = POOL.frames(place.path, reader.fps, numbers)
+        return [Image.fromarray(frame) for frame in POOL.frames(place.path, reader.fps, numbers)[0]]
     except DECODE_ERRORS as problem:
         reason = next(iter(str(problem).strip().splitlines()), type(problem).__name__)
-        raise DatasetError(f"{place.path} cannot be decoded here: {reason}") from None
-    return [Image.fromarray(frame) for frame in frames]
+    single = [_one_frame(place.path, reader.fps, n) for n in numbers]
+    sound = next((picture for picture in single if picture is not None), None)
+    if sound is None:
+        raise DatasetError(f"{place.path} cannot be decoded here: {reason}")
+    # What is damaged or missing is black.
+    return [picture or Image.new("RGB", sound.size) for picture in single]
+
+
+def _one_frame(path: Path, fps: float, frame: int) -> Image.Image | None:
+    try:
+        return Image.fromarray(POOL.frames(path, fps, [frame])[0][0])
+    except DECODE_ERRORS:
+        return None
 
 
 def _from_data_files(

@@ -115,10 +115,18 @@ def read_tasks(root: Path, info: DatasetInfo) -> list[str]:
         if "task_index" not in table.column_names or len(others) != 1:
             raise DatasetError(f"{path}: the columns are {table.column_names}, not task_index and the text")
         numbers = table.column("task_index").to_pylist()
-        texts = dict(zip(numbers, map(str, table.column(others[0]).to_pylist()), strict=True))
+        texts = dict(zip(numbers, map(str, _texts(table, others[0], path)), strict=True))
     if sorted(texts) != list(range(len(texts))):
         raise DatasetError(f"{path}: task_index must count from 0, it is {sorted(texts)}")
     return [texts[i] for i in range(len(texts))]
+
+
+def _texts(table: pa.Table, name: str, path: Path) -> list[Any]:
+    try:
+        texts: list[Any] = table.column(name).to_pylist()
+    except UnicodeDecodeError:
+        raise DatasetError(f"{path}: column '{name}' is damaged, it holds no text") from None
+    return texts
 
 
 def _read_v30(root: Path) -> tuple[dict[str, np.ndarray], list[tuple[str, ...]], Path]:
@@ -142,7 +150,7 @@ def _read_v30(root: Path) -> tuple[dict[str, np.ndarray], list[tuple[str, ...]],
             if name in needed and column.null_count:
                 raise DatasetError(f"{path}: column '{name}' has rows without a value")
             parts.setdefault(name, []).append(column.to_numpy())
-        tasks += [tuple(texts or ()) for texts in table.column("tasks").to_pylist()]
+        tasks += [tuple(texts or ()) for texts in _texts(table, "tasks", path)]
     # A column that only some of the files have says nothing about all episodes.
     columns = {name: np.concatenate(part) for name, part in parts.items() if len(part) == len(paths)}
     return columns, tasks, folder

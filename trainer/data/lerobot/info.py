@@ -139,19 +139,23 @@ class DatasetInfo:
     robot_type: str | None
 
     def data_path(self, **place: int) -> str:
-        """Return the path of a data file below the root; `place` fills the template of this version."""
-        return str(self.raw["data_path"]).format(**place)
+        """Return the path of a data file below the root; `place` fills the template of this version.
+
+        Raises:
+            DatasetError: the template has other places to fill.
+        """
+        return _filled("data_path", str(self.raw["data_path"]), place)
 
     def video_path(self, key: str, **place: int) -> str:
         """Return the path of a video of camera `key` below the root.
 
         Raises:
-            DatasetError: the dataset says of no video where it lies.
+            DatasetError: it says of no video where it lies, or the template has other places to fill.
         """
         template = self.raw.get("video_path")
         if not template:
             raise DatasetError(f"info.json has no video_path, so the videos of '{key}' cannot be found")
-        return str(template).format(video_key=key, **place)
+        return _filled("video_path", str(template), {"video_key": key, **place})
 
 
 def read_info(root: Path) -> DatasetInfo:
@@ -230,6 +234,14 @@ def _features(path: Path, raw: Any) -> dict[str, Feature]:
         if name not in features:
             raise DatasetError(f"{path}: the feature '{name}', which every dataset has, is missing")
     return features
+
+
+def _filled(entry: str, template: str, place: Mapping[str, Any]) -> str:
+    try:
+        return template.format(**place)
+    except (AttributeError, IndexError, KeyError, ValueError):
+        known = ", ".join(place)
+        raise DatasetError(f"info.json: '{template}' is no {entry}; it may name {known}") from None
 
 
 def _is_number(value: Any) -> bool:

@@ -52,6 +52,8 @@ def read_header(path: Path) -> VideoHeader:
                 raise DatasetError(f"{path}: there is no video stream in it")
             stream = container.streams.video[0]
             context = stream.codec_context
+            if context is None:
+                raise DatasetError(f"{path}: the video is damaged, or there is no decoder for it here")
             entries = getattr(stream, "index_entries", ())
             return VideoHeader(
                 frames=stream.frames,
