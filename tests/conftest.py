@@ -98,7 +98,10 @@ def decoder_yaml(dropout: float = 0.0) -> dict[str, Any]:
 
 
 def experiment(save_dir: Path, root: Path) -> dict[str, Any]:
-    optimizer = {"type": "adamw_warmup_cosine_decay", "params": {"peak_lr": 1e-3, "warmup_steps": 2}}
+
+    def optimizer() -> dict[str, Any]:
+        return {"type": "adamw_warmup_cosine_decay", "params": {"peak_lr": 1e-3, "warmup_steps": 2}}
+
     return {
         "plugins": list(PLUGINS),
         "seed": 7,
@@ -109,7 +112,7 @@ def experiment(save_dir: Path, root: Path) -> dict[str, Any]:
                 "observation_encoder": "models/observation_encoder.yaml",
                 "velocity_decoder": "models/velocity_decoder.yaml",
             },
-            "component_optims": {"observation_encoder": optimizer, "velocity_decoder": optimizer},
+            "component_optims": {"observation_encoder": optimizer(), "velocity_decoder": optimizer()},
         },
         "data": {
             "datamodule": {

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,7 +59,7 @@ def _where(raw: dict[str, object]) -> tuple[str, str]:
     """Return device and precision to connect with; what cannot be used is reported by the preflight."""
     device, precision = raw.get("device", "auto"), raw.get("precision", "auto")
     try:
-        select_device(str(device))
+        select_device(str(device), int(os.environ.get("LOCAL_RANK", "0")))
     except ValueError:
         device = "cpu"
     return str(device), str(precision) if precision in PRECISIONS else "auto"

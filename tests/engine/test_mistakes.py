@@ -72,6 +72,16 @@ SIMPLE: dict[str, tuple[Callable[[Config], None], str]] = {
     "unknown data parameter": (put(*DATA, "action_horizn")(3), "did you mean 'action_horizon'?"),
     "save_dir not writable": (put("train", "save_dir")("/proc/run"), "/proc/run cannot be"),
     "load_dir missing": (put("train", "load_dir")("nowhere"), "there is no folder nowhere"),
+    "chunk of another length": (
+        put("train", "trainer", "params", "action_horizon")(3),
+        "the first forward pass fails",
+    ),
+    "policy of another action size": (
+        put("train", "trainer", "params", "action_dim")(3),
+        "first forward pass",
+    ),
+    "data of another horizon": (put(*DATA, "action_horizon")(6), "velocity_decoder.yaml"),
+    "batch larger than the data": (put("data", "batch_size")(1000), "data.batch_size"),
     "no such device": (put("device")("tpu"), "'tpu' is no device; use auto, cpu, cuda or cuda:N"),
     "simulator missing": (
         put("train", "evaluation")({"env": "metawrld/push-v3"}),

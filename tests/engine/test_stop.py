@@ -76,8 +76,14 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(
     assert not list(stopped.glob("step_*")), "what was there to go on from is gone when an epoch was saved"
 
 
-def test_two_ranks_stop_together(tiny_experiment: Callable[..., Path], tmp_path: Path) -> None:
-    path = tiny_experiment(long_with_dropout)
+def test_two_ranks_stop_together_also_when_epochs_are_shorter_than_logging_windows(
+    tiny_experiment: Callable[..., Path], tmp_path: Path
+) -> None:
+    def short_epochs(config: dict[str, Any]) -> None:
+        config["train"].update(epoch=4000, save_every=4000, log_every_n_steps=4)
+        config["data"]["batch_size"] = 40  # two steps an epoch
+
+    path = tiny_experiment(short_epochs)
     run = tmp_path / "two"
     process = subprocess.Popen(
         command(path, run, 2), cwd=ROOT, env=environment(), text=True, stderr=subprocess.PIPE

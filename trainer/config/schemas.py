@@ -89,7 +89,9 @@ class CheckpointConfig(Section):
     """Taking a run up again."""
 
     resume_from: str | None = Field(
-        "auto", description="`auto`: the run in save_dir, if there is one; null: never; or an epoch folder"
+        "auto",
+        description="`auto`: the run in save_dir, if there is one; null: never, an earlier run is moved "
+        "aside; or a checkpoint folder",
     )
 
 

@@ -110,16 +110,22 @@ class BatchLoader:
                 generator=self._worker_seeds,
             )
 
+    def sample(self, indices: np.ndarray) -> Batch:
+        """Return chosen samples as one batch, prepared like those of an epoch."""
+        return self._ready(self._batches[[indices]][0])
+
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch, from step `start_step` on."""
         waiting_since = time.perf_counter()
         for batch in self._host_batches(epoch, start_step):
-            ready = self._to_device(batch)
-            if self._scale_images:
-                ready = images_to_float(ready, self._image_keys)
+            ready = self._ready(batch)
             self.wait_seconds += time.perf_counter() - waiting_since
             yield ready
             waiting_since = time.perf_counter()
+
+    def _ready(self, batch: Batch | PackedBatch) -> Batch:
+        ready = self._to_device(batch)
+        return images_to_float(ready, self._image_keys) if self._scale_images else ready
 
     def _host_batches(self, epoch: int, start_step: int) -> Iterator[Batch | PackedBatch]:
         self._steps.begin(epoch, start_step)

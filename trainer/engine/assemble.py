@@ -3,50 +3,42 @@
 from __future__ import annotations
 
 import inspect
-import shutil
+import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import click
 import torch
-import yaml
 from torch import nn
 
-from trainer.config.errors import ConfigError
 from trainer.config.loader import ConfigPath
-from trainer.config.paths import find_input, output_path
+from trainer.config.paths import find_input, project_folder
 from trainer.config.schemas import ExperimentConfig
 from trainer.config.validation import Issues
 from trainer.data.loader import BatchLoader
 from trainer.data.stats_file import save_stats
-from trainer.engine.checkpoint import LATEST, CheckpointWriter, find_checkpoint
+from trainer.engine.checkpoint import CheckpointWriter
 from trainer.engine.deployment import CONFIG, DATASET, MODELS, STATS, build_loss, build_models, load_component
 from trainer.engine.experiment import Experiment
-from trainer.engine.preflight import Plan, dataset_facts
-from trainer.engine.run_folder import environment_facts, write_run_facts, write_yaml
+from trainer.engine.preflight import Plan, dataset_facts, refusal
+from trainer.engine.rehearsal import explain, rehearse
+from trainer.engine.resume import checkpoint_to_resume, resolved, set_aside
+from trainer.engine.run_folder import (
+    environment_facts,
+    flat_model,
+    now,
+    read_run_facts,
+    write_run_facts,
+    write_yaml,
+)
 from trainer.engine.step import StepSettings
-from trainer.engine.tracking import METRICS, Tracker, start_wandb
+from trainer.engine.tracking import EVALUATIONS, METRICS, Tracker, forget_from, start_wandb
 from trainer.modeling.prepare import count_parameters, freeze, init_weights, is_trainable, unwrapped, wrap
 from trainer.registry import OPTIMIZER_BUILDER_REGISTRY, TRAINER_REGISTRY
 from trainer.runtime import Runtime
 from trainer.utils.files import write_json
 from trainer.utils.seed import set_global_seed
-
-# Settings that a resumed run may change without becoming another run.
-MAY_CHANGE = frozenset(
-    {
-        "device",
-        "train.epoch",
-        "train.save_every",
-        "train.log_every_n_steps",
-        "train.evaluation",
-        "train.checkpoint",
-        "data.num_workers",
-        "data.pin_memory",
-        "data.persistent_workers",
-        "data.prefetch_factor",
-        "data.recording",
-    }
-)
 
 
 def assemble(plan: Plan, runtime: Runtime) -> Experiment:
@@ -59,23 +51,22 @@ def assemble(plan: Plan, runtime: Runtime) -> Experiment:
         ConfigError: the run in `save_dir` was made with other settings.
     """
     config, run = plan.config, plan.run
-    resumed = _checkpoint_to_resume(plan)
     loader = _build_loader(plan, runtime)
+    global_batch = config.data.batch_size * runtime.world_size
+    resumed = checkpoint_to_resume(plan, global_batch, loader.steps_per_epoch)
     set_global_seed(config.seed, config.deterministic)
     models = _build_models(plan, runtime)
     total_steps = config.train.epoch * loader.steps_per_epoch
     optimizers = _build_optimizers(plan, models, total_steps)
     trainer = _build_trainer(plan, runtime, models, optimizers)
     set_global_seed(config.run_seed + runtime.rank, config.deterministic)
-    if runtime.is_main:
-        _write_run_folder(plan, runtime, models, loader, total_steps)
-    runtime.barrier()
-    wandb_run = _start_wandb(config, run) if runtime.is_main else None
     facts = dataset_facts(plan.dataset)
+    _rehearse(plan, trainer, loader, facts, runtime)
     experiment = Experiment(
         config=config,
         runtime=runtime,
         run=run,
+        project=project_folder(plan.located.path),
         trainer=trainer,
         models=models,
         optimizers=optimizers,
@@ -84,15 +75,34 @@ def assemble(plan: Plan, runtime: Runtime) -> Experiment:
         augmentation=plan.augmentation,
         windows=facts.get("windows", {}),
         stats=plan.norm_stats,
-        tracker=Tracker(run, runtime, config.train.log_every_n_steps, wandb_run),
+        tracker=Tracker(run, runtime, config.train.log_every_n_steps),
         writer=CheckpointWriter(run),
         batch_metrics=getattr(plan.dataset, "batch_metrics", None),
     )
     if resumed is not None:
         experiment.restore(resumed)
-    elif runtime.is_main:
-        (run / METRICS).unlink(missing_ok=True)
+    if runtime.is_main:
+        aside = set_aside(run) if resumed is None else None
+        if aside is not None:
+            click.echo(f"The earlier run of {run} is now {aside}.", err=True)
+        _write_run_folder(plan, experiment, total_steps)
+        experiment.tracker.wandb_run = _start_wandb(config, run)
+    runtime.barrier()
     return experiment
+
+
+def _rehearse(
+    plan: Plan, trainer: Any, loader: BatchLoader, facts: Mapping[str, Any], runtime: Runtime
+) -> None:
+    """Try the policy on two samples; what does not fit is a mistake in the configuration."""
+    policy = getattr(trainer, "policy", None)
+    if policy is None:
+        return
+    try:
+        rehearse(policy, trainer.models, loader, facts, runtime)
+    except (ValueError, RuntimeError, TypeError, KeyError, IndexError) as error:
+        message = f"the first forward pass fails: {explain(error)}"
+        raise refusal(plan.located, ("train", "trainer"), message) from error
 
 
 def _build_loader(plan: Plan, runtime: Runtime) -> BatchLoader:
@@ -112,14 +122,7 @@ def _build_loader(plan: Plan, runtime: Runtime) -> BatchLoader:
             device=runtime.device,
         )
     except ValueError as error:
-        raise _refusal(plan, ("data", "batch_size"), str(error)) from error
-
-
-def _refusal(plan: Plan, path: ConfigPath, message: str, hint: str | None = None) -> ConfigError:
-    """Return the error for one mistake that only shows while the experiment is put together."""
-    issues = Issues(plan.located)
-    issues.add(path, message, hint)
-    return ConfigError(issues.found)
+        raise refusal(plan.located, ("data", "batch_size"), str(error)) from error
 
 
 def _build_models(plan: Plan, runtime: Runtime) -> nn.ModuleDict:
@@ -149,7 +152,7 @@ def _build_optimizers(
     plan: Plan, models: nn.ModuleDict, total_steps: int
 ) -> dict[str, torch.optim.Optimizer]:
     """Build the optimizer of every component that has one and something to train."""
-    optimizers = {}
+    optimizers, issues = {}, Issues(plan.located)
     for name, spec in plan.config.model.component_optims.items():
         if not is_trainable(models[name]):
             continue
@@ -161,7 +164,8 @@ def _build_optimizers(
             extra = {"total_steps": total_steps} if takes_steps else {}
             optimizers[name] = factory.build(list(models[name].parameters()), **extra)
         except ValueError as error:
-            raise _refusal(plan, (*path, "params"), str(error)) from error
+            issues.add((*path, "params"), str(error))
+    issues.raise_if_any()
     return optimizers
 
 
@@ -191,62 +195,26 @@ def _build_trainer(
     try:
         return cls(**arguments, **params)
     except ValueError as error:
-        raise _refusal(plan, ("train", "trainer"), str(error)) from error
+        raise refusal(plan.located, ("train", "trainer"), str(error)) from error
 
 
-def _checkpoint_to_resume(plan: Plan) -> Path | None:
-    """Return the checkpoint to take up, after making sure that it belongs to the same experiment."""
-    asked = plan.config.train.checkpoint.resume_from
-    if asked is None:
-        return None
-    if asked != "auto":
-        return find_checkpoint(output_path(asked, plan.located.path))
-    if not (plan.run / LATEST).is_file():
-        return None
-    before = yaml.safe_load((plan.run / CONFIG).read_text(encoding="utf-8"))
-    changed = sorted(_differences(before, _resolved(plan.config)))
-    if changed:
-        message = f"{plan.run} holds a run with other settings ({', '.join(changed)})"
-        hint = "choose another save_dir, set the old values, or set train.checkpoint.resume_from to null"
-        raise _refusal(plan, ("train", "save_dir"), message, hint)
-    return find_checkpoint(plan.run)
-
-
-def _differences(before: Any, after: Any, path: str = "") -> set[str]:
-    """Return the dotted paths whose values differ and that matter for the numbers of a run."""
-    if path in MAY_CHANGE or before == after:
-        return set()
-    if isinstance(before, dict) and isinstance(after, dict):
-        keys = [*before, *(k for k in after if k not in before)]
-        return set().union(
-            *(_differences(before.get(k), after.get(k), f"{path}.{k}" if path else str(k)) for k in keys)
-        )
-    return {path}
-
-
-def _resolved(config: ExperimentConfig) -> dict[str, Any]:
-    """Return the configuration with every default filled in, as plain YAML values."""
-    resolved: dict[str, Any] = config.model_dump(mode="json")
-    return resolved
-
-
-def _write_run_folder(
-    plan: Plan, runtime: Runtime, models: nn.ModuleDict, loader: BatchLoader, total_steps: int
-) -> None:
-    """Write what describes the run before its first step."""
-    run, config = plan.run, plan.config
+def _write_run_folder(plan: Plan, experiment: Experiment, total_steps: int) -> None:
+    """Write what describes the run before its next step; a finished run stays as it is."""
+    run, config, runtime = plan.run, plan.config, experiment.runtime
     (run / MODELS).mkdir(parents=True, exist_ok=True)
-    if config.train.checkpoint.resume_from is None and (run / LATEST).exists():
-        for old in [run / LATEST, *run.glob("epoch_*"), *run.glob("evaluations*")]:
-            shutil.rmtree(old) if old.is_dir() else old.unlink()
-    write_yaml(run / CONFIG, _resolved(config))
+    known = read_run_facts(run)
+    if experiment.progress.iteration >= total_steps and known.get("finished"):
+        return
+    forget_from(run / METRICS, experiment.progress.iteration)
+    forget_from(run / EVALUATIONS, experiment.progress.iteration + 1)
+    write_yaml(run / CONFIG, resolved(config))
     for name, path in plan.component_paths.items():
-        write_yaml(run / MODELS / f"{name}.yaml", _flat_model(path))
+        write_yaml(run / MODELS / f"{name}.yaml", flat_model(path))
     write_json(run / DATASET, dataset_facts(plan.dataset))
     if plan.norm_stats:
         save_stats(run / STATS, plan.norm_stats)
     components = []
-    for name, module in unwrapped(models):
+    for name, module in unwrapped(experiment.models):
         total, trained = count_parameters(module)
         optimizer = config.model.component_optims.get(name)
         components.append(
@@ -263,6 +231,7 @@ def _write_run_folder(
         run,
         {
             **environment_facts(),
+            "started": known.get("started") or now(),
             "config_path": str(plan.located.path),
             "name": config.train.project_name,
             "seed": config.run_seed,
@@ -270,7 +239,7 @@ def _write_run_folder(
             "device": str(runtime.device),
             "precision": runtime.precision,
             "components": components,
-            "steps_per_epoch": loader.steps_per_epoch,
+            "steps_per_epoch": experiment.loader.steps_per_epoch,
             "epochs": config.train.epoch,
             "total_steps": total_steps,
             "samples_per_step": config.data.batch_size * runtime.world_size,
@@ -278,14 +247,9 @@ def _write_run_folder(
     )
 
 
-def _flat_model(path: Path) -> dict[str, Any]:
-    """Return a model YAML that needs no other file."""
-    from model_constructor import resolve_config
-
-    flat: dict[str, Any] = resolve_config(path).data
-    return flat
-
-
 def _start_wandb(config: ExperimentConfig, run: Path) -> Any:
+    """Start the tracker's run, or go on with the one of a run that is taken up."""
+    identity = read_run_facts(run).get("wandb_id") or uuid.uuid4().hex[:8]
+    write_run_facts(run, {"wandb_id": identity})
     project = config.data.datamodule.params.get("task_name") or config.train.project_name
-    return start_wandb(str(project), config.train.project_name, _resolved(config), run)
+    return start_wandb(str(project), config.train.project_name, resolved(config), run, identity)

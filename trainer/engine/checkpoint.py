@@ -161,7 +161,9 @@ def find_checkpoint(path: Path) -> Path:
         return path
     pointer = path / LATEST
     if pointer.is_file():
-        return path / pointer.read_text(encoding="utf-8").strip()
+        folder = path / pointer.read_text(encoding="utf-8").strip()
+        replaced = folder.with_name(f"{folder.name}.replaced")
+        return folder if folder.exists() or not replaced.exists() else replaced
     if not path.is_dir():
         raise CheckpointError(f"there is no folder {path}")
     if re.fullmatch(r"(epoch|step)_\d+", path.name):

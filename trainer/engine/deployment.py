@@ -17,7 +17,7 @@ from trainer.data.normalization import Normalizer
 from trainer.data.stats_file import load_stats
 from trainer.engine.checkpoint import CheckpointError, find_checkpoint, load_tensors, read_manifest
 from trainer.modeling.factories import PolicyConstructorModelFactory
-from trainer.registry import LOSS_BUILDER_REGISTRY, TRAINER_REGISTRY, load_plugins
+from trainer.registry import LOSS_BUILDER_REGISTRY, TRAINER_REGISTRY, PluginError, load_plugins
 from trainer.runtime import select_device
 from trainer.utils.random import RowRandom
 
@@ -151,10 +151,13 @@ def load_policy(
         ValueError: the policy was trained on no such dataset.
     """
     folder = find_checkpoint(Path(checkpoint_dir).expanduser())
-    read_manifest(folder)
+    manifest = read_manifest(folder)
     config: dict[str, Any] = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
     facts = json.loads((folder / DATASET).read_text(encoding="utf-8"))
-    load_plugins(config["plugins"])
+    try:
+        load_plugins(config["plugins"], Path(manifest["project"]) if "project" in manifest else None)
+    except PluginError as error:
+        raise CheckpointError(f"{folder} needs a module that is not here: {error}") from error
     names = list(config["model"]["component_config_paths"])
     chosen = select_device(device)
     models = build_models({n: folder / MODELS / f"{n}.yaml" for n in names})

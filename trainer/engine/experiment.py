@@ -21,7 +21,6 @@ from trainer.engine.checkpoint import (
     CheckpointWriter,
     Snapshot,
     load_tensors,
-    read_manifest,
     to_host,
 )
 from trainer.engine.deployment import (
@@ -35,7 +34,7 @@ from trainer.engine.deployment import (
     load_component,
 )
 from trainer.engine.step import switch_optimizer
-from trainer.engine.tracking import METRICS, Tracker, forget_from
+from trainer.engine.tracking import Tracker
 from trainer.modeling.prepare import unwrapped
 from trainer.runtime import Runtime
 from trainer.utils.random import AUGMENTATION, SampleRandom
@@ -63,6 +62,7 @@ class Experiment:
     config: ExperimentConfig
     runtime: Runtime
     run: Path
+    project: Path
     trainer: Any
     models: nn.ModuleDict
     optimizers: dict[str, torch.optim.Optimizer]
@@ -143,7 +143,14 @@ class Experiment:
         }
         files = [self.run / CONFIG, self.run / DATASET, *sorted((self.run / MODELS).glob("*.yaml"))]
         files += [self.run / STATS] if self.stats else []
-        facts = {**vars(self.progress), "world_size": self.runtime.world_size, "versions": library_versions()}
+        facts = {
+            **vars(self.progress),
+            "global_batch": self.config.data.batch_size * self.runtime.world_size,
+            "steps_per_epoch": self.loader.steps_per_epoch,
+            "world_size": self.runtime.world_size,
+            "project": str(self.project),
+            "versions": library_versions(),
+        }
         self.writer.submit(Snapshot(self._checkpoint_name(), tensors, files, facts))
 
     def _checkpoint_name(self) -> str:
@@ -157,7 +164,6 @@ class Experiment:
         Raises:
             CheckpointError: the checkpoint is incomplete or damaged.
         """
-        read_manifest(folder)
         state = load_tensors(folder / TRAINING_STATE)
         for name, module in unwrapped(self.models):
             if name in state["models"]:
@@ -171,8 +177,6 @@ class Experiment:
         self.progress = Progress(state["epoch"], state["iteration"])
         if len(state["rng"]) == self.runtime.world_size:
             restore_random_state(state["rng"][self.runtime.rank])
-        if self.runtime.is_main:
-            forget_from(self.run / METRICS, self.progress.iteration)
 
     def __enter__(self) -> Experiment:
         return self

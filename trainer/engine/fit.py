@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from trainer.engine.experiment import Experiment
-from trainer.engine.run_folder import now, write_first_batch, write_run_facts
+from trainer.engine.run_folder import now, read_run_facts, write_first_batch, write_run_facts
 from trainer.engine.stop import Stopped, StopRequest
 from trainer.utils.progress import progress_bar
+from trainer.utils.seed import random_state, restore_random_state
 
 
 class Callback(Protocol):
@@ -31,7 +32,7 @@ def fit(experiment: Experiment, callbacks: Sequence[Callback] = ()) -> None:
         Stopped: SIGTERM or SIGINT came; the step was finished and the run saved.
     """
     e, train = experiment, experiment.config.train
-    started = time.perf_counter()
+    started, begun = time.perf_counter(), e.progress.iteration
     with _bar(e) as bar, StopRequest() as stop:
         pace = Pace(e)
         for epoch in range(e.progress.epoch, train.epoch):
@@ -51,19 +52,42 @@ def fit(experiment: Experiment, callbacks: Sequence[Callback] = ()) -> None:
                 if rates:
                     bar.set_postfix(pace.shown(rates), refresh=False)
                 bar.update()
-                # Several ranks agree where they meet anyway, at the end of a logging window.
-                if (stop.number and not e.runtime.distributed) or (rates and e.runtime.largest(stop.number)):
-                    _save_and_stop(e, e.runtime.largest(stop.number))
+                if signal_number := _agreed(e, stop):
+                    _note_time(e, started, None)
+                    _save_and_stop(e, signal_number)
             e.progress.epoch = epoch + 1
             if e.progress.epoch % train.save_every == 0 or e.progress.epoch == train.epoch:
                 e.save()
-            for callback in callbacks:
-                callback.after_epoch(e)
-            pace.restart()
+                pace.restart()
+            if callbacks:
+                _call(e, callbacks)
+                pace.restart()
     e.tracker.flush()
     e.writer.wait()
+    if e.progress.iteration > begun:
+        _note_time(e, started, now())
+
+
+def _call(e: Experiment, callbacks: Sequence[Callback]) -> None:
+    """Let callbacks act; what they draw from the global generators does not change the training."""
+    state = random_state()
+    for callback in callbacks:
+        callback.after_epoch(e)
+    restore_random_state(state)
+
+
+def _note_time(e: Experiment, started: float, finished: str | None) -> None:
+    """Add the time of this process to that of the run."""
     if e.runtime.is_main:
-        write_run_facts(e.run, {"finished": now(), "train_seconds": time.perf_counter() - started})
+        seconds = read_run_facts(e.run).get("train_seconds", 0.0) + time.perf_counter() - started
+        write_run_facts(e.run, {"finished": finished, "train_seconds": seconds})
+
+
+def _agreed(e: Experiment, stop: StopRequest) -> int:
+    """Return the signal on which to stop now, or 0; ranks ask each other where their metrics meet anyway."""
+    if not e.runtime.distributed:
+        return stop.number
+    return e.runtime.largest(stop.number) if e.progress.iteration % e.tracker.every == 0 else 0
 
 
 def _save_and_stop(e: Experiment, signal_number: int) -> None:

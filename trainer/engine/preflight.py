@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +12,7 @@ from typing import Any
 from model_constructor.errors import ConfigError as ModelConfigError
 from model_constructor.util.suggest import closest
 
-from trainer.config.errors import ConfigValidationIssue, ParameterError
+from trainer.config.errors import ConfigError, ConfigValidationIssue, ParameterError
 from trainer.config.loader import ConfigPath, LocatedConfig
 from trainer.config.paths import find_input, output_path, project_folder
 from trainer.config.schemas import ExperimentConfig
@@ -27,7 +25,9 @@ from trainer.registry import (
     LOSS_BUILDER_REGISTRY,
     OPTIMIZER_BUILDER_REGISTRY,
     TRAINER_REGISTRY,
+    PluginError,
     Registry,
+    load_plugins,
 )
 from trainer.runtime import select_device
 
@@ -133,6 +133,13 @@ def preflight(
     )
 
 
+def refusal(located: LocatedConfig, path: ConfigPath, message: str, hint: str | None = None) -> ConfigError:
+    """Return the error for one mistake that only shows while the experiment is put together."""
+    issues = Issues(located)
+    issues.add(path, message, hint)
+    return ConfigError(issues.found)
+
+
 def _mapping(raw: Any, *keys: str) -> Mapping[str, Any]:
     for key in keys:
         raw = raw.get(key) if isinstance(raw, Mapping) else None
@@ -141,17 +148,14 @@ def _mapping(raw: Any, *keys: str) -> Mapping[str, Any]:
 
 def _import_plugins(issues: Issues) -> None:
     """Import the plugins; those of the user's project are found beside its configs."""
-    project = str(project_folder(issues.located.path))
-    if project not in sys.path:
-        sys.path.append(project)
     names = issues.located.data.get("plugins") or []
     for index, name in enumerate(names if isinstance(names, list) else []):
         if not isinstance(name, str):
             continue
         try:
-            importlib.import_module(name)
-        except ImportError as error:
-            issues.add(("plugins", index), f"plugin '{name}' cannot be imported: {error}")
+            load_plugins([name], project_folder(issues.located.path))
+        except PluginError as error:
+            issues.add(("plugins", index), str(error))
 
 
 def _specs(raw: Mapping[str, Any]) -> list[_Spec]:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from model_constructor import resolve_config
 from torch import Tensor
 
 from trainer.utils.files import whole_file, write_json
@@ -71,11 +72,16 @@ def now() -> str:
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
 
 
+def read_run_facts(run: Path) -> dict[str, Any]:
+    """Return run.json, or nothing where there is none."""
+    path = run / RUN_FACTS
+    facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return facts
+
+
 def write_run_facts(run: Path, facts: Mapping[str, Any]) -> None:
     """Write or extend run.json; what is there already and not given again stays."""
-    path = run / RUN_FACTS
-    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    write_json(path, {**known, **facts})
+    write_json(run / RUN_FACTS, {**read_run_facts(run), **facts})
 
 
 def command_line() -> list[str]:
@@ -113,3 +119,9 @@ def write_first_batch(run: Path, batch: Mapping[str, Any]) -> None:
     }
     with whole_file(run / FIRST_BATCH) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+
+
+def flat_model(path: Path) -> dict[str, Any]:
+    """Return a model YAML that needs no other file."""
+    flat: dict[str, Any] = resolve_config(path).data
+    return flat

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from types import FrameType, TracebackType
 from typing import Any
+
+from trainer.runtime import environment_rank
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -47,6 +50,9 @@ class StopRequest:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.number = number
         self._restore()
+        if environment_rank() == 0:
+            # A signal handler may interrupt any printing, so it writes past all buffers.
+            os.write(2, b"\nStopping after this step; the same signal again stops at once.\n")
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

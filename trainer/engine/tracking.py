@@ -14,6 +14,7 @@ from trainer.runtime import Runtime
 from trainer.utils.files import whole_file
 
 METRICS = "metrics.jsonl"
+EVALUATIONS = "evaluations.jsonl"
 
 
 class Tracker:

@@ -9,10 +9,9 @@ import click
 from trainer.config.schemas import EvaluationConfig, ExperimentConfig
 from trainer.config.validation import Issues
 from trainer.engine.experiment import Experiment
+from trainer.engine.tracking import EVALUATIONS
 from trainer.evaluation.evaluate import evaluate
 from trainer.evaluation.simulators import make_simulator
-
-EVALUATIONS = "evaluations.jsonl"
 
 
 def check_evaluation(issues: Issues, config: ExperimentConfig) -> None:

@@ -47,7 +47,7 @@ def is_trainable(module: nn.Module) -> bool:
 def wrap(module: nn.Module, runtime: Runtime, find_unused_parameters: bool = False) -> nn.Module:
     """Move a component to its device and, among several ranks, let its gradients be averaged.
 
-    Batch norms share their statistics over the ranks. Frozen components are moved and nothing else.
+    On GPUs batch norms share their statistics over the ranks. Frozen components are moved and nothing else.
     """
     if not runtime.distributed or not is_trainable(module):
         return module.to(runtime.device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from trainer.registry.core import Registry
-from trainer.registry.plugins import load_plugins
+from trainer.registry.plugins import PluginError, load_plugins
 from trainer.templates import DatasetFactory, LossFactory, OptimizerFactory, Simulator, Trainer
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "OPTIMIZER_BUILDER_REGISTRY",
     "SIMULATOR_REGISTRY",
     "TRAINER_REGISTRY",
+    "PluginError",
     "Registry",
     "load_plugins",
 ]

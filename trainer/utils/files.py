@@ -56,6 +56,8 @@ def whole_folder(path: Path, replace: bool = False) -> Iterator[Path]:
     incomplete = path.with_name(f"{path.name}.incomplete")
     replaced = path.with_name(f"{path.name}.replaced")
     shutil.rmtree(incomplete, ignore_errors=True)
+    if replaced.exists():  # a writer was killed while it replaced the folder
+        shutil.rmtree(replaced) if path.exists() else replaced.rename(path)
     incomplete.mkdir(parents=True)
     try:
         yield incomplete

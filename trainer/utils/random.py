@@ -27,9 +27,9 @@ class Random(Protocol):
 class SampleRandom:
     """Draws for one global batch, of which a rank takes its rows.
 
-    The numbers are a pure function of `(seed, step, stream)` and of the row in the global batch: one rank with
-    a batch of 2B and two ranks with B see the same noise for the same sample, and a resumed run sees what
-    the uninterrupted one would have seen. Every rank must make the same calls in the same order.
+    The numbers are a pure function of `(seed, step, stream)` and of the row in the global batch: one rank
+    with a batch of 2B and two ranks with B see the same noise for the same sample, and a resumed run sees
+    what the uninterrupted one would have seen. Every rank must make the same calls in the same order.
 
     Args:
         seed: the seed of the run.

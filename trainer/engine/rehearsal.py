@@ -1,0 +1,75 @@
+"""One forward pass before training: what does not fit together is found before anything is written."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from trainer.data.loader import BatchLoader
+from trainer.runtime import Runtime
+from trainer.utils.random import RowRandom
+from trainer.utils.seed import random_state, restore_random_state
+
+SAMPLES = 2
+
+
+def rehearse(
+    policy: Any, models: nn.ModuleDict, loader: BatchLoader, facts: Mapping[str, Any], runtime: Runtime
+) -> None:
+    """Ask a policy for its loss and for an action chunk on two samples; nothing of the run changes.
+
+    Every rank takes part. Generators, modes and gradients are afterwards as they were before.
+
+    Args:
+        policy: the policy of the trainer.
+        models: its components, as they will train.
+        loader: gives the samples.
+        facts: the dataset's: its windows and features tell the chunk that a robot will ask for.
+        runtime: this rank.
+
+    Raises:
+        ValueError: the policy's loss or its chunk are not what training and deployment need.
+        Exception: whatever a component raises about the shapes that it is given.
+    """
+    modes = [(m, m.training) for m in models.modules()]
+    state, python = random_state(), random.getstate()
+    try:
+        models.eval()
+        batch = loader.sample(np.arange(SAMPLES))
+        draws = RowRandom(range(SAMPLES), runtime.device)
+        with torch.no_grad(), runtime.autocast():
+            losses = policy.loss(batch, draws)
+            chunk = policy.predict_action(batch, draws)
+    finally:
+        for module, training in modes:
+            module.training = training
+        random.setstate(python)
+        restore_random_state(state)
+    if not isinstance(losses, Mapping) or "total" not in losses:
+        raise ValueError("the policy's loss returns no 'total', so there is nothing to train")
+    _check_chunk(chunk, policy, facts)
+
+
+def _check_chunk(chunk: Tensor, policy: Any, facts: Mapping[str, Any]) -> None:
+    window, feature = facts.get("windows", {}).get("action"), facts.get("features", {}).get("action")
+    if window is None or feature is None:
+        return
+    wanted = (SAMPLES, len(window), *feature["shape"])
+    if tuple(chunk.shape) != wanted:
+        raise ValueError(
+            f"the policy predicts chunks of shape {tuple(chunk.shape[1:])}, but the data has {wanted[1:]}"
+        )
+    executed = getattr(policy, "n_action_steps", None)
+    if executed is not None and not 1 <= executed <= len(window):
+        raise ValueError(f"n_action_steps is {executed}, but a chunk holds 1 to {len(window)}")
+
+
+def explain(error: Exception) -> str:
+    """Return an error and the notes that a graph added to it (step, module, line, shapes) as one sentence."""
+    notes = [" ".join(note.split()) for note in getattr(error, "__notes__", [])]
+    return "; ".join([" ".join(str(error).split()), *notes])

@@ -1,0 +1,105 @@
+"""Finding the run that a save_dir already holds, and making sure that it is the same experiment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from trainer.config.paths import output_path
+from trainer.config.schemas import ExperimentConfig
+from trainer.engine.checkpoint import LATEST, find_checkpoint, read_manifest
+from trainer.engine.deployment import CONFIG, MODELS
+from trainer.engine.preflight import Plan, refusal
+from trainer.engine.run_folder import flat_model, now
+
+# Settings that a resumed run may change without becoming another run. The batch size may change with the
+# number of ranks: what counts is the global batch, which is compared.
+MAY_CHANGE = frozenset(
+    {
+        "device",
+        "params",
+        "plugins",
+        "data.batch_size",
+        "data.num_workers",
+        "data.persistent_workers",
+        "data.pin_memory",
+        "data.prefetch_factor",
+        "data.recording",
+        "train.checkpoint",
+        "train.epoch",
+        "train.evaluation",
+        "train.log_every_n_steps",
+        "train.project_name",
+        "train.save_dir",
+        "train.save_every",
+    }
+)
+
+
+def checkpoint_to_resume(plan: Plan, global_batch: int, steps_per_epoch: int) -> Path | None:
+    """Return the checkpoint to take up, or None for a new run.
+
+    Args:
+        plan: the checked experiment.
+        global_batch: samples per update over all ranks.
+        steps_per_epoch: updates per epoch.
+
+    Raises:
+        ConfigError: the checkpoint was made by another experiment, and what differs.
+        CheckpointError: it is missing, incomplete or damaged.
+    """
+    asked = plan.config.train.checkpoint.resume_from
+    if asked is None or (asked == "auto" and not (plan.run / LATEST).is_file()):
+        return None
+    folder = find_checkpoint(plan.run if asked == "auto" else output_path(asked, plan.located.path))
+    manifest = read_manifest(folder)
+    before = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+    changed = sorted(_differences(before, resolved(plan.config)))
+    changed += [
+        f"the model YAML of '{name}'"
+        for name, path in plan.component_paths.items()
+        if _read_yaml(folder / MODELS / f"{name}.yaml") != flat_model(path)
+    ]
+    sizes = {"global batch": global_batch, "steps per epoch": steps_per_epoch}
+    for name, value in sizes.items():
+        was = manifest.get(name.replace(" ", "_"), value)
+        if was != value:
+            changed.append(f"{name} {value} instead of {was}")
+    if changed:
+        message = f"{folder} was made with other settings ({', '.join(changed)})"
+        hint = "choose another save_dir, or set the old values to go on with this run"
+        raise refusal(plan.located, ("train", "save_dir"), message, hint)
+    return folder
+
+
+def set_aside(run: Path) -> Path | None:
+    """Move an earlier run out of the way of a new one, and return where it went; nothing is deleted."""
+    if not (run / LATEST).exists():
+        return None
+    aside = run.with_name(f"{run.name}.until-{now().replace(':', '').replace('+0000', '')}")
+    run.rename(aside)
+    return aside
+
+
+def resolved(config: ExperimentConfig) -> dict[str, Any]:
+    """Return the configuration with every default filled in, as plain YAML values."""
+    plain: dict[str, Any] = config.model_dump(mode="json")
+    return plain
+
+
+def _read_yaml(path: Path) -> Any:
+    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _differences(before: Any, after: Any, path: str = "") -> set[str]:
+    """Return the dotted paths whose values differ and that matter for the numbers of a run."""
+    if path in MAY_CHANGE or before == after:
+        return set()
+    if isinstance(before, dict) and isinstance(after, dict):
+        keys = [*before, *(k for k in after if k not in before)]
+        return set().union(
+            *(_differences(before.get(k), after.get(k), f"{path}.{k}" if path else str(k)) for k in keys)
+        )
+    return {path}
