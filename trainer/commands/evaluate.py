@@ -28,6 +28,7 @@ from trainer.commands.experiments import run_folder
     type=click.IntRange(min=1),
     help="Actions executed of each chunk.  [default: the policy's own number]",
 )
+@click.option("--dataset", help="Of a policy trained on several datasets, the one whose robot this is.")
 def evaluate(
     checkpoint: Path,
     env: str,
@@ -37,6 +38,7 @@ def evaluate(
     videos: int,
     device: str,
     n_action_steps: int | None,
+    dataset: str | None,
 ) -> None:
     """Measure how often CHECKPOINT succeeds, on starts that no recording used.
 
@@ -50,11 +52,13 @@ def evaluate(
     try:
         with user_errors():
             folder = find_checkpoint(run_folder(checkpoint))
-        policy = load_policy(folder, device=device, n_action_steps=n_action_steps)
+        policy = load_policy(folder, device=device, n_action_steps=n_action_steps, dataset=dataset)
         folder = folder.resolve()
         name = f"{folder.name}-{env.replace('/', '-')}-seed{seed}"
         target = out or folder.parent / "evaluations" / name
-        facts = json.loads((folder / DATASET).read_text(encoding="utf-8"))["features"]
+        recorded = json.loads((folder / DATASET).read_text(encoding="utf-8"))
+        one = next((d for d in recorded.get("datasets", ()) if d["name"] == dataset), recorded)
+        facts = one["features"]
         result = evaluate_policy(
             policy,
             env,
