@@ -1,6 +1,6 @@
 """Measures how many samples per second the data path gives, beside lerobot's and beside the floor.
 
-    python benchmarks/dataset_throughput.py [--lerobot <env>/bin/python] [--cases state,cameras,cached,large]
+    python benchmarks/dataset_throughput.py [--lerobot <env>/bin/python] [--cases state,cameras,…]
     python benchmarks/dataset_throughput.py --pusht <folder of the Push-T dataset>    # share of waiting
     python benchmarks/dataset_throughput.py --memory 8                                # GB of frames
 
@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import torch
 
 from trainer.data.dataset import WindowedDataset
@@ -34,34 +35,53 @@ from trainer.data.loader import BatchLoader
 from trainer.data.normalization import Normalizer
 from trainer.data.video.decoder import backend, open_decoder
 from trainer.data.windows import Window
+from trainer.runtime.memory import keep_freed_memory
 
 BATCH = 64
 WORKERS = (0, 1, 2)
-CASES = ("state", "cameras", "cached", "large")
+CASES = ("state", "cameras", "busy", "cached", "large")
 SMALL, LARGE = (96, 96), (480, 640)
 
 
 class Film:
-    """Frames of a moving picture, each made when it is asked for."""
+    """What a camera sees, each frame made when it is asked for.
 
-    def __init__(self, frames: int, size: tuple[int, int], seed: int) -> None:
+    Args:
+        frames: how many.
+        size: height and width.
+        seed: of the scene.
+        busy: blocks of noise that all move, about the worst that an encoder can meet; otherwise the camera
+            stands still before a smooth scene in which one thing moves.
+    """
+
+    def __init__(self, frames: int, size: tuple[int, int], seed: int, busy: bool) -> None:
         rng = np.random.default_rng(seed)
-        rows, columns = (n // 8 for n in size)
-        coarse = rng.integers(0, 256, (rows, columns, 3), np.uint8)
-        self._picture = coarse.repeat(8, axis=0).repeat(8, axis=1)
-        self._frames, self._speed = frames, rng.integers(1, 4, 2)
+        coarse = PIL.Image.fromarray(rng.integers(0, 256, (size[0] // 16, size[1] // 16, 3), np.uint8))
+        how = PIL.Image.Resampling.NEAREST if busy else PIL.Image.Resampling.BICUBIC
+        self._scene = np.asarray(coarse.resize(size[::-1], how))
+        self._frames, self._size, self._busy = frames, size, busy
 
     def __len__(self) -> int:
         return self._frames
 
     def __getitem__(self, index: int) -> np.ndarray:
-        frame = np.roll(self._picture, tuple(index * self._speed), axis=(0, 1)).copy()
-        frame[index % 64 : index % 64 + 16, 16:48] = index % 256  # something that jumps
+        if self._busy:
+            return np.roll(self._scene, (2 * index, 3 * index), axis=(0, 1))
+        frame = self._scene.copy()
+        height, width = self._size
+        y, x = np.ogrid[:height, :width]
+        middle = (height / 2 + height / 3 * np.sin(index / 20), width / 2 + width / 3 * np.cos(index / 27))
+        frame[(y - middle[0]) ** 2 + (x - middle[1]) ** 2 < (height / 8) ** 2] = (200, 40, 60)
         return frame
 
 
 def write_dataset(
-    root: Path, episodes: int, frames: int, cameras: Mapping[str, tuple[int, int]], **options: Any
+    root: Path,
+    episodes: int,
+    frames: int,
+    cameras: Mapping[str, tuple[int, int]],
+    busy: bool = False,
+    **options: Any,
 ) -> Path:
     """Write a dataset with 14 numbers of state and of action, and cameras of given sizes."""
     numbers = {"dtype": "float32", "shape": [14], "names": None}
@@ -75,7 +95,7 @@ def write_dataset(
                 for name in ("observation.state", "action")
             }
             for place, (name, size) in enumerate(cameras.items()):
-                columns[name] = Film(frames, size, seed=100 * place + episode)
+                columns[name] = Film(frames, size, 100 * place + episode, busy)
             writer.add_episode(columns, "move")
     return root
 
@@ -193,7 +213,7 @@ def measure(case: str, folder: Path, lerobot: str | None, seconds: float) -> dic
         # "large" is encoded as ffmpeg does when it is told nothing: a keyframe in 250 frames.
         options = {"video_encoder": "libx264", "video_options": {}} if case == "large" else {}
         episodes, frames = {"state": (50, 400), "large": (12, 250)}.get(case, (25, 200))
-        write_dataset(root, episodes, frames, cameras, **options)
+        write_dataset(root, episodes, frames, cameras, case == "busy", **options)
     dataset = open_dataset(root, folder / "cache" if case == "cached" else None)
 
     def ours() -> dict[int, float]:
@@ -201,9 +221,16 @@ def measure(case: str, folder: Path, lerobot: str | None, seconds: float) -> dic
 
     before = ours()
     theirs = lerobot_rates(lerobot, root, seconds) if lerobot else None
+    print(f"{case}: {before}, lerobot {theirs}", file=sys.stderr)
     after = ours()
     rates = {workers: round((before[workers] + after[workers]) / 2, 1) for workers in WORKERS}
-    result: dict[str, Any] = {"frames": len(dataset), "cameras": cameras, "samples_per_s": rates}
+    films = sum(path.stat().st_size for path in root.rglob("*.mp4")) / (len(dataset) * max(1, len(cameras)))
+    result: dict[str, Any] = {
+        "frames": len(dataset),
+        "cameras": cameras,
+        "bytes per frame": round(films),
+        "samples_per_s": rates,
+    }
     if case == "state":
         floors = {"one copy": rate_of(copy_floor(dataset, None), seconds)}
     elif case == "cached":
@@ -250,28 +277,32 @@ def waiting(pusht: Path, folder: Path, steps: int = 150) -> dict[str, Any]:
             "parameters": sum(p.numel() for p in network.parameters()),
             "batch": batch,
             "ms_per_step": round(1000 * passed / steps, 2),
+            "ms waited per step": round(1000 * (loader.wait_seconds - waited) / steps, 3),
             "share of waiting": round((loader.wait_seconds - waited) / passed, 4),
         }
 
-    wide = 256
-    mlp = [nn.Flatten(), nn.Linear(4, wide), nn.ReLU(), nn.Linear(wide, wide), nn.ReLU(), nn.Linear(wide, 32)]
-    convolutions = [
-        nn.Conv2d(3, 16, 5, stride=4),
-        nn.ReLU(),
-        nn.Conv2d(16, 32, 3, stride=2),
-        nn.ReLU(),
-        nn.Conv2d(32, 64, 3, stride=2),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.LazyLinear(32),
-    ]
-    cnn = nn.Sequential(*convolutions)
-    cnn(torch.zeros(1, 3, 96, 96))
+    def perceptron(width: int) -> nn.Module:
+        sizes = [4, width, width, width, 32]
+        layers = [layer for pair in itertools.pairwise(sizes) for layer in (nn.Linear(*pair), nn.ReLU())]
+        return nn.Sequential(nn.Flatten(), *layers[:-1])
+
+    def convolutions(width: int) -> nn.Module:
+        sizes = [3, width, 2 * width, 4 * width, 8 * width]
+        layers = [
+            layer
+            for pair in itertools.pairwise(sizes)
+            for layer in (nn.Conv2d(*pair, 3, stride=2, padding=1), nn.ReLU())
+        ]
+        return nn.Sequential(*layers, nn.Flatten(), nn.Linear(6 * 6 * 8 * width, 32))
+
     state, image = "observation.state", "observation.image"
-    return {
-        "state": share([Window(state, (-1, 0))], 256, nn.Sequential(*mlp), state),
-        "image, cached": share([Window(image, (0,))], 64, cnn, image),
-    }
+    result = {}
+    for name, width, channels in (("tiny", 256, 8), ("small", 1024, 32)):
+        result[f"state, {name} network"] = share([Window(state, (-1, 0))], 256, perceptron(width), state)
+        result[f"image, cached, {name} network"] = share(
+            [Window(image, (0,))], 64, convolutions(channels), image
+        )
+    return result
 
 
 def memory(gigabytes: float, folder: Path) -> dict[str, Any]:
@@ -316,12 +347,13 @@ def peak_memory() -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--lerobot", help="Python of an environment where lerobot is installed")
-    parser.add_argument("--cases", default=",".join(CASES), help="of state, cameras, cached, large")
+    parser.add_argument("--cases", default=",".join(CASES), help="what to measure, separated by commas")
     parser.add_argument("--pusht", type=Path, help="the Push-T dataset, to measure the share of waiting")
     parser.add_argument("--memory", type=float, help="GB of frames; measures memory and nothing else")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()  # as training does
     result: dict[str, Any] = {
         "batch": BATCH,
         "decoder": backend(),
