@@ -13,6 +13,7 @@ import yaml
 from torch import Tensor, nn
 
 from trainer.config.schemas import ComponentSpec
+from trainer.data.images import IMAGE_PREFIX, scale_images
 from trainer.data.normalization import Normalizer
 from trainer.data.stats_file import load_stats
 from trainer.engine.checkpoint import CheckpointError, find_checkpoint, load_tensors, read_manifest
@@ -119,14 +120,24 @@ class DeployedPolicy:
         batch = {key: _stack(self._history, key, o) for key, o in self.observation_windows.items()}
         batch = self.normalizer.normalize(batch)
         observation = {k: v.to(self.device) for k, v in batch.items() if isinstance(v, Tensor)}
+        observation = scale_images(observation)
         chunk = self.policy.predict_action(observation, self._random)
         return self.normalizer.denormalize(self.action_key, chunk.float().cpu()).numpy()
 
 
 def _stack(history: list[dict[str, np.ndarray]], key: str, offsets: Sequence[int]) -> Tensor:
-    """Return the window `(N, T, …)` of one feature; offsets are ≤ 0 and 0 is the newest frame."""
+    """Return the window `(N, T, …)` of one feature as a batch has it in training.
+
+    Offsets are ≤ 0 and 0 is the newest frame. Camera frames come as `(N, C, H, W)` where one is asked for,
+    whether they were given as (H, W, C) or (C, H, W).
+    """
     values = np.stack([history[len(history) - 1 + offset][key] for offset in offsets], axis=1)
-    return torch.from_numpy(values if values.dtype == np.uint8 else values.astype(np.float32))
+    if not key.startswith(IMAGE_PREFIX):
+        return torch.from_numpy(values.astype(np.float32))
+    if values.shape[-1] == 3 and values.shape[-3] != 3:
+        values = np.ascontiguousarray(np.moveaxis(values, -1, -3))
+    frames = torch.from_numpy(values if values.dtype == np.uint8 else values.astype(np.float32))
+    return frames[:, 0] if len(offsets) == 1 else frames
 
 
 def load_policy(
