@@ -4,12 +4,12 @@
 #
 #   TORCH_VERSION   version of torch (default below)
 #   TORCH_PIP_ARGS  further arguments of pip for torch alone, such as the index of another build
-#   EXTRAS          extras of the package (default: sim,dev)
+#   EXTRAS          extras of the package (default: sim,video,dev)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 torch_version=${TORCH_VERSION:-2.13.0}
-extras=${EXTRAS:-sim,dev}
+extras=${EXTRAS:-sim,video,dev}
 pip=(.venv/bin/python -m pip --disable-pip-version-check)
 
 if [ ! -x .venv/bin/python ]; then
@@ -23,21 +23,22 @@ if [ "$(cat .venv/.env_setup 2>/dev/null)" = "$stamp" ]; then
     exit 0
 fi
 
-# Shared libraries of Debian: drawing without a screen (Meta-World), and what OpenCV links against (Push-T).
+# Shared libraries of Debian: drawing without a screen (Meta-World), what OpenCV links against (Push-T), and the
+# fast way to decode videos.
 missing=()
-for library in libOSMesa.so libEGL.so.1 libGL.so.1 libglib-2.0.so.0; do
+for library in libOSMesa.so libEGL.so.1 libGL.so.1 libglib-2.0.so.0 libavcodec.so; do
     ldconfig -p | grep -q "$library" || missing+=("$library")
 done
 if [ ${#missing[@]} -gt 0 ]; then
-    packages="libosmesa6 libegl1 libgl1 libglib2.0-0"
+    packages="libosmesa6 libegl1 libgl1 libglib2.0-0 ffmpeg"
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
         echo "Installing Debian packages: $packages"
         apt-get update -qq || true
         # shellcheck disable=SC2086
-        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $packages >/dev/null ||
-            echo "They could not be installed; training works, videos of Meta-World may not." >&2
+        DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $packages >/dev/null ||
+            echo "They could not be installed; training works, films and fast decoding of videos may not." >&2
     else
-        echo "Missing here: ${missing[*]}; ask an administrator for the Debian packages $packages (needed for videos only)." >&2
+        echo "Missing here: ${missing[*]}; ask an administrator for the Debian packages $packages (for films and for fast decoding of videos)." >&2
     fi
 fi
 
