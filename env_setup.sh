@@ -25,12 +25,19 @@ fi
 
 # Shared libraries of Debian: drawing without a screen (Meta-World), what OpenCV links against (Push-T), and the
 # fast way to decode videos.
+libraries=(libOSMesa.so libEGL.so.1 libGL.so.1 libglib-2.0.so.0 libavcodec.so)
+packages="libosmesa6 libegl1 libgl1 libglib2.0-0 ffmpeg"
+if [ "$(.venv/bin/python -c 'import sys; print(sys.base_prefix)')" = /usr ]; then
+    # Debian keeps the library of its Python, which the video decoder links against, in a package of its own.
+    version=$(.venv/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+    libraries+=("libpython$version.so")
+    packages="$packages libpython$version"
+fi
 missing=()
-for library in libOSMesa.so libEGL.so.1 libGL.so.1 libglib-2.0.so.0 libavcodec.so; do
+for library in "${libraries[@]}"; do
     ldconfig -p | grep -q "$library" || missing+=("$library")
 done
 if [ ${#missing[@]} -gt 0 ]; then
-    packages="libosmesa6 libegl1 libgl1 libglib2.0-0 ffmpeg"
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
         echo "Installing Debian packages: $packages"
         apt-get update -qq || true
