@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -89,10 +90,15 @@ class Experiment:
             "iterations": self.progress.iteration,
             "stats": self.stats,
         }
-        accepted = inspect.signature(self.trainer.train_step).parameters
+        accepted = self._step_parameters
         if any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
             return offered
         return {name: value for name, value in offered.items() if name in accepted}
+
+    @functools.cached_property
+    def _step_parameters(self) -> Mapping[str, inspect.Parameter]:
+        """What `train_step` takes; looked up once, since it is asked for at every step."""
+        return inspect.signature(self.trainer.train_step).parameters
 
     def augmented(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Return the batch of the coming step with its random changes, which only training sees."""

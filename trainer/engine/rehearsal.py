@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,7 +36,7 @@ def rehearse(
         Exception: whatever a component raises about the shapes that it is given.
     """
     modes = [(m, m.training) for m in models.modules()]
-    state, python = random_state(), random.getstate()
+    state = random_state()
     try:
         models.eval()
         batch = loader.sample(np.arange(SAMPLES))
@@ -48,7 +47,6 @@ def rehearse(
     finally:
         for module, training in modes:
             module.training = training
-        random.setstate(python)
         restore_random_state(state)
     if not isinstance(losses, Mapping) or "total" not in losses:
         raise ValueError("the policy's loss returns no 'total', so there is nothing to train")
