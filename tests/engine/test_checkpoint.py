@@ -15,13 +15,13 @@ import torch
 
 from trainer.engine.checkpoint import (
     CheckpointError,
-    CheckpointWriter,
     Snapshot,
     find_checkpoint,
     load_tensors,
     read_manifest,
     write_checkpoint,
 )
+from trainer.engine.checkpoint_writer import CheckpointWriter
 
 
 @pytest.fixture

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -18,11 +20,15 @@ class WeightAverage:
     Args:
         models: the components; frozen ones have no average.
         decay: share of the average that an update keeps.
+
+    Attributes:
+        before_update: called before the average moves; whoever still copies it lets it wait.
     """
 
     def __init__(self, models: nn.ModuleDict, decay: float) -> None:
         self.decay = decay
         self.updates = 0
+        self.before_update: Callable[[], None] | None = None
         self._live: dict[str, dict[str, Tensor]] = {}
         self.weights: dict[str, dict[str, Tensor]] = {}
         for name, module in unwrapped(models):
@@ -40,6 +46,8 @@ class WeightAverage:
     @torch.no_grad()
     def update(self) -> None:
         """Move the average towards the present weights."""
+        if self.before_update is not None:
+            self.before_update()
         keep = min(self.decay, (1 + self.updates) / (10 + self.updates))
         torch._foreach_lerp_([a for a, _ in self._averaged], [w for _, w in self._averaged], 1 - keep)
         for average, live in self._copied:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -17,30 +17,13 @@ from trainer.config.schemas import ExperimentConfig
 from trainer.data.augmentation import Augmentation
 from trainer.data.loader import BatchLoader
 from trainer.data.normalization import Normalizer
-from trainer.engine.checkpoint import (
-    TRAINING_STATE,
-    CheckpointWriter,
-    Snapshot,
-    load_tensors,
-    to_host,
-)
-from trainer.engine.deployment import (
-    CONFIG,
-    DATASET,
-    MODELS,
-    STATS,
-    DeployedPolicy,
-    build_loss,
-    build_models,
-    load_component,
-)
-from trainer.engine.step import switch_optimizer
+from trainer.engine.checkpoint_writer import CheckpointWriter
+from trainer.engine.deployment import MODELS, DeployedPolicy, build_loss, build_models
+from trainer.engine.saving import Saving
 from trainer.engine.tracking import Tracker
-from trainer.modeling.prepare import unwrapped
 from trainer.runtime import Runtime
+from trainer.templates import Callback
 from trainer.utils.random import AUGMENTATION, SampleRandom
-from trainer.utils.seed import random_state, restore_random_state
-from trainer.utils.versions import library_versions
 
 
 @dataclass
@@ -58,7 +41,12 @@ class Progress:
 
 @dataclass
 class Experiment:
-    """Everything that the loop needs, and nothing that it has to ask for."""
+    """Everything that the loop needs, and nothing that it has to ask for.
+
+    Attributes:
+        scores: what was measured at the end of the present epoch, the same on all ranks.
+        stop_reason: why the run ends before its time, or None.
+    """
 
     config: ExperimentConfig
     runtime: Runtime
@@ -75,19 +63,34 @@ class Experiment:
     tracker: Tracker
     writer: CheckpointWriter
     batch_metrics: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
+    callbacks: Sequence[Callback] = ()
+    validation_data: BatchLoader | None = None
     progress: Progress = field(default_factory=Progress)
+    scores: dict[str, float] = field(default_factory=dict)
+    stop_reason: str | None = None
 
     @property
     def total_steps(self) -> int:
         """Number of updates of the whole run."""
-        return self.config.train.epoch * self.loader.steps_per_epoch
+        return self.config.total_steps(self.loader.steps_per_epoch)
 
-    def step_arguments(self) -> dict[str, Any]:
-        """Return what `train_step` accepts of `epoch, total_epochs, iterations, stats`."""
+    @property
+    def total_epochs(self) -> int:
+        """Number of passes over the data, the last of which may be cut short by `train.max_steps`."""
+        return -(-self.total_steps // self.loader.steps_per_epoch)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has come to its end."""
+        return self.progress.iteration >= self.total_steps or self.stop_reason is not None
+
+    def step_arguments(self, part: int = 0) -> dict[str, Any]:
+        """Return what `train_step` accepts of `epoch, total_epochs, iterations, part, stats`."""
         offered = {
             "epoch": self.progress.epoch,
-            "total_epochs": self.config.train.epoch,
+            "total_epochs": self.total_epochs,
             "iterations": self.progress.iteration,
+            "part": part,
             "stats": self.stats,
         }
         accepted = self._step_parameters
@@ -100,12 +103,13 @@ class Experiment:
         """What `train_step` takes; looked up once, since it is asked for at every step."""
         return inspect.signature(self.trainer.train_step).parameters
 
-    def augmented(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Return the batch of the coming step with its random changes, which only training sees."""
+    def augmented(self, batch: dict[str, Any], part: int = 0) -> dict[str, Any]:
+        """Return a batch of the coming update with its random changes, which only training sees."""
         if self.augmentation is None:
             return batch
-        runtime = self.runtime
-        place = (runtime.rank, runtime.world_size, runtime.device)
+        runtime, parts = self.runtime, self.loader.parts
+        rank = part * runtime.world_size + runtime.rank
+        place = (rank, parts * runtime.world_size, runtime.device)
         random = SampleRandom(self.config.run_seed, self.progress.iteration, *place, stream=AUGMENTATION)
         return self.augmentation(batch, random)
 
@@ -122,44 +126,44 @@ class Experiment:
         policy = policy_class(models, build_loss(spec.loss), **spec.trainer.params)
         return DeployedPolicy(policy, self.normalizer.for_dataset(), self.windows, self.runtime.device)
 
+    @functools.cached_property
+    def saving(self) -> Saving:
+        """How this experiment is saved and taken up again."""
+        return Saving(self)
+
     def weights_to_deploy(self) -> dict[str, dict[str, Any]]:
-        """Return component → the state to use on a robot: averaged where there is an average."""
-        averaged: dict[str, Any] = getattr(self.trainer, "deployed_weights", dict)()
-        for optimizer in self.optimizers.values():
-            switch_optimizer(optimizer, "eval")
-        states = {n: averaged.get(n) or m.state_dict() for n, m in unwrapped(self.models)}
-        states = {n: to_host(state) for n, state in states.items()}
-        for optimizer in self.optimizers.values():
-            switch_optimizer(optimizer, "train")
-        return states
+        """Return component → a copy on the host of what to use on a robot: the average where there is one."""
+        return self.saving.weights_to_deploy()
 
-    def save(self) -> None:
-        """Snapshot the run and have it written in the background; every rank takes part."""
-        rng = self.runtime.gather(random_state())
-        if not self.runtime.is_main:
-            return
-        tensors: dict[str, Any] = {f"{n}.pt": state for n, state in self.weights_to_deploy().items()}
-        tensors |= {f"{n}_opt.pt": to_host(o.state_dict()) for n, o in self.optimizers.items()}
-        tensors[TRAINING_STATE] = {
-            "epoch": self.progress.epoch,
-            "iteration": self.progress.iteration,
-            "models": {n: to_host(m.state_dict()) for n, m in unwrapped(self.models) if n in self.optimizers},
-            "trainer": to_host(getattr(self.trainer, "state_dict", dict)()),
-            "rng": rng,
-        }
-        files = [self.run / CONFIG, self.run / DATASET, *sorted((self.run / MODELS).glob("*.yaml"))]
-        files += [self.run / STATS] if self.stats else []
-        facts = {
-            **vars(self.progress),
-            "global_batch": self.config.data.batch_size * self.runtime.world_size,
-            "steps_per_epoch": self.loader.steps_per_epoch,
-            "world_size": self.runtime.world_size,
-            "project": str(self.project),
-            "versions": library_versions(),
-        }
-        self.writer.submit(Snapshot(self._checkpoint_name(), tensors, files, facts))
+    def save(self) -> str:
+        """Have the run written in the background as it is now; every rank takes part.
 
-    def _checkpoint_name(self) -> str:
+        Returns:
+            The name of the checkpoint folder.
+
+        Raises:
+            CheckpointError: the checkpoint before this one could not be written.
+        """
+        return self.saving.save()
+
+    def consider_best(self, scores: Mapping[str, float]) -> None:
+        """Save a moment with the best score so far, if it is not saved yet, and let `best` name it.
+
+        Args:
+            scores: everything that was measured at this moment, the same on all ranks, which all take part.
+
+        Raises:
+            CheckpointError: the checkpoint before this one could not be written.
+        """
+        self.saving.consider_best(scores)
+
+    @property
+    def samples_per_update(self) -> int:
+        """Samples that one update learns from, over all ranks and parts."""
+        return self.config.data.batch_size * self.loader.parts * self.runtime.world_size
+
+    @property
+    def moment(self) -> str:
         """Return `epoch_<N>` at the end of an epoch, `step_<N>` within one."""
         whole = self.progress.iteration == self.progress.epoch * self.loader.steps_per_epoch
         return f"epoch_{self.progress.epoch}" if whole else f"step_{self.progress.iteration}"
@@ -170,21 +174,12 @@ class Experiment:
         Raises:
             CheckpointError: the checkpoint is incomplete or damaged.
         """
-        state = load_tensors(folder / TRAINING_STATE)
-        for name, module in unwrapped(self.models):
-            if name in state["models"]:
-                module.load_state_dict(state["models"][name])
-            else:
-                load_component(module, folder / f"{name}.pt")
-        for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(load_tensors(folder / f"{name}_opt.pt"))
-        if hasattr(self.trainer, "load_state_dict"):
-            self.trainer.load_state_dict(state["trainer"])
-        self.progress = Progress(state["epoch"], state["iteration"])
-        if len(state["rng"]) == self.runtime.world_size:
-            restore_random_state(state["rng"][self.runtime.rank])
+        self.saving.restore(folder)
 
     def __enter__(self) -> Experiment:
+        """Begin: what a process that was killed has left of a checkpoint goes."""
+        if self.runtime.is_main:
+            self.writer.sweep()
         return self
 
     def __exit__(
@@ -197,5 +192,7 @@ class Experiment:
         """
         try:
             self.writer.close()
+            if kind is None:
+                self.saving.say_what_had_no_effect()
         finally:
             self.tracker.close(together=kind is None)

@@ -1,0 +1,280 @@
+"""What a checkpoint holds of an experiment, how it is copied beside the training, and which one is best."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import torch
+from torch import Tensor, nn
+
+from trainer.engine.checkpoint import (
+    BEST,
+    TRAINING_STATE,
+    Snapshot,
+    Unchanged,
+    load_tensors,
+    read_pointer,
+    to_host,
+)
+from trainer.engine.deployment import CONFIG, DATASET, MODELS, STATS, load_component
+from trainer.engine.ema import WeightAverage
+from trainer.engine.snapshot import Copies, HostCopier, deployed_in_place
+from trainer.engine.step import PolicyTrainer
+from trainer.engine.tracking import METRICS
+from trainer.modeling.prepare import is_trainable, unwrapped
+from trainer.utils.seed import random_state, restore_random_state
+from trainer.utils.versions import library_versions
+
+if TYPE_CHECKING:
+    from trainer.engine.experiment import Experiment
+
+
+class Saving:
+    """Saves an experiment and takes it up again.
+
+    With a `PolicyTrainer`, weights, optimizer states and averages change in updates only and are copied while
+    the next batch is computed; what a trainer of another kind changes, and when, is not known, so everything
+    is copied at once. So is what may change before an update, such as the statistics of batch norms.
+
+    Args:
+        experiment: all of it, but not yet restored.
+    """
+
+    def __init__(self, experiment: Experiment) -> None:
+        self.e = experiment
+        self.copier = HostCopier(experiment.runtime.device)
+        self.best: dict[str, Any] | None = None
+        self._best_missing: set[str] | None = None
+        self._saved: tuple[int, int] | None = None
+        self._frozen_marks: dict[str, dict[str, _Mark]] = {}
+        self._waits = self._guard()
+
+    def _guard(self) -> bool:
+        """Let updates wait for late copies; say whether all of them do."""
+        trainer, optimizers = self.e.trainer, self.e.optimizers.values()
+        known = all(isinstance(o, torch.optim.Optimizer) for o in optimizers)
+        if not (optimizers and known and isinstance(trainer, PolicyTrainer)):
+            return False
+        self.copier.guard(optimizers)
+        if trainer.average is not None:
+            trainer.average.before_update = self.copier.before_update
+        return True
+
+    def save(self) -> str:
+        """Take a snapshot that is written in the background, and return its name; all ranks meet."""
+        e = self.e
+        e.tracker.flush()
+        random = e.runtime.gather(random_state())
+        name, self._saved = e.moment, (e.progress.epoch, e.progress.iteration)
+        if not e.runtime.is_main:
+            return name
+        e.writer.wait()
+        copies = self.copier.begin(self._late_tensors())
+        tensors = self._unchanged(name) | self._deployed(copies)
+        rest: dict[str, Any] = {f"{n}_opt.pt": o.state_dict() for n, o in e.optimizers.items()}
+        averaged = self._averaged()
+        rest |= {
+            f"{n}.pt": averaged.get(n) or m.state_dict()
+            for n, m in unwrapped(e.models)
+            if f"{n}.pt" not in tensors
+        }
+        rest[TRAINING_STATE] = {
+            "epoch": e.progress.epoch,
+            "iteration": e.progress.iteration,
+            "models": {n: m.state_dict() for n, m in unwrapped(e.models) if n in e.optimizers},
+            "trainer": getattr(e.trainer, "state_dict", dict)(),
+            "callbacks": [callback.state_dict() for callback in e.callbacks],
+            "rng": random,
+            "best": self.best,
+        }
+        tensors |= copies.later(rest)
+        e.writer.submit(
+            Snapshot(name, tensors, self._files(), self._facts(), copies, flushed=[e.run / METRICS])
+        )
+        return name
+
+    def _files(self) -> list[Path]:
+        run = self.e.run
+        files = [run / CONFIG, run / DATASET, *sorted((run / MODELS).glob("*.yaml"))]
+        return [*files, run / STATS] if self.e.stats else files
+
+    def _facts(self) -> dict[str, Any]:
+        e = self.e
+        return {
+            **vars(e.progress),
+            "global_batch": e.samples_per_update,
+            "steps_per_epoch": e.loader.steps_per_epoch,
+            "total_steps": e.total_steps,
+            "world_size": e.runtime.world_size,
+            "project": str(e.project),
+            "versions": library_versions(),
+        }
+
+    def _averaged(self) -> Mapping[str, Any]:
+        """Return component → averaged state, of those that have an average."""
+        averaged: Mapping[str, Any] = getattr(self.e.trainer, "deployed_weights", dict)()
+        return averaged
+
+    def weights_to_deploy(self) -> dict[str, dict[str, Any]]:
+        """Return component → a copy on the host of what to use on a robot: the average where there is one."""
+        averaged, states = self._averaged(), {}
+        for name, module in unwrapped(self.e.models):
+            with deployed_in_place(self.e.optimizers.get(name)):
+                states[name] = to_host(averaged.get(name) or module.state_dict())
+        return states
+
+    def _deployed(self, copies: Copies) -> dict[str, Any]:
+        """Copy the weights that differ from the trained ones only while their optimizer is asked for them."""
+        averaged, tensors = self._averaged(), {}
+        for name, module in unwrapped(self.e.models):
+            if not averaged.get(name):
+                with deployed_in_place(self.e.optimizers.get(name)) as differs:
+                    if differs:
+                        tensors[f"{name}.pt"] = copies.now(module.state_dict())
+        return tensors
+
+    def _late_tensors(self) -> Iterator[Tensor]:
+        """Yield what changes in updates only."""
+        if not self._waits:
+            return
+        for optimizer in self.e.optimizers.values():
+            yield from (p for group in optimizer.param_groups for p in group["params"])
+            for state in optimizer.state.values():
+                yield from (v for v in state.values() if isinstance(v, Tensor))
+        average: WeightAverage | None = self.e.trainer.average
+        for weights in average.weights.values() if average is not None else ():
+            yield from weights.values()
+        for _, module in self._frozen():
+            yield from module.state_dict().values()
+
+    def _frozen(self) -> Iterator[tuple[str, nn.Module]]:
+        for name, module in unwrapped(self.e.models):
+            flags = self.e.config.model.component_build_args.get(name)
+            if flags is not None and flags.freeze and not is_trainable(module):
+                yield name, module
+
+    def _unchanged(self, name: str) -> dict[str, Any]:
+        """Return the files of frozen components that are the same in the last checkpoint of this process."""
+        written = self.e.writer.written
+        before = self._frozen_marks.get(written.name, {}) if written is not None else {}
+        marks = {n: _Mark(m) for n, m in self._frozen()}
+        self._frozen_marks = {**({written.name: before} if written is not None else {}), name: marks}
+        modules = dict(unwrapped(self.e.models))
+        return {
+            f"{n}.pt": Unchanged(modules[n].state_dict())
+            for n, mark in marks.items()
+            if n in before and mark.same(before[n])
+        }
+
+    def consider_best(self, scores: Mapping[str, float]) -> None:
+        """Let `best` name this moment where its score is the best so far; all ranks meet.
+
+        Args:
+            scores: everything that was measured at this moment, the same on all ranks.
+        """
+        wanted = self.e.config.train.checkpoint.best
+        if wanted is None:
+            return
+        if wanted.metric not in scores:
+            self._best_missing = (self._best_missing or set()) | set(scores)
+            return
+        value = float(scores[wanted.metric])
+        if not math.isfinite(value) or not _improves(value, self.best, wanted.mode):
+            return
+        now = (self.e.progress.epoch, self.e.progress.iteration)
+        self.best = {"name": self.e.moment, "metric": wanted.metric, "mode": wanted.mode, "value": value}
+        if self._saved != now:
+            self.save()
+        if self.e.runtime.is_main:
+            facts = {**self.best, "epoch": now[0], "iteration": now[1]}
+            self.e.writer.point_at_best(self.e.moment, facts)
+
+    def say_what_had_no_effect(self) -> None:
+        """Warn when `train.checkpoint.best` waited for a metric that nothing measured."""
+        if self.best is None and self._best_missing is not None and self.e.runtime.is_main:
+            wanted = self.e.config.train.checkpoint.best
+            assert wanted is not None
+            known = ", ".join(sorted(self._best_missing)) or "nothing"
+            click.echo(
+                f"Warning: train.checkpoint.best had no effect: '{wanted.metric}' was never measured; "
+                f"what was: {known}.",
+                err=True,
+            )
+
+    def restore(self, folder: Path) -> None:
+        """Take up the run where a checkpoint left it.
+
+        Raises:
+            CheckpointError: the checkpoint is incomplete or damaged.
+        """
+        e = self.e
+        state = load_tensors(folder / TRAINING_STATE)
+        for name, module in unwrapped(e.models):
+            if name in state["models"]:
+                module.load_state_dict(state["models"][name])
+            else:
+                load_component(module, folder / f"{name}.pt")
+        for name, optimizer in e.optimizers.items():
+            saved = load_tensors(folder / f"{name}_opt.pt")
+            before = _end_of_schedule(saved.get("scheduler"))
+            optimizer.load_state_dict(saved)
+            now = _end_of_schedule(getattr(getattr(optimizer, "scheduler", None), "state_dict", dict)())
+            if before is not None and now is not None and before != now and e.runtime.is_main:
+                click.echo(
+                    f"Warning: the learning rate of '{name}' now ends its schedule after {now:,} updates "
+                    f"instead of {before:,}, because the configuration says so.",
+                    err=True,
+                )
+        if hasattr(e.trainer, "load_state_dict"):
+            e.trainer.load_state_dict(state["trainer"])
+        for callback, own in zip(e.callbacks, state.get("callbacks", ()), strict=False):
+            callback.load_state_dict(own)
+        e.progress.epoch, e.progress.iteration = state["epoch"], state["iteration"]
+        if len(state["rng"]) == e.runtime.world_size:
+            restore_random_state(state["rng"][e.runtime.rank])
+        self._restore_best(state.get("best"))
+
+    def _restore_best(self, saved: dict[str, Any] | None) -> None:
+        """Take up the best score so far: it may have been measured after the checkpoint was written."""
+        wanted = self.e.config.train.checkpoint.best
+        if wanted is None:
+            return
+        pointer = read_pointer(self.e.run, BEST)
+        known = [saved, pointer[1] if pointer else None]
+        for one in known:
+            fits = one and (one["metric"], one["mode"]) == (wanted.metric, wanted.mode)
+            if fits and one.get("iteration", 0) <= self.e.progress.iteration:  # type: ignore[union-attr]
+                assert one is not None
+                if _improves(one["value"], self.best, wanted.mode):
+                    self.best = {key: one[key] for key in ("name", "metric", "mode", "value")}
+
+
+def _improves(value: float, best: Mapping[str, Any] | None, mode: str) -> bool:
+    if best is None:
+        return True
+    return value < best["value"] if mode == "min" else value > best["value"]
+
+
+def _end_of_schedule(state: Mapping[str, Any] | None) -> int | None:
+    return (state or {}).get("total_steps")
+
+
+class _Mark:
+    """What tells that the weights of a module have not changed: their places, versions and some values.
+
+    Versions do not count what is written through `.data`; the values do.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        tensors = [t.detach() for t in module.state_dict().values() if isinstance(t, Tensor)]
+        self._places = [(t.untyped_storage().data_ptr(), t._version) for t in tensors]
+        picked = [t.reshape(-1)[:: max(1, t.numel() // 4)][:5].to(torch.float64) for t in tensors]
+        self._values = torch.cat(picked).cpu() if picked else torch.zeros(0)
+
+    def same(self, other: _Mark) -> bool:
+        """Say whether nothing was written in between."""
+        return self._places == other._places and torch.equal(self._values, other._values)
