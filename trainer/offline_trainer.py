@@ -1,4 +1,4 @@
-"""Trains a policy from demonstrations: one process, or several under torchrun.
+"""Trains a policy from demonstrations: one process, or one of several ranks.
 
 `python trainer/offline_trainer.py --train_config X.yaml`, and the same after `torchrun --nproc_per_node=2`.
 """
@@ -17,14 +17,22 @@ if __package__ in (None, ""):
 
 import click
 
-from trainer.commands.errors import user_errors
-from trainer.config.loader import load_located
+from trainer.commands.errors import Outcome, user_message
+from trainer.config.loader import LocatedConfig, load_located
 from trainer.engine.assemble import assemble
 from trainer.engine.fit import fit
-from trainer.engine.preflight import preflight
+from trainer.engine.global_batch import share_out
+from trainer.engine.preflight import Plan, preflight
 from trainer.engine.stop import Stopped
 from trainer.evaluation.during_training import EvaluationCallback, check_evaluation
-from trainer.runtime import PRECISIONS, connect, environment_rank, select_device
+from trainer.runtime import (
+    PRECISIONS,
+    RankLost,
+    connect,
+    environment_rank,
+    said_by_main_rank,
+    select_device,
+)
 
 
 def train(config_path: str | Path, overrides: Sequence[str] = ()) -> Path:
@@ -36,23 +44,37 @@ def train(config_path: str | Path, overrides: Sequence[str] = ()) -> Path:
 
     Raises:
         ConfigLoadError, ConfigError: the configuration is wrong; nothing was started or written.
+        Stopped: a signal came; the run is saved.
+        RankLost: another rank is gone.
     """
     located = load_located(config_path, overrides)
-    with connect(*_where(located.data)) as runtime:
-        plan = preflight(
-            located,
-            extra_checks=[check_evaluation],
-            local_rank=runtime.local_rank,
-            distributed=runtime.distributed,
-        )
+    with connect(*_where(located.data), is_final=_is_final) as runtime:
+        plan = check(located, runtime.world_size, runtime.local_rank)
         if runtime.is_main:
             for warning in plan.warnings:
                 click.echo(f"Warning: {warning}", err=True)
-        with assemble(plan, runtime) as experiment:
+        with assemble(plan, runtime, [EvaluationCallback(plan.config.train.evaluation)]) as experiment:
             if experiment.progress.iteration and runtime.is_main:
                 click.echo(f"Taking up {plan.run} after step {experiment.progress.iteration}.", err=True)
-            fit(experiment, [EvaluationCallback(plan.config.train.evaluation)])
+            fit(experiment)
     return plan.run
+
+
+def check(located: LocatedConfig, world_size: int = 1, local_rank: int = 0) -> Plan:
+    """Check an experiment as far as is possible without training it.
+
+    Args:
+        located: the loaded configuration.
+        world_size: number of ranks that will train it.
+        local_rank: place among the ranks of this machine.
+
+    Raises:
+        ConfigError: every mistake found, each with its place.
+    """
+    plan = preflight(
+        located, extra_checks=[check_evaluation], local_rank=local_rank, distributed=world_size > 1
+    )
+    return share_out(plan, world_size)
 
 
 def _where(raw: dict[str, object]) -> tuple[str, str]:
@@ -65,18 +87,31 @@ def _where(raw: dict[str, object]) -> tuple[str, str]:
     return str(device), str(precision) if precision in PRECISIONS else "auto"
 
 
-def run(config_path: str | Path, overrides: Sequence[str] = ()) -> None:
-    """Train, and say what the user has to change where that is impossible."""
+def _is_final(error: BaseException) -> bool:
+    return user_message(error) is not None
+
+
+def attempt(config_path: str | Path, overrides: Sequence[str] = ()) -> Outcome:
+    """Train, and return what the user has to know of the end; what only a traceback explains is raised."""
     main_rank = environment_rank() == 0
     try:
-        with user_errors(quiet=not main_rank):
-            folder = train(config_path, overrides)
+        folder = train(config_path, overrides)
     except Stopped as stopped:
-        if main_rank:
-            click.echo(f"Saved and {stopped}; the same command goes on from there.", err=True)
-        raise SystemExit(stopped.exit_code) from None
-    if main_rank:
-        click.echo(f"Trained: {folder}")
+        text = f"Saved and {stopped}; the same command goes on from there."
+        return Outcome(stopped.exit_code, text if main_rank else "")
+    except RankLost as lost:
+        return Outcome(2 if lost.loss.final else 1, f"Error: {lost}" if lost.say else "")
+    except Exception as error:
+        message = user_message(error)
+        if message is None:
+            raise
+        return Outcome(2, "" if said_by_main_rank() else f"Error: {message}")
+    return Outcome(0, f"Trained: {folder}" if main_rank else "")
+
+
+def run(config_path: str | Path, overrides: Sequence[str] = ()) -> None:
+    """Train, say how it ended, and exit accordingly."""
+    attempt(config_path, overrides).tell()
 
 
 @click.command()

@@ -1,9 +1,10 @@
-"""How commands say what a user should change."""
+"""How commands say what a user should change, and how a run ended."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import click
 
@@ -14,27 +15,50 @@ class UserError(click.ClickException):
     exit_code = 2
 
 
-@contextlib.contextmanager
-def user_errors(quiet: bool = False) -> Iterator[None]:
-    """Turn the errors that a user can mend into `UserError`; everything else keeps its traceback.
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
 
-    Args:
-        quiet: exit with the same code and say nothing, because another rank says it.
+    Attributes:
+        code: what the process exits with.
+        text: what the user reads; empty when another process says it.
     """
+
+    code: int
+    text: str
+
+    def tell(self) -> None:
+        """Say it, and exit if it is no success."""
+        if self.text:
+            click.echo(self.text, err=self.code != 0)
+        if self.code != 0:
+            raise SystemExit(self.code)
+
+
+@contextlib.contextmanager
+def user_errors() -> Iterator[None]:
+    """Turn the errors that a user can mend into `UserError`; everything else keeps its traceback."""
+    try:
+        yield
+    except Exception as error:
+        message = user_message(error)
+        if message is None:
+            raise
+        raise UserError(message) from error
+
+
+def user_message(error: BaseException) -> str | None:
+    """Return what an error says to the user who can mend it; None where a traceback is what helps."""
     from model_constructor.errors import ConfigError as ModelConfigError
 
     from trainer.config.errors import ConfigError, ConfigLoadError
     from trainer.config.loader import describe_yaml_error
     from trainer.data.errors import DatasetError
     from trainer.engine.checkpoint import CheckpointError
+    from trainer.engine.errors import TrainingFault
 
-    try:
-        yield
-    except ModelConfigError as error:
-        if quiet:
-            raise SystemExit(UserError.exit_code) from None
-        raise UserError(describe_yaml_error(error)) from error
-    except (ConfigError, ConfigLoadError, CheckpointError, DatasetError) as error:
-        if quiet:
-            raise SystemExit(UserError.exit_code) from None
-        raise UserError(str(error)) from error
+    if isinstance(error, ModelConfigError):
+        return describe_yaml_error(error)
+    if isinstance(error, (ConfigError, ConfigLoadError, CheckpointError, DatasetError, TrainingFault)):
+        return str(error)
+    return None

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from types import FrameType, TracebackType
 from typing import Any
 
-from trainer.runtime import environment_rank
+from trainer.runtime import AgreedEnd, a_rank_is_lost, environment_rank
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# torchrun passes one Ctrl-C on more than once.
+_ECHO_SECONDS = 1.0
 
 
-class Stopped(Exception):
+class Stopped(AgreedEnd):
     """A run that ended early, by a signal, with everything saved.
 
     Attributes:
@@ -24,16 +27,35 @@ class Stopped(Exception):
         self.exit_code = 128 + number
 
 
-class StopRequest:
-    """Notes the first SIGTERM or SIGINT while the block runs; the second one ends the process as usual.
+_asked = 0
 
-    Attributes:
-        number: the signal that came, or 0.
+
+def ask_to_stop(number: int) -> None:
+    """Stop the run of this process as if a signal had come; one does not where we are not the main thread.
+
+    Args:
+        number: of the signal; 0 takes the request back.
+    """
+    global _asked
+    _asked = number
+
+
+class StopRequest:
+    """Notes the first SIGTERM or SIGINT while the block runs; the second one ends the process at once.
+
+    Ending at once harms nothing: a checkpoint that is being written is not there until it is whole.
     """
 
     def __init__(self) -> None:
-        self.number = 0
+        self._process = os.getpid()
+        self._number = 0
+        self._since = 0.0
         self._before: dict[int, Any] = {}
+
+    @property
+    def number(self) -> int:
+        """The signal that came, or 0."""
+        return self._number or _asked
 
     def __enter__(self) -> StopRequest:
         try:
@@ -45,16 +67,29 @@ class StopRequest:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._restore()
+        if not a_rank_is_lost():
+            self._restore()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.number = number
-        self._restore()
-        if environment_rank() == 0:
-            # A signal handler may interrupt any printing, so it writes past all buffers.
-            os.write(2, b"\nStopping after this step; the same signal again stops at once.\n")
+        if os.getpid() != self._process:
+            return  # a process of the loader: it serves until the step is done
+        if a_rank_is_lost():
+            return  # torchrun asks the others to end; they are about to, and say why
+        now = time.monotonic()
+        if self._number and not (number == self._number and now - self._since < _ECHO_SECONDS):
+            _say(b"Stopped at once; what was saved before is whole.")
+            os._exit(128 + number)
+        if not self._number:
+            self._number, self._since = number, now
+            _say(b"Stopping after this step; the same signal again stops at once.")
 
     def _restore(self) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
+
+
+def _say(sentence: bytes) -> None:
+    """Write past all buffers, since a signal may interrupt any printing."""
+    if environment_rank() == 0:
+        os.write(2, b"\n" + sentence + b"\n")

@@ -2,6 +2,25 @@
 
 from __future__ import annotations
 
-from trainer.runtime.connect import PRECISIONS, Runtime, connect, environment_rank, select_device
+from trainer.runtime.connect import (
+    PRECISIONS,
+    Runtime,
+    a_rank_is_lost,
+    connect,
+    environment_rank,
+    said_by_main_rank,
+    select_device,
+)
+from trainer.runtime.lookout import AgreedEnd, RankLost
 
-__all__ = ["PRECISIONS", "Runtime", "connect", "environment_rank", "select_device"]
+__all__ = [
+    "PRECISIONS",
+    "AgreedEnd",
+    "RankLost",
+    "Runtime",
+    "a_rank_is_lost",
+    "connect",
+    "environment_rank",
+    "said_by_main_rank",
+    "select_device",
+]

@@ -1,11 +1,11 @@
-"""One small interface to where a run happens: alone, or as one of several ranks under torchrun."""
+"""One small interface to where a run happens: alone, or as one of several ranks of torchrun or Ray."""
 
 from __future__ import annotations
 
 import contextlib
 import datetime
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from trainer.runtime.lookout import AgreedEnd, Lookout, keep_lookout
 from trainer.runtime.memory import keep_freed_memory
 
-PRECISIONS = ("auto", "fp32", "bf16")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+_AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # Other ranks wait this long while rank 0 evaluates or writes.
 RANK_TIMEOUT = datetime.timedelta(minutes=30)
 
@@ -26,7 +28,7 @@ class Runtime:
 
     Attributes:
         device: where models and batches live.
-        precision: `fp32`, or `bf16` for autocast.
+        precision: `fp32`, or `bf16` or `fp16` for autocast.
         rank: place among all ranks; rank 0 writes files.
         local_rank: place among the ranks of this machine.
         world_size: number of ranks.
@@ -50,12 +52,13 @@ class Runtime:
 
     def autocast(self) -> torch.autocast:
         """Return the context in which a training step runs forward."""
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
+        dtype = _AUTOCAST.get(self.precision)
+        return torch.autocast(self.device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
 
     def barrier(self) -> None:
         """Wait until all ranks are here."""
         if self.distributed:
-            dist.barrier()
+            dist.barrier(device_ids=[self.device.index] if self.device.type == "cuda" else None)
 
     def mean(self, values: Tensor) -> Tensor:
         """Return the mean of a tensor over all ranks."""
@@ -80,20 +83,43 @@ class Runtime:
         dist.gather_object(value, gathered, dst=0)
         return gathered or []
 
+    def from_main(self, value: Any) -> Any:
+        """Return rank 0's (picklable) value on every rank."""
+        if not self.distributed:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0, device=self.device)
+        return box[0]
+
+
+_lookout: Lookout | None = None
+
 
 @contextlib.contextmanager
-def connect(device: str = "auto", precision: str = "auto") -> Iterator[Runtime]:
-    """Join the ranks that `torchrun` started, or run alone; leave them when the block ends.
+def connect(
+    device: str = "auto",
+    precision: str = "auto",
+    is_final: Callable[[BaseException], bool] = lambda error: False,
+) -> Iterator[Runtime]:
+    """Join the ranks that `torchrun` or Ray started, or run alone; leave them when the block ends.
+
+    A process group that is there already is used, and is left to whoever made it. Several ranks keep a
+    lookout for each other: when one is lost, the block raises `RankLost` in the others, or their processes
+    end, within `BOUND_SECONDS`.
 
     Args:
         device: `auto` takes the GPU of this local rank where there is one, else the CPU.
         precision: `auto` takes bf16 on a GPU that has it, else fp32.
+        is_final: tells the errors that would come again if the run were started again.
 
     Raises:
         ValueError: the device is not there.
+        RankLost: another rank is gone.
     """
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
-    rank = environment_rank()
+    global _lookout
+    found = dist.is_available() and dist.is_initialized()
+    world_size = dist.get_world_size() if found else int(os.environ.get("WORLD_SIZE", "1"))
+    rank = dist.get_rank() if found else environment_rank()
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     chosen = select_device(device, local_rank)
     if chosen.type == "cpu":
@@ -102,19 +128,54 @@ def connect(device: str = "auto", precision: str = "auto") -> Iterator[Runtime]:
         torch.cuda.set_device(chosen)
     if precision == "auto":
         precision = "bf16" if chosen.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
-    if world_size > 1:
+    runtime = Runtime(chosen, precision, rank, local_rank, world_size)
+    if world_size == 1:
+        yield runtime
+        return
+    if not found:
         backend = "nccl" if chosen.type == "cuda" else "gloo"
         device_id = chosen if chosen.type == "cuda" else None
         dist.init_process_group(backend, timeout=RANK_TIMEOUT, device_id=device_id)
+    one_machine = os.environ.get("LOCAL_WORLD_SIZE") == str(world_size)
+    lookout = _lookout = keep_lookout(rank, one_machine)
     try:
-        yield Runtime(chosen, precision, rank, local_rank, world_size)
-    finally:
-        if world_size > 1:
+        yield runtime
+    except AgreedEnd:
+        lookout.leave()
+        _destroy(not found)
+        raise
+    except BaseException as error:
+        lost = lookout.judge(error, is_final(error))
+        # Closing our side of it is what frees the others from a collective. Closing it on a GPU may wait for
+        # the rank that is gone.
+        _destroy(not found and chosen.type == "cpu")
+        if lost is not None:
+            raise lost from error
+        lookout.wait_until_heard()
+        raise
+    else:
+        lookout.leave()
+        _destroy(not found)
+
+
+def _destroy(ours: bool) -> None:
+    if ours:
+        with contextlib.suppress(RuntimeError):
             dist.destroy_process_group()
 
 
+def a_rank_is_lost() -> bool:
+    """Say whether another rank of this run is known to be gone."""
+    return _lookout is not None and _lookout.loss is not None
+
+
+def said_by_main_rank() -> bool:
+    """Say whether rank 0 has told the user how the run ended, so that this rank need not."""
+    return environment_rank() != 0 and (_lookout is None or _lookout.heard_by_main)
+
+
 def environment_rank() -> int:
-    """Return the rank that `torchrun` gave this process; 0 when it runs alone."""
+    """Return the rank that `torchrun` or Ray gave this process; 0 when it runs alone."""
     return int(os.environ.get("RANK", "0"))
 
 
