@@ -17,8 +17,8 @@ from trainer.config.errors import ConfigError
 from trainer.engine.checkpoint import read_manifest
 from trainer.engine.deployment import load_policy
 from trainer.engine.experiment import Experiment
-from trainer.engine.fit import fit
 from trainer.offline_trainer import train
+from trainer.templates import Callback
 
 Write = Callable[..., Path]
 
@@ -80,7 +80,7 @@ def test_a_run_that_must_not_be_taken_up_is_moved_aside(tiny_experiment: Write) 
     assert len(metrics(again)) == 2 * STEPS_PER_EPOCH
 
 
-class DrawingCallback:
+class DrawingCallback(Callback):
     """Draws from the global generators, as building a policy for an evaluation does."""
 
     def after_epoch(self, experiment: Experiment) -> None:
@@ -97,7 +97,7 @@ def test_what_happens_beside_training_does_not_change_it(
 
     path = tiny_experiment(dropout)
     plain = train(path, [f"train.save_dir={tmp_path / 'plain'}"])
-    monkeypatch.setattr("trainer.offline_trainer.fit", lambda e, _: fit(e, [DrawingCallback()]))
+    monkeypatch.setattr("trainer.offline_trainer.EvaluationCallback", lambda _: DrawingCallback())
     watched = train(path, [f"train.save_dir={tmp_path / 'watched'}"])
     assert [m["total"] for m in metrics(plain)] == [m["total"] for m in metrics(watched)]
 

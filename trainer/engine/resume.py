@@ -6,10 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 from trainer.config.paths import output_path
 from trainer.config.schemas import ExperimentConfig
-from trainer.engine.checkpoint import LATEST, find_checkpoint, read_manifest
+from trainer.engine.checkpoint import (
+    LATEST,
+    CheckpointError,
+    find_checkpoint,
+    newest_good_checkpoint,
+    read_manifest,
+)
 from trainer.engine.deployment import CONFIG, MODELS
 from trainer.engine.preflight import Plan, refusal
 from trainer.engine.run_folder import flat_model, now
@@ -22,15 +29,21 @@ MAY_CHANGE = frozenset(
         "params",
         "plugins",
         "data.batch_size",
+        "data.global_batch_size",
         "data.num_workers",
         "data.persistent_workers",
         "data.pin_memory",
         "data.prefetch_factor",
         "data.recording",
+        "train.callbacks",
         "train.checkpoint",
+        "train.compile",
         "train.epoch",
         "train.evaluation",
         "train.log_every_n_steps",
+        "train.loggers",
+        "train.max_steps",
+        "train.metrics",
         "train.project_name",
         "train.save_dir",
         "train.save_every",
@@ -53,9 +66,8 @@ def checkpoint_to_resume(plan: Plan, global_batch: int, steps_per_epoch: int) ->
     asked = plan.config.train.checkpoint.resume_from
     if asked is None or (asked == "auto" and not (plan.run / LATEST).is_file()):
         return None
-    folder = find_checkpoint(plan.run if asked == "auto" else output_path(asked, plan.located.path))
-    manifest = read_manifest(folder)
-    before = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+    folder, manifest = _good(plan.run if asked == "auto" else output_path(asked, plan.located.path))
+    before = _with_defaults(yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")))
     changed = sorted(_differences(before, resolved(plan.config)))
     changed += [
         f"the model YAML of '{name}'"
@@ -72,6 +84,37 @@ def checkpoint_to_resume(plan: Plan, global_batch: int, steps_per_epoch: int) ->
         hint = "choose another save_dir, or set the old values to go on with this run"
         raise refusal(plan.located, ("train", "save_dir"), message, hint)
     return folder
+
+
+def _good(path: Path) -> tuple[Path, dict[str, Any]]:
+    """Return the checkpoint that a path means and its manifest.
+
+    Raises:
+        CheckpointError: it is damaged, and which one is not. An older one is never taken unasked: what came
+            after it would be trained anew, and perhaps the damage can be mended.
+    """
+    try:
+        folder = find_checkpoint(path)
+        return folder, read_manifest(folder)
+    except CheckpointError as error:
+        run = path if (path / LATEST).is_file() else path.parent
+        good = newest_good_checkpoint(run)
+        if good is None:
+            raise
+        name = f"train.checkpoint.resume_from={good[0]}"
+        message = str(error).removesuffix("; use another checkpoint")
+        raise CheckpointError(
+            f"{message}; the newest whole checkpoint is {good[0].name}, after {good[1]:,} updates: "
+            f"go on from it with --set {name}"
+        ) from error
+
+
+def _with_defaults(before: Any) -> Any:
+    """Return a configuration of an earlier version with the defaults of what has been added since."""
+    try:
+        return resolved(ExperimentConfig.model_validate(before))
+    except ValidationError:
+        return before
 
 
 def set_aside(run: Path) -> Path | None:
