@@ -1,48 +1,89 @@
-"""Metrics on disk and in the tracker."""
+"""Metrics on disk and in the loggers: each step once, also after a kill."""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from trainer.engine.tracking import Tracker, forget_from, start_wandb
+from trainer.engine.errors import TrainingFault
+from trainer.engine.loggers import TensorBoardLogger, WandbLogger
+from trainer.engine.loggers.wandb import logged_steps
+from trainer.engine.tracking import VALIDATIONS, Tracker, forget_from
 from trainer.runtime import Runtime
+from trainer.templates import RunIdentity
 
 ALONE = Runtime(torch.device("cpu"))
 
 
 class Recorder:
-    """Stands where a Weights & Biases run would stand."""
+    """A logger that remembers, and that may have steps of an earlier process."""
 
-    def __init__(self) -> None:
-        self.logged: list[tuple[int, dict[str, Any]]] = []
+    def __init__(self, known: int = -1) -> None:
+        self.known = known
+        self.rows: list[tuple[int, Mapping[str, float]]] = []
         self.finished = False
 
-    def log(self, values: dict[str, Any], step: int) -> None:
-        self.logged.append((step, values))
+    def start(self, run: RunIdentity) -> int:
+        return self.known
+
+    def log(self, rows: Sequence[tuple[int, Mapping[str, float]]]) -> None:
+        self.rows += rows
 
     def finish(self) -> None:
         self.finished = True
 
 
+def identity(folder: Path, first_step: int = 0) -> RunIdentity:
+    return RunIdentity(folder, "project", "name", {"a": 1}, "abc12345", first_step)
+
+
 def test_every_step_is_kept_and_written_once_a_window(tmp_path: Path) -> None:
     recorder = Recorder()
-    tracker = Tracker(tmp_path, ALONE, every=3, wandb_run=recorder)
+    tracker = Tracker(tmp_path, ALONE, every=3)
+    tracker.start([recorder], identity(tmp_path))
     for step in range(4):
-        tracker.record(step, {"total": torch.tensor(step / 2), "lr": 0.1}, {"epoch": step / 10})
-        written = (tmp_path / "metrics.jsonl").exists()
-        assert written == (step >= 2)
+        lines = tracker.record(step, {"total": torch.tensor(step / 2), "lr": 0.1}, {"epoch": step / 10})
+        assert len(lines) == (3 if step == 2 else 0)
+        assert (tmp_path / "metrics.jsonl").exists() == (step >= 2)
     assert tracker.last == {"step": 2, "epoch": 0.2, "lr": 0.1, "total": 1.0}
     tracker.close()
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [0, 1, 2, 3]
     assert [line["total"] for line in lines] == [0.0, 0.5, 1.0, 1.5]
-    assert recorder.logged[3] == (3, {"epoch": pytest.approx(0.3), "lr": 0.1, "total": 1.5})
+    assert recorder.rows[3] == (3, {"epoch": pytest.approx(0.3), "lr": 0.1, "total": 1.5})
     assert recorder.finished
+
+
+def test_a_logger_gets_what_it_lacks_and_nothing_twice(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text("".join(f'{{"step": {s}, "total": {s}.0}}\n' for s in range(6)))
+    behind, ahead = Recorder(known=2), Recorder(known=7)
+    tracker = Tracker(tmp_path, ALONE, every=1)
+    tracker.start([behind, ahead], identity(tmp_path, first_step=6))
+    for step in range(6, 10):
+        tracker.record(step, {"total": float(step)}, {})
+    assert [step for step, _ in behind.rows] == [3, 4, 5, 6, 7, 8, 9]
+    assert [step for step, _ in ahead.rows] == [8, 9]
+
+
+def test_what_is_measured_beside_training_goes_with_the_last_update(tmp_path: Path) -> None:
+    recorder = Recorder()
+    tracker = Tracker(tmp_path, ALONE, every=1)
+    tracker.start([recorder], identity(tmp_path))
+    tracker.record(0, {"total": 1.0}, {})
+    tracker.note(VALIDATIONS, {"step": 1, "epoch": 1}, {"validation/total": 2.0})
+    assert recorder.rows[-1] == (0, {"validation/total": 2.0})
+    noted = json.loads((tmp_path / VALIDATIONS).read_text())
+    assert noted == {"step": 1, "epoch": 1, "validation/total": 2.0}
 
 
 def test_a_run_that_is_taken_up_forgets_what_came_later_and_lines_cut_short(tmp_path: Path) -> None:
@@ -53,18 +94,84 @@ def test_a_run_that_is_taken_up_forgets_what_came_later_and_lines_cut_short(tmp_
     forget_from(tmp_path / "gone.jsonl", 2)
 
 
+def test_a_run_folder_that_is_gone_is_said(tmp_path: Path) -> None:
+    tracker = Tracker(tmp_path / "gone", ALONE, every=1)
+    with pytest.raises(TrainingFault, match=r"gone/metrics\.jsonl cannot be written: No such file"):
+        tracker.record(0, {"total": 1.0}, {})
+
+
 def test_without_a_key_weights_and_biases_logs_offline(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("WANDB_MODE")
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    run = start_wandb("project", "name", {"a": 1}, tmp_path)
-    run.log({"total": 1.0}, step=0)
-    run.finish()
-    assert list((tmp_path / "wandb").glob("offline-run-*"))
+    logger = WandbLogger()
+    assert logger.start(identity(tmp_path)) == -1
+    logger.log([(0, {"total": 1.0})])
+    logger.finish()
+    (path,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    deadline = time.monotonic() + 20  # its own process may still be writing
+    while not list(logged_steps(path)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert list(logged_steps(path)) == [0]
 
 
 def test_it_can_be_switched_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    assert start_wandb("project", "name", {}, tmp_path) is None
+    logger = WandbLogger()
+    logger.start(identity(tmp_path))
+    logger.log([(0, {"total": 1.0})])
+    logger.finish()
+    assert not list(tmp_path.iterdir())
+
+
+LOGGING = """
+import json, os, signal, sys
+from pathlib import Path
+from test_tracking import ALONE, identity
+from trainer.engine.loggers import WandbLogger
+from trainer.engine.tracking import Tracker, forget_from
+
+folder, first, last, kill = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "kill"
+forget_from(folder / "metrics.jsonl", first)
+tracker = Tracker(folder, ALONE, every=10)
+tracker.start([WandbLogger(mode="offline")], identity(folder, first))
+for step in range(first, last):
+    tracker.record(step, {"total": step / 2, "text" * 20: 1.0}, {})
+tracker.flush()
+if kill:
+    os.kill(os.getpid(), signal.SIGKILL)
+tracker.close()
+"""
+
+
+def test_after_a_kill_weights_and_biases_has_each_step_once(tmp_path: Path) -> None:
+    """A process that is killed hands over more than its checkpoint and may lose the end of it."""
+    here = Path(__file__).parent
+    environment: dict[str, Any] = {**os.environ, "PYTHONPATH": f"{here}:{here.parents[1]}"}
+    for name in [n for n in environment if n.startswith("WANDB_")]:
+        del environment[name]
+
+    def run(*arguments: Any) -> int:
+        command = [sys.executable, "-c", LOGGING, str(tmp_path), *map(str, arguments)]
+        return subprocess.run(command, env=environment, timeout=120, check=False).returncode
+
+    assert run(0, 900, "kill") == -signal.SIGKILL
+    assert run(700, 1200, "end") == 0
+    paths = sorted(tmp_path.glob("wandb/offline-run-*/*.wandb"))
+    assert len(paths) == 2
+    assert [step for path in paths for step in logged_steps(path)] == list(range(1200))
+
+
+def test_tensorboard_reads_each_step_once_after_a_restart(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    for first, last in ((0, 8), (5, 12)):
+        logger = TensorBoardLogger()
+        assert logger.start(identity(tmp_path, first)) == first - 1
+        logger.log([(step, {"total": step + first / 100}) for step in range(first, last)])
+        logger.finish()
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    found = [(e.step, round(e.value, 4)) for e in events.Scalars("total")]
+    assert found == [(s, float(s)) for s in range(5)] + [(s, s + 0.05) for s in range(5, 12)]

@@ -32,13 +32,13 @@ def rows(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     for name, field in model.model_fields.items():
         path = f"{prefix}{name}"
         section = _section(field.annotation)
-        keyed = typing.get_origin(field.annotation) is dict and section is not None
-        shown = f"`{path}.<name>`" if keyed else f"`{path}`"
+        origin = typing.get_origin(field.annotation) if section else None
+        inner = ".<name>" if origin is dict else "[]" if origin is list else ""
         about = (section.__doc__ or "").strip().splitlines()[0] if section else ""
         kind = _type_name(field.annotation)
-        yield f"| {shown} | {kind} | {_default(field)} | {field.description or about} |"
+        yield f"| `{path}{inner}` | {kind} | {_default(field)} | {field.description or about} |"
         if section is not None:
-            yield from rows(section, f"{path}.<name>." if keyed else f"{path}.")
+            yield from rows(section, f"{path}{inner}.")
 
 
 def _section(annotation: object) -> type[BaseModel] | None:
@@ -71,7 +71,9 @@ def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
     value = field.get_default(call_default_factory=True)
-    return "" if isinstance(value, BaseModel) else f"`{json.dumps(value)}`"
+    if isinstance(value, BaseModel):
+        return ""
+    return f"`{json.dumps(value, default=lambda v: v.model_dump(exclude_defaults=True))}`"
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from trainer.config.augmentation import AugmentationConfig
 from trainer.config.section import Section
@@ -50,11 +50,38 @@ class RecordingConfig(Section):
     seed: int = Field(0, ge=0, description="chooses the starts")
 
 
+class ValidationConfig(Section):
+    """Episodes that are kept from training, and how often the loss on them is measured."""
+
+    fraction: float | None = Field(
+        None, gt=0, lt=1, description="share of the episodes, chosen by the seed; give this or `episodes`"
+    )
+    episodes: list[int] | None = Field(None, min_length=1, description="numbers of the episodes")
+    every_n_epochs: int = Field(1, gt=0, description="the last epoch is always validated")
+    batches: int | None = Field(
+        None, gt=0, description="batches of all ranks to measure, evenly spread; null: every sample"
+    )
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> ValidationConfig:
+        if (self.fraction is None) == (self.episodes is None):
+            raise ValueError("give either fraction or episodes")
+        return self
+
+
 class DataConfig(Section):
     """Where samples come from and how they travel."""
 
     datamodule: ComponentSpec
-    batch_size: int = Field(gt=0, description="samples per rank and step")
+    # Whoever trains finds a number here: `global_batch_size` is shared out before anything is built.
+    batch_size: int = Field(  # type: ignore[assignment]
+        None,
+        gt=0,
+        description="samples per rank and batch; give this or `global_batch_size`",
+    )
+    global_batch_size: int | None = Field(
+        None, gt=0, description="samples per update over all ranks, however many there are"
+    )
     num_workers: int = Field(0, ge=0, description="loader processes; 0 gathers in the training process")
     pin_memory: bool = Field(
         False, description="pin host memory, so that copies to a GPU run beside the step"
@@ -66,6 +93,21 @@ class DataConfig(Section):
     )
     augmentation: AugmentationConfig | None = None
     recording: RecordingConfig | None = None
+    validation: ValidationConfig | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_null(cls, raw: Any) -> Any:
+        """Let a file take back the batch size of the file that it builds on."""
+        if isinstance(raw, dict) and raw.get("batch_size", 0) is None:
+            return {key: value for key, value in raw.items() if key != "batch_size"}
+        return raw
+
+    @model_validator(mode="after")
+    def _one_batch_size(self) -> DataConfig:
+        if (self.batch_size is None) == (self.global_batch_size is None):
+            raise ValueError("give either batch_size or global_batch_size")
+        return self
 
 
 class EMAConfig(Section):
@@ -85,14 +127,39 @@ class EvaluationConfig(Section):
     videos: int = Field(2, ge=0, description="episodes to film")
 
 
-class CheckpointConfig(Section):
-    """Taking a run up again."""
+class BestConfig(Section):
+    """Which checkpoint `<save_dir>/best` names."""
 
+    metric: str = Field(min_length=1, description="name of what is measured, as it stands in metrics.jsonl")
+    mode: Literal["min", "max"] = Field("min", description="whether less or more is better")
+
+
+class CheckpointConfig(Section):
+    """When a run is saved, what stays of it, and how it is taken up again."""
+
+    save_every_n_steps: int | None = Field(
+        None, gt=0, description="updates between checkpoints within an epoch, of which the newest one stays"
+    )
+    save_last: bool = Field(True, description="save the end of the run also when no checkpoint is due there")
+    keep: int | None = Field(
+        None, gt=0, description="checkpoints of epochs that stay, beside the best one; null: all of them"
+    )
+    best: BestConfig | None = Field(
+        None, description="save the best moment, and let `<save_dir>/best` name it"
+    )
     resume_from: str | None = Field(
         "auto",
         description="`auto`: the run in save_dir, if there is one; null: never, an earlier run is moved "
         "aside; or a checkpoint folder",
     )
+
+
+class CompileConfig(Section):
+    """`torch.compile` of every trained component."""
+
+    enabled: bool = Field(False, description="compile the forward passes; the first steps then take longer")
+    backend: str = Field("inductor", min_length=1, description="inductor needs a C++ compiler on a CPU")
+    mode: str = Field("default", description="default, reduce-overhead or max-autotune")
 
 
 class TrainConfig(Section):
@@ -102,19 +169,63 @@ class TrainConfig(Section):
     loss: ComponentSpec | None = None
     project_name: str = Field(min_length=1, description="name of the run, in the tracker and in the report")
     save_dir: str = Field(min_length=1, description="run folder; relative paths start at the project folder")
-    save_every: int = Field(1, gt=0, description="epochs between checkpoints; the last one is always saved")
-    epoch: int = Field(gt=0, description="number of passes over the data")
+    save_every: int = Field(1, gt=0, description="epochs between checkpoints")
+    epoch: int | None = Field(
+        None, gt=0, description="number of passes over the data; give this, `max_steps`, or both"
+    )
+    max_steps: int | None = Field(
+        None, gt=0, description="number of updates; the run ends with whichever of the two comes first"
+    )
+    accumulate_grad_batches: int = Field(
+        1, gt=0, description="batches of every rank that make one update together"
+    )
     load_dir: str | None = Field(
         None, description="checkpoint folder whose weights this run starts from; its optimizers start anew"
     )
     seed: int | None = Field(
         None, ge=0, description="order, noise and dropout; the top-level seed if not given"
     )
-    gradient_clip_val: float | None = Field(None, gt=0, description="largest gradient norm per component")
+    optimizer: ComponentSpec | None = Field(
+        None, description="of every component that is not frozen and has none under `component_optims`"
+    )
+    gradient_clip_val: float | dict[str, float] | None = Field(
+        None, description="largest gradient norm; for all components, or component → number"
+    )
+    gradient_clip_scope: Literal["component", "global"] = Field(
+        "component", description="the norm is that of each component, or of all together"
+    )
+    non_finite: Literal["auto", "stop", "skip", "lower"] = Field(
+        "auto",
+        description="gradients with inf or NaN: stop the run, skip the update, or skip it and lower the loss "
+        "scale of fp16; auto: lower with fp16, else stop",
+    )
+    compile: CompileConfig = CompileConfig()
     ema: EMAConfig = EMAConfig()
     log_every_n_steps: int = Field(10, gt=0, description="steps whose metrics travel to the host together")
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluation: EvaluationConfig | None = None
+    metrics: list[ComponentSpec] = Field(
+        default_factory=list, description="what is measured on the validation episodes beside the loss"
+    )
+    callbacks: list[ComponentSpec] = Field(
+        default_factory=list, description="what happens beside training, in this order"
+    )
+    loggers: list[ComponentSpec] = Field(
+        default_factory=lambda: [ComponentSpec(type="wandb")],
+        description="where metrics go beside metrics.jsonl: wandb, tensorboard, or of a plugin",
+    )
+
+    @model_validator(mode="after")
+    def _has_an_end(self) -> TrainConfig:
+        if self.epoch is None and self.max_steps is None:
+            raise ValueError("how long to train is not said: give epoch, max_steps, or both")
+        clips = self.gradient_clip_val
+        numbers = clips.values() if isinstance(clips, dict) else [] if clips is None else [clips]
+        if not all(number > 0 for number in numbers):
+            raise ValueError("gradient_clip_val must be greater than 0")
+        if isinstance(clips, dict) and self.gradient_clip_scope == "global":
+            raise ValueError("gradient_clip_scope: global takes one number as gradient_clip_val")
+        return self
 
 
 class ExperimentConfig(Section):
@@ -126,8 +237,8 @@ class ExperimentConfig(Section):
     )
     seed: int = Field(123, ge=0, description="weights are initialised from it, alike on all ranks")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="auto: bf16 on a GPU, fp32 on a CPU"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="auto: bf16 on a GPU, fp32 on a CPU; fp16 scales the loss"
     )
     deterministic: bool = Field(False, description="refuse operations without a deterministic implementation")
     model: ModelConfig
@@ -138,3 +249,21 @@ class ExperimentConfig(Section):
     def run_seed(self) -> int:
         """The seed of everything after the models were built: order, noise, dropout."""
         return self.seed if self.train.seed is None else self.train.seed
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Number of updates of the run, for a dataset that gives so many in an epoch."""
+        ends = [] if self.train.epoch is None else [self.train.epoch * steps_per_epoch]
+        return min(ends + ([] if self.train.max_steps is None else [self.train.max_steps]))
+
+    @property
+    def optimizers(self) -> dict[str, tuple[tuple[str, ...], ComponentSpec]]:
+        """Component → config path and spec of its optimizer, for all that have one."""
+        found: dict[str, tuple[tuple[str, ...], ComponentSpec]] = {}
+        for name in self.model.component_config_paths:
+            flags = self.model.component_build_args.get(name)
+            if name in self.model.component_optims:
+                spec = self.model.component_optims[name]
+                found[name] = (("model", "component_optims", name), spec)
+            elif self.train.optimizer is not None and not (flags and flags.freeze):
+                found[name] = (("train", "optimizer"), self.train.optimizer)
+        return found

@@ -100,6 +100,11 @@ class WindowedDataset(Dataset[Batch]):
         return int(self._lengths.sum())
 
     @property
+    def episode_index(self) -> np.ndarray:
+        """Number of every sample's episode, int64 `(N,)`."""
+        return self._columns["episode_index"]
+
+    @property
     def length_hint(self) -> int:
         """Number of samples, known before any is read."""
         return len(self)

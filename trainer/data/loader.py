@@ -39,9 +39,10 @@ class BatchLoader:
             batch; otherwise samples are collated by torch's `default_collate` and must be dicts. A dataset
             that weighs its samples has `samples_per_epoch` and `epoch_order(seed, epoch)`, the indices of an
             epoch in their order.
-        batch_size: samples per rank and step.
+        batch_size: samples per rank and part.
         rank: this rank.
         world_size: number of ranks.
+        parts: batches of a rank that make one update together; they come one after the other.
         seed: seed of the order, and of the random generators in the workers.
         num_workers: worker processes; 0 gathers in this one.
         pin_memory: pin host memory, so that copies to a GPU run beside the computation.
@@ -52,7 +53,8 @@ class BatchLoader:
         scale_images: make floats of uint8 camera frames; off, models get them as uint8.
 
     Attributes:
-        steps_per_epoch: batches in an epoch, the same on all ranks.
+        steps_per_epoch: updates in an epoch, the same on all ranks; each takes `parts` batches.
+        parts: batches that make one update together.
         wait_seconds: time that the consumer has spent waiting for batches so far.
 
     Raises:
@@ -66,6 +68,7 @@ class BatchLoader:
         batch_size: int,
         rank: int = 0,
         world_size: int = 1,
+        parts: int = 1,
         seed: int = 0,
         num_workers: int = 0,
         pin_memory: bool = False,
@@ -81,10 +84,12 @@ class BatchLoader:
             batch_size,
             rank=rank,
             world_size=world_size,
+            parts=parts,
             seed=seed,
             order=getattr(dataset, "epoch_order", None),
         )
         self.steps_per_epoch = self.sampler.steps_per_epoch
+        self.parts = parts
         self.wait_seconds = 0.0
         self._device = torch.device(device)
         self._batches = _Batches(dataset, normalizer)
@@ -154,7 +159,7 @@ class BatchLoader:
 
 
 class _Batches(Dataset[list[Batch]]):
-    """A dataset whose items are the batches of a group of steps, ready but for the device."""
+    """A dataset whose items are the batches of a group, ready but for the device."""
 
     def __init__(self, dataset: Dataset[Any], normalizer: Normalizer | None) -> None:
         self._dataset = dataset
@@ -172,11 +177,11 @@ class _Batches(Dataset[list[Batch]]):
 
 
 class _Steps:
-    """The sampler of the worker loader: this rank's indices of each step of the epoch that was begun.
+    """The sampler of the worker loader: this rank's indices of each batch of the epoch that was begun.
 
     Args:
         sampler: the order.
-        together: steps in a group.
+        together: batches in a group.
     """
 
     def __init__(self, sampler: GlobalBatchSampler, together: int) -> None:
@@ -194,7 +199,8 @@ class _Steps:
             yield group
 
     def __len__(self) -> int:
-        return -(-(self._sampler.steps_per_epoch - self._start_step) // self._together)
+        batches = (self._sampler.steps_per_epoch - self._start_step) * self._sampler.parts
+        return -(-batches // self._together)
 
 
 def _split(batch: Batch, sizes: Sequence[int]) -> list[Batch]:

@@ -74,6 +74,7 @@ class MixtureDataset(Dataset[Batch]):
     ) -> None:
         assert parts, "a mixture of nothing"
         self.parts = tuple(parts)
+        self._pad = pad
         self.names = tuple(part.name for part in parts)
         if len(set(self.names)) < len(self.names):
             raise ValueError(
@@ -102,6 +103,15 @@ class MixtureDataset(Dataset[Batch]):
     def __len__(self) -> int:
         """Return the number of different samples; an epoch may hold more or fewer."""
         return int(self._lengths.sum())
+
+    def with_parts(self, parts: Sequence[Part]) -> MixtureDataset:
+        """Return the same mixture of other samples, such as of some of the episodes.
+
+        An epoch is shorter as the samples are fewer.
+        """
+        share = sum(len(cast(Sized, part.dataset)) for part in parts) / len(self)
+        samples = max(len(parts), round(self.samples_per_epoch * share))
+        return MixtureDataset(parts, pad=self._pad, samples_per_epoch=samples)
 
     def epoch_order(self, seed: int, epoch: int) -> np.ndarray:
         """Return the samples of an epoch in their order, int64 `(samples_per_epoch,)`."""

@@ -25,19 +25,21 @@ def shuffled(length: int, seed: int, *numbers: int) -> np.ndarray:
 
 
 class GlobalBatchSampler:
-    """Cuts every epoch's order into global batches, and each of those into one slice per rank.
+    """Cuts every epoch's order into global batches, and each of those into slices for ranks and parts.
 
     Global batch `s` of an epoch is positions `[s·G, (s+1)·G)` of that epoch's order, with
-    `G = batch_size · world_size`; rank r has rows `[r·B, (r+1)·B)` of it. So one rank with a batch of
-    2B and two ranks with B see the same global batches, and a resumed run jumps to its step. What does
-    not fill a global batch at the end of the order is left out; the order differs each epoch, so these
-    are other samples each time.
+    `G = batch_size · world_size · parts`; it is what one update learns from. Of R ranks, rank r has in part
+    j of the update the rows `[v·B, (v+1)·B)` with `v = j·R + r`: parts are ranks in time. So one rank with
+    a batch of 2B, one rank with two parts of B and two ranks with B see the same global batches, and a
+    resumed run jumps to its step. What does not fill a global batch at the end of the order is left out; the
+    order differs each epoch, so these are other samples each time.
 
     Args:
         length: number of samples in an epoch.
-        batch_size: samples per rank and step (B).
+        batch_size: samples per rank and part (B).
         rank: this rank.
-        world_size: number of ranks.
+        world_size: number of ranks (R).
+        parts: batches of a rank that make one update together.
         seed: seed of the order, the same on all ranks.
         order: `(seed, epoch)` → the samples of an epoch in their order, int64 `(length,)`, a pure function;
             each of the dataset's samples once (`epoch_order`) if not given.
@@ -53,6 +55,7 @@ class GlobalBatchSampler:
         *,
         rank: int = 0,
         world_size: int = 1,
+        parts: int = 1,
         seed: int = 0,
         order: Callable[[int, int], np.ndarray] | None = None,
     ) -> None:
@@ -60,29 +63,34 @@ class GlobalBatchSampler:
             raise ValueError(f"the batch size must be at least 1, it is {batch_size}")
         if world_size < 1 or not 0 <= rank < world_size:
             raise ValueError(f"there is no rank {rank} among {world_size} ranks")
-        global_batch = batch_size * world_size
+        if parts < 1:
+            raise ValueError(f"an update has at least 1 part, not {parts}")
+        global_batch = batch_size * world_size * parts
         if length < global_batch:
             what = f"a batch of {batch_size}" + (f" on each of {world_size} ranks" if world_size > 1 else "")
+            what = f"{parts} times {what}" if parts > 1 else what
             raise ValueError(f"the dataset has {length} samples, fewer than {what} needs ({global_batch})")
         self.length = length
         self.batch_size = batch_size
         self.rank = rank
         self.world_size = world_size
+        self.parts = parts
         self.seed = seed
         self.steps_per_epoch = length // global_batch
         self._draw = order or (lambda seed, epoch: epoch_order(seed, epoch, length))
         self._cached: tuple[int, np.ndarray] | None = None
 
-    def indices(self, epoch: int, step: int) -> np.ndarray:
-        """Return this rank's samples, int64 `(B,)`, of step `step` (from 0) of epoch `epoch`."""
+    def indices(self, epoch: int, step: int, part: int = 0) -> np.ndarray:
+        """Return this rank's samples, int64 `(B,)`, of a part of a step of an epoch, both from 0."""
         assert 0 <= step < self.steps_per_epoch, f"step {step} of {self.steps_per_epoch}"
-        first = (step * self.world_size + self.rank) * self.batch_size
-        return self._order(epoch)[first : first + self.batch_size]
+        place = (step * self.parts + part) * self.world_size + self.rank
+        return self._order(epoch)[place * self.batch_size : (place + 1) * self.batch_size]
 
     def iterate(self, epoch: int, start_step: int = 0) -> Iterator[np.ndarray]:
-        """Yield this rank's samples of each step of an epoch, from `start_step` on."""
+        """Yield this rank's samples of each part of each step of an epoch, from `start_step` on."""
         for step in range(start_step, self.steps_per_epoch):
-            yield self.indices(epoch, step)
+            for part in range(self.parts):
+                yield self.indices(epoch, step, part)
 
     def _order(self, epoch: int) -> np.ndarray:
         if self._cached is None or self._cached[0] != epoch:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from trainer.config.schemas import ExperimentConfig
 from trainer.config.validation import Issues
 from trainer.data.loader import BatchLoader
 from trainer.data.stats_file import save_stats
-from trainer.engine.checkpoint import CheckpointWriter
+from trainer.engine.checkpoint_writer import CheckpointWriter
 from trainer.engine.deployment import CONFIG, DATASET, MODELS, STATS, build_loss, build_models, load_component
 from trainer.engine.experiment import Experiment
 from trainer.engine.preflight import Plan, dataset_facts, refusal
@@ -33,35 +33,54 @@ from trainer.engine.run_folder import (
     write_yaml,
 )
 from trainer.engine.step import StepSettings
-from trainer.engine.tracking import EVALUATIONS, METRICS, Tracker, forget_from, start_wandb
-from trainer.modeling.prepare import count_parameters, freeze, init_weights, is_trainable, unwrapped, wrap
+from trainer.engine.tracking import EVALUATIONS, METRICS, VALIDATIONS, Tracker, forget_from
+from trainer.engine.validation import Validation
+from trainer.modeling.prepare import (
+    compile_trained,
+    count_parameters,
+    freeze,
+    init_weights,
+    is_trainable,
+    unwrapped,
+    wrap,
+)
 from trainer.registry import OPTIMIZER_BUILDER_REGISTRY, TRAINER_REGISTRY
 from trainer.runtime import Runtime
+from trainer.templates import Callback, RunIdentity
 from trainer.utils.files import write_json
 from trainer.utils.seed import set_global_seed
 
 
-def assemble(plan: Plan, runtime: Runtime) -> Experiment:
+def assemble(plan: Plan, runtime: Runtime, callbacks: Sequence[Callback] = ()) -> Experiment:
     """Build an experiment from a checked plan.
 
     One seed on all ranks while models are built, then `seed + rank` for dropout and whatever else draws from
     the global generators. A run that `save_dir` already holds is taken up where it stopped.
+
+    Args:
+        plan: the checked experiment.
+        runtime: this rank.
+        callbacks: what rooms that this one does not know add, between validation and the callbacks of the
+            configuration.
 
     Raises:
         ConfigError: the run in `save_dir` was made with other settings.
     """
     config, run = plan.config, plan.run
     loader = _build_loader(plan, runtime)
-    global_batch = config.data.batch_size * runtime.world_size
+    global_batch = config.data.batch_size * loader.parts * runtime.world_size
     resumed = checkpoint_to_resume(plan, global_batch, loader.steps_per_epoch)
     set_global_seed(config.seed, config.deterministic)
     models = _build_models(plan, runtime)
-    total_steps = config.train.epoch * loader.steps_per_epoch
+    total_steps = config.total_steps(loader.steps_per_epoch)
     optimizers = _build_optimizers(plan, models, total_steps)
     trainer = _build_trainer(plan, runtime, models, optimizers)
     set_global_seed(config.run_seed + runtime.rank, config.deterministic)
     facts = dataset_facts(plan.dataset)
     _rehearse(plan, trainer, loader, facts, runtime)
+    if config.train.compile.enabled:
+        compile_trained(models, config.train.compile.backend, config.train.compile.mode)
+    validation, held_out = _build_validation(plan, runtime)
     experiment = Experiment(
         config=config,
         runtime=runtime,
@@ -76,8 +95,10 @@ def assemble(plan: Plan, runtime: Runtime) -> Experiment:
         windows=facts.get("windows", {}),
         stats=plan.norm_stats,
         tracker=Tracker(run, runtime, config.train.log_every_n_steps),
-        writer=CheckpointWriter(run),
+        writer=CheckpointWriter(run, config.train.checkpoint.keep),
         batch_metrics=getattr(plan.dataset, "batch_metrics", None),
+        callbacks=[*validation, *callbacks, *plan.callbacks],
+        validation_data=held_out,
     )
     if resumed is not None:
         experiment.restore(resumed)
@@ -86,7 +107,7 @@ def assemble(plan: Plan, runtime: Runtime) -> Experiment:
         if aside is not None:
             click.echo(f"The earlier run of {run} is now {aside}.", err=True)
         _write_run_folder(plan, experiment, total_steps)
-        experiment.tracker.wandb_run = _start_wandb(config, run)
+        experiment.tracker.start(plan.loggers, _identity(config, run, experiment.progress.iteration))
     runtime.barrier()
     return experiment
 
@@ -113,6 +134,7 @@ def _build_loader(plan: Plan, runtime: Runtime) -> BatchLoader:
             batch_size=data.batch_size,
             rank=runtime.rank,
             world_size=runtime.world_size,
+            parts=plan.config.train.accumulate_grad_batches,
             seed=plan.config.run_seed,
             num_workers=data.num_workers,
             pin_memory=data.pin_memory,
@@ -153,10 +175,10 @@ def _build_optimizers(
 ) -> dict[str, torch.optim.Optimizer]:
     """Build the optimizer of every component that has one and something to train."""
     optimizers, issues = {}, Issues(plan.located)
-    for name, spec in plan.config.model.component_optims.items():
+    path: ConfigPath
+    for name, (path, spec) in plan.config.optimizers.items():
         if not is_trainable(models[name]):
             continue
-        path: ConfigPath = ("model", "component_optims", name)
         builder: Any = OPTIMIZER_BUILDER_REGISTRY.get(spec.type)
         try:
             factory = builder(**plan.params[path])
@@ -179,7 +201,10 @@ def _build_trainer(
         seed=config.run_seed,
         rank=runtime.rank,
         world_size=runtime.world_size,
+        parts=config.train.accumulate_grad_batches,
         gradient_clip_val=config.train.gradient_clip_val,
+        clip_globally=config.train.gradient_clip_scope == "global",
+        non_finite=_non_finite(config.train.non_finite, runtime.precision),
         ema_decay=config.train.ema.decay if config.train.ema.enabled else None,
     )
     offered = {
@@ -198,6 +223,20 @@ def _build_trainer(
         raise refusal(plan.located, ("train", "trainer"), str(error)) from error
 
 
+def _non_finite(asked: str, precision: str) -> str:
+    """Return what happens to gradients that are not finite."""
+    return ("lower" if precision == "fp16" else "stop") if asked == "auto" else asked
+
+
+def _build_validation(plan: Plan, runtime: Runtime) -> tuple[list[Callback], BatchLoader | None]:
+    """Return what validates and its samples, or nothing."""
+    settings = plan.config.data.validation
+    if settings is None or plan.held_out is None:
+        return [], None
+    loader = BatchLoader(plan.held_out, batch_size=1, normalizer=plan.normalizer, device=runtime.device)
+    return [Validation(settings, plan.metrics)], loader
+
+
 def _write_run_folder(plan: Plan, experiment: Experiment, total_steps: int) -> None:
     """Write what describes the run before its next step; a finished run stays as it is."""
     run, config, runtime = plan.run, plan.config, experiment.runtime
@@ -206,7 +245,8 @@ def _write_run_folder(plan: Plan, experiment: Experiment, total_steps: int) -> N
     if experiment.progress.iteration >= total_steps and known.get("finished"):
         return
     forget_from(run / METRICS, experiment.progress.iteration)
-    forget_from(run / EVALUATIONS, experiment.progress.iteration + 1)
+    for file in (VALIDATIONS, EVALUATIONS):
+        forget_from(run / file, experiment.progress.iteration + 1)
     write_yaml(run / CONFIG, resolved(config))
     for name, path in plan.component_paths.items():
         write_yaml(run / MODELS / f"{name}.yaml", flat_model(path))
@@ -216,7 +256,7 @@ def _write_run_folder(plan: Plan, experiment: Experiment, total_steps: int) -> N
     components = []
     for name, module in unwrapped(experiment.models):
         total, trained = count_parameters(module)
-        optimizer = config.model.component_optims.get(name)
+        optimizer = config.optimizers.get(name)
         components.append(
             {
                 "name": name,
@@ -224,7 +264,7 @@ def _write_run_folder(plan: Plan, experiment: Experiment, total_steps: int) -> N
                 "parameters": total,
                 "trainable": trained,
                 "frozen": trained == 0,
-                "optimizer": optimizer.type if optimizer else None,
+                "optimizer": optimizer[1].type if optimizer else None,
             }
         )
     write_run_facts(
@@ -240,16 +280,17 @@ def _write_run_folder(plan: Plan, experiment: Experiment, total_steps: int) -> N
             "precision": runtime.precision,
             "components": components,
             "steps_per_epoch": experiment.loader.steps_per_epoch,
-            "epochs": config.train.epoch,
+            "epochs": experiment.total_epochs,
             "total_steps": total_steps,
-            "samples_per_step": config.data.batch_size * runtime.world_size,
+            "samples_per_step": experiment.samples_per_update,
         },
     )
 
 
-def _start_wandb(config: ExperimentConfig, run: Path) -> Any:
-    """Start the tracker's run, or go on with the one of a run that is taken up."""
+def _identity(config: ExperimentConfig, run: Path, first_step: int) -> RunIdentity:
+    """Return how loggers know the run; the same when it is taken up again."""
     identity = read_run_facts(run).get("wandb_id") or uuid.uuid4().hex[:8]
     write_run_facts(run, {"wandb_id": identity})
-    project = config.data.datamodule.params.get("task_name") or config.train.project_name
-    return start_wandb(str(project), config.train.project_name, resolved(config), run, identity)
+    name = config.train.project_name
+    project = str(config.data.datamodule.params.get("task_name") or name)
+    return RunIdentity(run, project, name, resolved(config), identity, first_step)

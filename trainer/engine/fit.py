@@ -4,76 +4,155 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import click
+import torch
+from torch import Tensor
 
 from trainer.engine.experiment import Experiment
+from trainer.engine.faults import check_gradients_came, explained_faults
+from trainer.engine.finite import LossWatch, check_weights
 from trainer.engine.run_folder import now, read_run_facts, write_first_batch, write_run_facts
 from trainer.engine.stop import Stopped, StopRequest
+from trainer.modeling.prepare import unwrapped
 from trainer.utils.progress import progress_bar
 from trainer.utils.seed import random_state, restore_random_state
 
 
-class Callback(Protocol):
-    """Something that happens beside training."""
-
-    def after_epoch(self, experiment: Experiment) -> None:
-        """Act when an epoch is complete and its checkpoint, if one is due, is being written."""
-        ...
-
-
-def fit(experiment: Experiment, callbacks: Sequence[Callback] = ()) -> None:
-    """Train from where the experiment stands to its last epoch.
+def fit(experiment: Experiment) -> None:
+    """Train from where the experiment stands to its end.
 
     Every rank runs this; rank 0 shows the progress. What is recorded is on disk when the function returns,
     also when it is interrupted.
 
     Raises:
         Stopped: SIGTERM or SIGINT came; the step was finished and the run saved.
+        NonFiniteError: the loss or the weights are inf or NaN; the checkpoints are from before.
+        CheckpointError: a checkpoint could not be written; those before it are whole.
+        TrainingFault: memory, a loader worker or the run folder is gone, and what to do.
     """
-    e, train = experiment, experiment.config.train
+    e = experiment
     started, begun = time.perf_counter(), e.progress.iteration
+    watch = LossWatch(skipping=getattr(e.trainer, "finite", None) is not None)
     with _bar(e) as bar, StopRequest() as stop:
+        for callback in e.callbacks:
+            callback.before_training(e)
         pace = Pace(e)
-        for epoch in range(e.progress.epoch, train.epoch):
-            done = e.progress.iteration - epoch * e.loader.steps_per_epoch
-            for batch in e.loader.epoch(epoch, start_step=done):
-                batch = e.augmented(batch)
-                if e.progress.iteration == 0 and e.runtime.is_main:
-                    write_first_batch(e.run, batch)
-                with e.runtime.autocast():
-                    metrics = e.trainer.train_step(batch, **e.step_arguments())
-                if e.batch_metrics is not None:
-                    metrics = {**metrics, **e.batch_metrics(batch)}
+        while not e.finished:
+            for metrics in _updates(e):
                 rates = pace.tick()
                 position = e.progress.iteration / e.loader.steps_per_epoch
-                e.tracker.record(e.progress.iteration, metrics, {"epoch": position, **rates})
+                lines = e.tracker.record(e.progress.iteration, metrics, {"epoch": position, **rates})
                 e.progress.iteration += 1
+                watch.look(lines)
+                e.writer.check()
+                for callback in e.callbacks:
+                    callback.after_step(e, metrics)
                 if rates:
                     bar.set_postfix(pace.shown(rates), refresh=False)
                 bar.update()
-                if signal_number := _agreed(e, stop):
-                    _note_time(e, started, None)
-                    _save_and_stop(e, signal_number)
-            e.progress.epoch = epoch + 1
-            if e.progress.epoch % train.save_every == 0 or e.progress.epoch == train.epoch:
-                e.save()
-                pace.restart()
-            if callbacks:
-                _call(e, callbacks)
-                pace.restart()
-    e.tracker.flush()
-    e.writer.wait()
-    if e.progress.iteration > begun:
-        _note_time(e, started, now())
+                if not _at_epoch_end(e) and not e.finished:
+                    if _due_within_epoch(e):
+                        _save(e, watch)
+                        pace.restart()
+                    _stop_if_asked(e, stop, watch, started)
+            if _at_epoch_end(e):
+                e.progress.epoch += 1
+            _end_epoch(e, watch)
+            pace.restart()
+            if not e.finished:
+                _stop_if_asked(e, stop, watch, started, at_once=True)
+        watch.look(e.tracker.flush())
+        e.writer.wait()
+        if e.progress.iteration > begun:
+            _note_time(e, started, now())
+            for callback in e.callbacks:
+                callback.after_training(e)
+    if e.stop_reason is not None and e.runtime.is_main:
+        click.echo(f"Ended after {e.progress.iteration} updates: {e.stop_reason}.", err=True)
 
 
-def _call(e: Experiment, callbacks: Sequence[Callback]) -> None:
-    """Let callbacks act; what they draw from the global generators does not change the training."""
+def _updates(e: Experiment) -> Iterator[Mapping[str, Any]]:
+    """Make the updates that are left of this epoch and of the run, and yield the metrics of each."""
+    per_epoch = e.loader.steps_per_epoch
+    done = e.progress.iteration - e.progress.epoch * per_epoch
+    first = True
+    with explained_faults(e) as faults:
+        batches = e.loader.epoch(e.progress.epoch, start_step=done)
+        for _ in range(min(per_epoch - done, e.total_steps - e.progress.iteration)):
+            parts = []
+            for part in range(e.loader.parts):
+                batch = faults.batch = e.augmented(next(batches), part)
+                if e.progress.iteration == 0 and part == 0 and e.runtime.is_main:
+                    write_first_batch(e.run, batch)
+                with e.runtime.autocast():
+                    metrics = e.trainer.train_step(batch, **e.step_arguments(part))
+                if e.batch_metrics is not None:
+                    metrics = {**metrics, **e.batch_metrics(batch)}
+                parts.append(metrics)
+            if first:
+                check_gradients_came(e)
+                first = False
+            yield parts[0] if len(parts) == 1 else _mean(parts)
+
+
+def _mean(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the metrics of an update: means over its parts, or what its last part says."""
+    means = dict(parts[-1])
+    for name, value in means.items():
+        values = [metrics[name] for metrics in parts if name in metrics]
+        if isinstance(value, Tensor) and len(values) == len(parts):
+            means[name] = torch.stack(values).mean(0)
+    return means
+
+
+def _at_epoch_end(e: Experiment) -> bool:
+    return e.progress.iteration == (e.progress.epoch + 1) * e.loader.steps_per_epoch
+
+
+def _due_within_epoch(e: Experiment) -> bool:
+    every = e.config.train.checkpoint.save_every_n_steps
+    return every is not None and e.progress.iteration % every == 0
+
+
+def _end_epoch(e: Experiment, watch: LossWatch) -> None:
+    """Measure, then save: a checkpoint knows everything that was measured up to its moment."""
+    train = e.config.train
+    watch.look(e.tracker.flush())
+    e.scores = {}
     state = random_state()
-    for callback in callbacks:
-        callback.after_epoch(e)
+    for callback in e.callbacks:
+        e.scores.update(e.runtime.from_main(callback.after_epoch(e)) or {})
     restore_random_state(state)
+    whole = e.progress.iteration == e.progress.epoch * e.loader.steps_per_epoch
+    due = whole and e.progress.epoch % train.save_every == 0
+    if due or _due_within_epoch(e) or (e.finished and train.checkpoint.save_last):
+        _save(e, watch)
+    e.consider_best(e.scores)
+
+
+def _save(e: Experiment, watch: LossWatch) -> None:
+    """Save what is worth saving."""
+    watch.look(e.tracker.flush())
+    check_weights(dict(unwrapped(e.models)), e.progress.iteration)
+    e.save()
+
+
+def _stop_if_asked(
+    e: Experiment, stop: StopRequest, watch: LossWatch, started: float, at_once: bool = False
+) -> None:
+    """Save and stop on a signal; ranks ask each other where their metrics meet anyway, or `at_once`."""
+    number = stop.number
+    if e.runtime.distributed:
+        meets = at_once or e.progress.iteration % e.tracker.every == 0
+        number = e.runtime.largest(number) if meets else 0
+    if number:
+        _save(e, watch)
+        e.writer.wait()
+        _note_time(e, started, None)
+        raise Stopped(number)
 
 
 def _note_time(e: Experiment, started: float, finished: str | None) -> None:
@@ -81,20 +160,6 @@ def _note_time(e: Experiment, started: float, finished: str | None) -> None:
     if e.runtime.is_main:
         seconds = read_run_facts(e.run).get("train_seconds", 0.0) + time.perf_counter() - started
         write_run_facts(e.run, {"finished": finished, "train_seconds": seconds})
-
-
-def _agreed(e: Experiment, stop: StopRequest) -> int:
-    """Return the signal on which to stop now, or 0; ranks ask each other where their metrics meet anyway."""
-    if not e.runtime.distributed:
-        return stop.number
-    return e.runtime.largest(stop.number) if e.progress.iteration % e.tracker.every == 0 else 0
-
-
-def _save_and_stop(e: Experiment, signal_number: int) -> None:
-    e.tracker.flush()
-    e.save()
-    e.writer.wait()
-    raise Stopped(signal_number)
 
 
 def _bar(e: Experiment) -> Any:
@@ -113,7 +178,7 @@ class Pace:
     def __init__(self, experiment: Experiment) -> None:
         self.e = experiment
         self.every = experiment.config.train.log_every_n_steps
-        self.samples = experiment.config.data.batch_size * experiment.runtime.world_size
+        self.samples = experiment.samples_per_update
         self.restart()
         # Objects that live as long as the run are not worth looking at in every collection.
         gc.collect()
@@ -142,7 +207,7 @@ class Pace:
         """Return what stands behind the progress bar."""
         loss = self.e.tracker.last.get("total")
         return {
-            "epoch": f"{self.e.progress.epoch + 1}/{self.e.config.train.epoch}",
+            "epoch": f"{self.e.progress.epoch + 1}/{self.e.total_epochs}",
             **({} if loss is None else {"loss": f"{loss:.4f}"}),
             "samples/s": f"{rates['samples_per_s']:,.0f}",
             "waiting": f"{rates['data_wait']:.1%}",

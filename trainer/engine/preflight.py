@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,9 +22,13 @@ from trainer.config.validation import Issues, validate_parameters, validate_sche
 from trainer.data.augmentation import Augmentation
 from trainer.data.errors import DatasetError
 from trainer.data.normalization import Normalizer
+from trainer.data.split import split_episodes
 from trainer.registry import (
+    CALLBACK_REGISTRY,
     DATASET_BUILDER_REGISTRY,
+    LOGGER_REGISTRY,
     LOSS_BUILDER_REGISTRY,
+    METRIC_REGISTRY,
     OPTIMIZER_BUILDER_REGISTRY,
     TRAINER_REGISTRY,
     PluginError,
@@ -30,10 +36,16 @@ from trainer.registry import (
     load_plugins,
 )
 from trainer.runtime import select_device
+from trainer.templates import Callback, Logger, Metric
 
 RESERVED_ARGUMENTS = frozenset(
     {"models", "components", "optimizers", "loss", "device", "settings", "opt_params", "params"}
 )
+_SEVERAL: Mapping[str, Registry[Any]] = {
+    "callbacks": CALLBACK_REGISTRY,
+    "loggers": LOGGER_REGISTRY,
+    "metrics": METRIC_REGISTRY,
+}
 Check = Callable[[Issues, ExperimentConfig], None]
 
 
@@ -51,6 +63,10 @@ class Plan:
         norm_stats: its statistics, or None.
         normalizer: what they and `data.normalization` amount to.
         augmentation: what `data.augmentation` asks for, or None.
+        held_out: the samples of the validation episodes, or None.
+        callbacks: those of `train.callbacks`, built.
+        loggers: those of `train.loggers`, built.
+        metrics: name → metric of `train.metrics`, built.
         warnings: sentences about settings that have no effect.
     """
 
@@ -63,6 +79,10 @@ class Plan:
     norm_stats: Mapping[str, Any] | None
     normalizer: Normalizer
     augmentation: Augmentation | None = None
+    held_out: Any = None
+    callbacks: Sequence[Callback] = ()
+    loggers: Sequence[Logger] = ()
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
 
@@ -95,6 +115,7 @@ def preflight(
     """
     issues = Issues(located)
     config = validate_schema(issues)
+    import_builtins()
     _import_plugins(issues)
     params: dict[ConfigPath, dict[str, Any]] = {}
     for spec in _specs(located.data):
@@ -111,9 +132,11 @@ def preflight(
         _check_device(issues, config, local_rank)
         _check_effects(issues, config)
         _check_load_dir(issues, config)
+    parts = {key: _build_parts(issues, params, key) for key in ("callbacks", "loggers", "metrics")}
+    train_data, held_out = _split(issues, config, built.get("dataset"))
     stats = built.get("norm_stats")
     normalizer = _build_normalizer(issues, config, stats)
-    augmentation = _build_augmentation(issues, config, built.get("dataset"))
+    augmentation = _build_augmentation(issues, config, train_data)
     issues.raise_if_any()
     assert config is not None
     assert run is not None
@@ -125,10 +148,14 @@ def preflight(
         run=run,
         component_paths=component_paths,
         params=params,
-        dataset=built["dataset"],
+        dataset=train_data,
         norm_stats=stats,
         normalizer=normalizer,
         augmentation=augmentation,
+        held_out=held_out,
+        callbacks=list(parts["callbacks"].values()),
+        loggers=list(parts["loggers"].values()),
+        metrics=parts["metrics"],
         warnings=warnings,
     )
 
@@ -140,10 +167,25 @@ def refusal(located: LocatedConfig, path: ConfigPath, message: str, hint: str | 
     return ConfigError(issues.found)
 
 
-def _mapping(raw: Any, *keys: str) -> Mapping[str, Any]:
-    for key in keys:
-        raw = raw.get(key) if isinstance(raw, Mapping) else None
-    return raw if isinstance(raw, Mapping) else {}
+def _at(raw: Any, *path: str | int) -> Any:
+    """Return what stands at a path of the raw configuration, or None."""
+    for key in path:
+        if isinstance(key, int):
+            raw = raw[key] if isinstance(raw, list) and key < len(raw) else None
+        else:
+            raw = raw.get(key) if isinstance(raw, Mapping) else None
+    return raw
+
+
+def _mapping(raw: Any, *path: str | int) -> Mapping[str, Any]:
+    value = _at(raw, *path)
+    return value if isinstance(value, Mapping) else {}
+
+
+def import_builtins() -> None:
+    """Register the callbacks, loggers and metrics that come with the framework."""
+    for name in ("callbacks", "loggers", "metrics"):
+        importlib.import_module(f"trainer.engine.{name}")
 
 
 def _import_plugins(issues: Issues) -> None:
@@ -164,12 +206,18 @@ def _specs(raw: Mapping[str, Any]) -> list[_Spec]:
         (("data", "datamodule"), DATASET_BUILDER_REGISTRY),
         (("train", "trainer"), TRAINER_REGISTRY),
         (("train", "loss"), LOSS_BUILDER_REGISTRY),
+        (("train", "optimizer"), OPTIMIZER_BUILDER_REGISTRY),
     ]
+    for key, several in _SEVERAL.items():
+        entries = _at(raw, "train", key)
+        found += [
+            (("train", key, i), several) for i in range(len(entries) if isinstance(entries, list) else 0)
+        ]
     for name in _mapping(raw, "model", "component_optims"):
         found.append((("model", "component_optims", name), OPTIMIZER_BUILDER_REGISTRY))
     specs = []
     for path, registry in found:
-        value = _mapping(raw, *map(str, path))
+        value = _mapping(raw, *path)
         if isinstance(value.get("type"), str):
             specs.append(_Spec(path, registry, value))
     return specs
@@ -280,6 +328,34 @@ def _build_dataset(
     return built if isinstance(built, dict) else {"dataset": built}
 
 
+def _build_parts(issues: Issues, params: Mapping[ConfigPath, dict[str, Any]], key: str) -> dict[str, Any]:
+    """Build what a list of the `train` section names; a name that comes again gets a number."""
+    built: dict[str, Any] = {}
+    for path in (p for p in params if p[:2] == ("train", key)):
+        spec = _mapping(issues.located.data, *path)
+        name = spec["type"]
+        try:
+            part: Any = _SEVERAL[key].get(name)
+            built[name if name not in built else f"{name}_{path[-1]}"] = part(**params[path])
+        except ValueError as error:
+            issues.add((*path, "params") if "params" in spec else path, str(error))
+    return built
+
+
+def _split(issues: Issues, config: ExperimentConfig | None, dataset: Any) -> tuple[Any, Any]:
+    """Return the samples to train on and those to validate on."""
+    validation = config.data.validation if config is not None else None
+    if config is None or dataset is None or validation is None:
+        return dataset, None
+    try:
+        return split_episodes(
+            dataset, config.run_seed, fraction=validation.fraction, episodes=validation.episodes
+        )
+    except DatasetError as error:
+        issues.add(("data", "validation"), str(error))
+        return dataset, None
+
+
 def _build_normalizer(
     issues: Issues, config: ExperimentConfig | None, stats: Mapping[str, Any] | None
 ) -> Normalizer | None:
@@ -316,17 +392,76 @@ def _check_device(issues: Issues, config: ExperimentConfig, local_rank: int) -> 
 
 
 def _check_effects(issues: Issues, config: ExperimentConfig) -> None:
-    """A trainer of the user's own may not know clipping and averaging: then asking for them is a mistake."""
-    if not TRAINER_REGISTRY.has(config.train.trainer.type):
+    """A setting that would have no effect is a mistake."""
+    train = config.train
+    if TRAINER_REGISTRY.has(train.trainer.type):
+        cls: Any = TRAINER_REGISTRY.get(train.trainer.type)
+        _check_trainer_takes(issues, config, cls)
+        if config.data.validation is not None and getattr(cls, "policy_class", None) is None:
+            _no_effect(
+                issues, ("data", "validation"), f"trainer '{train.trainer.type}' names no policy_class"
+            )
+    if train.metrics and config.data.validation is None:
+        _no_effect(issues, ("train", "metrics"), "they are measured on data.validation, which is not there")
+    clip = train.gradient_clip_val
+    if train.gradient_clip_scope == "global" and clip is None:
+        _no_effect(issues, ("train", "gradient_clip_scope"), "gradient_clip_val is not set")
+    for name in clip if isinstance(clip, dict) else ():
+        if name not in config.optimizers:
+            path = ("train", "gradient_clip_val", name)
+            _no_effect(issues, path, f"there is no component '{name}' with an optimizer")
+    if train.non_finite == "lower" and config.precision != "fp16":
+        _no_effect(issues, ("train", "non_finite"), "only precision: fp16 scales the loss")
+    if config.precision == "fp16" and train.non_finite in ("stop", "skip"):
+        message = "fp16 needs its loss scale, which is found by skipping updates and lowering it"
+        issues.add(("train", "non_finite"), message, "use auto or lower")
+    best = train.checkpoint.best
+    if best is not None and best.metric.startswith("validation/") and config.data.validation is None:
+        message = f"'{best.metric}' is measured on data.validation, which is not there"
+        _no_effect(issues, ("train", "checkpoint", "best", "metric"), message)
+    _check_compile(issues, config)
+
+
+def _no_effect(issues: Issues, path: ConfigPath, why: str) -> None:
+    issues.add(path, f"{why}, so this would have no effect")
+
+
+def _check_trainer_takes(issues: Issues, config: ExperimentConfig, cls: Any) -> None:
+    """A trainer of the user's own may not know what the step skeleton does."""
+    train, kind = config.train, config.train.trainer.type
+    accepted = inspect.signature(cls).parameters
+    if "settings" not in accepted and not any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
+        asked = {
+            "ema": train.ema.enabled,
+            "gradient_clip_val": train.gradient_clip_val is not None,
+            "non_finite": train.non_finite != "auto",
+        }
+        for name in (n for n, on in asked.items() if on):
+            _no_effect(issues, ("train", name), f"trainer '{kind}' takes no `settings`")
+    taken = inspect.signature(cls.train_step).parameters
+    if train.accumulate_grad_batches > 1 and "part" not in taken:
+        message = f"the train_step of trainer '{kind}' takes no `part`"
+        _no_effect(issues, ("train", "accumulate_grad_batches"), message)
+
+
+def _check_compile(issues: Issues, config: ExperimentConfig) -> None:
+    settings = config.train.compile
+    if not settings.enabled:
         return
-    accepted = inspect.signature(TRAINER_REGISTRY.get(config.train.trainer.type)).parameters
-    if "settings" in accepted or any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
-        return
-    asked = {"ema": config.train.ema.enabled, "gradient_clip_val": config.train.gradient_clip_val is not None}
-    for name in (n for n, on in asked.items() if on):
+    import torch._dynamo
+
+    known = torch._dynamo.list_backends(exclude_tags=())
+    if settings.backend not in known:
+        near = closest(settings.backend, known)
+        hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(known)}"
+        issues.add(("train", "compile", "backend"), f"torch has no backend '{settings.backend}'", hint)
+    compilers = [os.environ.get("CXX", "g++"), "clang++"]
+    on_cpu = config.device == "cpu" or not torch.cuda.is_available()
+    if settings.backend == "inductor" and on_cpu and not any(shutil.which(c) for c in compilers):
         issues.add(
-            ("train", name),
-            f"trainer '{config.train.trainer.type}' takes no `settings`, so this would have no effect",
+            ("train", "compile"),
+            "torch.compile needs a C++ compiler on a CPU, and there is none",
+            "install g++ (Debian: apt-get install g++), or switch compile off",
         )
 
 
@@ -347,5 +482,5 @@ def _idle_components(config: ExperimentConfig) -> list[str]:
     return [
         f"Component '{name}' is neither frozen nor has an optimizer: its weights stay as they are built."
         for name in config.model.component_config_paths
-        if name not in config.model.component_optims and name not in frozen
+        if name not in config.optimizers and name not in frozen
     ]

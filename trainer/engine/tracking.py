@@ -1,20 +1,25 @@
-"""Keeping the numbers of a run: metrics.jsonl always, Weights & Biases where it can be had."""
+"""Keeping the numbers of a run: metrics.jsonl always, and the loggers of `train.loggers`."""
 
 from __future__ import annotations
 
 import json
-import os
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from trainer.engine.errors import TrainingFault
 from trainer.runtime import Runtime
+from trainer.templates import Logger, RunIdentity
 from trainer.utils.files import whole_file
 
 METRICS = "metrics.jsonl"
+VALIDATIONS = "validations.jsonl"
 EVALUATIONS = "evaluations.jsonl"
+
+Line = dict[str, Any]
 
 
 class Tracker:
@@ -26,49 +31,79 @@ class Tracker:
         run: the run folder.
         runtime: rank 0 writes.
         every: steps whose metrics travel together.
-        wandb_run: a Weights & Biases run that gets the same numbers, or None.
     """
 
-    def __init__(self, run: Path, runtime: Runtime, every: int, wandb_run: Any = None) -> None:
+    def __init__(self, run: Path, runtime: Runtime, every: int) -> None:
+        self.run = run
         self.runtime = runtime
         self.every = every
-        self.path = run / METRICS
-        self.wandb_run = wandb_run
-        self.last: dict[str, float] = {}
-        self._steps: list[tuple[int, dict[str, Any], dict[str, Any]]] = []
+        self.last: Line = {}
+        self._steps: list[tuple[int, Mapping[str, Any], Mapping[str, Any]]] = []
+        self._loggers: list[tuple[Logger, int]] = []
 
-    def record(self, step: int, metrics: dict[str, Any], facts: dict[str, Any]) -> None:
+    def start(self, loggers: Sequence[Logger], identity: RunIdentity) -> None:
+        """Begin with loggers, or go on with them: each gets what it lacks of the steps so far."""
+        for logger in loggers:
+            known = logger.start(identity)
+            self._loggers.append((logger, known))
+            lines = _lines(self.run / METRICS) if known < identity.first_step - 1 else ()
+            rows = [_row(line) for line in lines if line["step"] > known]
+            if rows:
+                logger.log(rows)
+
+    def record(self, step: int, metrics: Mapping[str, Any], facts: Mapping[str, Any]) -> list[Line]:
         """Keep the metrics of one step.
 
         Args:
             step: the iteration, from 0.
             metrics: what the step returned: tensors on the device, or numbers.
             facts: what the host knows: epoch, samples per second, share of waiting.
+
+        Returns:
+            The lines that came to the host with this step, if this was the time.
         """
         self._steps.append((step, metrics, facts))
-        if len(self._steps) >= self.every:
-            self.flush()
+        return self.flush() if len(self._steps) >= self.every else []
 
-    def flush(self, together: bool = True) -> None:
-        """Bring what was recorded to the host in one transfer and write it down.
+    def flush(self, together: bool = True) -> list[Line]:
+        """Bring what was recorded to the host in one transfer, write it down and return it.
 
         Args:
             together: average over the ranks, all of which must then call this.
         """
         if not self._steps:
-            return
+            return []
         lines = self._to_host(together)
         self._steps = []
         self.last = {k: v for k, v in lines[-1].items() if isinstance(v, (int, float))}
-        if not self.runtime.is_main:
-            return
-        with self.path.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(line) + "\n" for line in lines)
-        if self.wandb_run is not None:
-            for line in lines:
-                self.wandb_run.log({k: v for k, v in line.items() if k != "step"}, step=line["step"])
+        if self.runtime.is_main:
+            self._append(METRICS, lines)
+            self._log([_row(line) for line in lines])
+        return lines
 
-    def _to_host(self, together: bool) -> list[dict[str, Any]]:
+    def note(self, file: str, facts: Mapping[str, Any], scores: Mapping[str, float]) -> None:
+        """Write down what was measured beside training, after `facts["step"]` updates.
+
+        Loggers get the scores with the last of these updates, whose metrics have been flushed.
+        """
+        if self.runtime.is_main:
+            self._append(file, [{**facts, **scores}])
+            self._log([(facts["step"] - 1, scores)])
+
+    def _append(self, file: str, lines: Iterable[Mapping[str, Any]]) -> None:
+        try:
+            with (self.run / file).open("a", encoding="utf-8") as opened:
+                opened.write("".join(json.dumps(line) + "\n" for line in lines))
+        except OSError as error:
+            raise TrainingFault(f"{self.run / file} cannot be written: {error.strerror}") from error
+
+    def _log(self, rows: Sequence[tuple[int, Mapping[str, float]]]) -> None:
+        for logger, known in self._loggers:
+            new = [row for row in rows if row[0] > known]
+            if new:
+                logger.log(new)
+
+    def _to_host(self, together: bool) -> list[Line]:
         """Return one plain dict per recorded step; scalars of all steps travel in one tensor."""
         tensors = [(i, k, v) for i, (_, m, _) in enumerate(self._steps) for k, v in m.items() if _scalar(v)]
         lines = [
@@ -83,51 +118,41 @@ class Tracker:
         return lines
 
     def close(self, together: bool = True) -> None:
-        """Write what is left and end the Weights & Biases run; `together` as in `flush`."""
-        self.flush(together)
-        if self.wandb_run is not None:
-            self.wandb_run.finish()
+        """Write what is left and end the loggers; `together` as in `flush`."""
+        try:
+            self.flush(together)
+        finally:
+            for logger, _ in self._loggers:
+                logger.finish()
 
 
 def _scalar(value: Any) -> bool:
     return isinstance(value, Tensor) and value.numel() == 1
 
 
+def _row(line: Mapping[str, Any]) -> tuple[int, dict[str, float]]:
+    """Return step and numbers of a line."""
+    numbers = {k: v for k, v in line.items() if k != "step" and isinstance(v, (int, float))}
+    return line["step"], numbers
+
+
+def _lines(path: Path) -> list[Line]:
+    """Return the lines of a metrics file; one that was cut short is left out."""
+    found = []
+    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(line, dict) and "step" in line:
+            found.append(line)
+    return found
+
+
 def forget_from(path: Path, step: int) -> None:
     """Drop the lines of a metrics file from `step` on, and a line cut short: the run is taken up there."""
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            if json.loads(line)["step"] < step:
-                kept.append(line + "\n")
-        except (ValueError, KeyError):
-            continue
+    kept = [line for line in _lines(path) if line["step"] < step]
     with whole_file(path) as temporary:
-        temporary.write_text("".join(kept), encoding="utf-8")
-
-
-def start_wandb(project: str, name: str, config: dict[str, Any], run: Path, run_id: str | None = None) -> Any:
-    """Start a Weights & Biases run: online with a key, offline without one; None where it is switched off.
-
-    The mode is the one in WANDB_MODE when that is set.
-    """
-    if os.environ.get("WANDB_MODE") == "disabled":
-        return None
-    import wandb
-
-    mode: Any = os.environ.get("WANDB_MODE") or ("online" if _has_key() else "offline")
-    return wandb.init(
-        project=project, name=name, config=config, dir=str(run), id=run_id, resume="allow", mode=mode,
-        settings=wandb.Settings(silent=True, console="off"),
-    )  # fmt: skip
-
-
-def _has_key() -> bool:
-    import wandb
-
-    try:
-        return bool(wandb.login(prompt=False, verify=False))
-    except Exception:  # a broken netrc is a missing key, and no reason to stop a run
-        return False
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
 from trainer.config.schemas import EvaluationConfig, ExperimentConfig
@@ -12,6 +10,9 @@ from trainer.engine.experiment import Experiment
 from trainer.engine.tracking import EVALUATIONS
 from trainer.evaluation.evaluate import evaluate
 from trainer.evaluation.simulators import make_simulator
+from trainer.templates import Callback
+
+SCORES = ("success_rate", "mean_score")
 
 
 def check_evaluation(issues: Issues, config: ExperimentConfig) -> None:
@@ -24,7 +25,7 @@ def check_evaluation(issues: Issues, config: ExperimentConfig) -> None:
         issues.add(("train", "evaluation", "env"), str(error))
 
 
-class EvaluationCallback:
+class EvaluationCallback(Callback):
     """Rolls the deployed weights out on rank 0 and notes the result; the other ranks wait.
 
     Args:
@@ -34,22 +35,21 @@ class EvaluationCallback:
     def __init__(self, settings: EvaluationConfig | None) -> None:
         self.settings = settings
 
-    def after_epoch(self, experiment: Experiment) -> None:
-        """Evaluate when this epoch is due, and after the last one."""
+    def after_epoch(self, experiment: Experiment) -> dict[str, float] | None:
+        """Evaluate when this epoch is due, and at the end of the run."""
         settings, epoch = self.settings, experiment.progress.epoch
-        last = epoch == experiment.config.train.epoch
-        if settings is None or not (last or epoch % settings.every_n_epochs == 0):
-            return
-        if experiment.runtime.is_main:
-            self._evaluate(experiment, settings)
+        if settings is None or not (experiment.finished or epoch % settings.every_n_epochs == 0):
+            return None
+        scores = self._evaluate(experiment, settings) if experiment.runtime.is_main else None
         experiment.runtime.barrier()
+        return scores
 
-    def _evaluate(self, experiment: Experiment, settings: EvaluationConfig) -> None:
+    def _evaluate(self, experiment: Experiment, settings: EvaluationConfig) -> dict[str, float] | None:
         policy = experiment.deployed_policy()
         if policy is None:
-            return
-        epoch = experiment.progress.epoch
-        folder = f"evaluations/epoch_{epoch}"
+            return None
+        epoch, moment = experiment.progress.epoch, experiment.moment
+        folder = f"evaluations/{moment}"
         result = evaluate(
             policy,
             settings.env,
@@ -57,11 +57,11 @@ class EvaluationCallback:
             seed=settings.seed,
             out=experiment.run / folder,
             videos=settings.videos,
-            checkpoint=f"epoch_{epoch}",
+            checkpoint=moment,
         )
-        click.echo(f"Epoch {epoch}: {result.summary()}", err=True)
+        click.echo(f"{moment.replace('_', ' ').capitalize()}: {result.summary()}", err=True)
         facts = result.to_dict()
-        names = ("env", "success_rate", "success_interval", "mean_score", "score_interval", "mean_length")
+        names = ("env", "success_interval", "score_interval", "mean_length")
         line = {
             "step": experiment.progress.iteration,
             "epoch": epoch,
@@ -69,5 +69,6 @@ class EvaluationCallback:
             **{name: facts[name] for name in names},
             "folder": folder,
         }
-        with (experiment.run / EVALUATIONS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        scores = {name: facts[name] for name in SCORES if facts[name] is not None}
+        experiment.tracker.note(EVALUATIONS, line, scores)
+        return scores

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 import torch
@@ -63,9 +64,26 @@ def wrap(module: nn.Module, runtime: Runtime, find_unused_parameters: bool = Fal
     )
 
 
+def compile_trained(models: nn.ModuleDict, backend: str, mode: str) -> None:
+    """Compile the forward pass of every component that trains, in place; names of weights stay."""
+    for _, module in unwrapped(models):
+        if is_trainable(module):
+            module.compile(backend=backend, **({} if backend != "inductor" else {"mode": mode}))
+
+
 def unwrap(module: nn.Module) -> nn.Module:
     """Return the component inside a `DistributedDataParallel`, or the component itself."""
     return module.module if isinstance(module, DistributedDataParallel) else module
+
+
+@contextlib.contextmanager
+def without_gradient_traffic(models: nn.ModuleDict) -> Iterator[None]:
+    """Let ranks keep their gradients to themselves: more batches of the same update follow."""
+    with contextlib.ExitStack() as stack:
+        for module in models.values():
+            if isinstance(module, DistributedDataParallel):
+                stack.enter_context(module.no_sync())
+        yield
 
 
 def unwrapped(models: nn.ModuleDict) -> Iterator[tuple[str, nn.Module]]:

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from trainer.registry.core import Registry
 from trainer.registry.plugins import PluginError, load_plugins
-from trainer.templates import DatasetFactory, LossFactory, OptimizerFactory, Simulator, Trainer
+from trainer.templates import (
+    Callback,
+    DatasetFactory,
+    Logger,
+    LossFactory,
+    Metric,
+    OptimizerFactory,
+    Simulator,
+    Trainer,
+)
 
 __all__ = [
+    "CALLBACK_REGISTRY",
     "DATASET_BUILDER_REGISTRY",
+    "LOGGER_REGISTRY",
     "LOSS_BUILDER_REGISTRY",
+    "METRIC_REGISTRY",
     "OPTIMIZER_BUILDER_REGISTRY",
     "SIMULATOR_REGISTRY",
     "TRAINER_REGISTRY",
@@ -22,3 +34,6 @@ DATASET_BUILDER_REGISTRY: Registry[DatasetFactory] = Registry("dataset_builder",
 OPTIMIZER_BUILDER_REGISTRY: Registry[OptimizerFactory] = Registry("optimizer_builder", OptimizerFactory)
 LOSS_BUILDER_REGISTRY: Registry[LossFactory] = Registry("loss_builder", LossFactory)
 SIMULATOR_REGISTRY: Registry[Simulator] = Registry("simulator", Simulator)
+CALLBACK_REGISTRY: Registry[Callback] = Registry("callback", Callback)
+LOGGER_REGISTRY: Registry[Logger] = Registry("logger", Logger)
+METRIC_REGISTRY: Registry[Metric] = Registry("metric", Metric)

@@ -51,3 +51,22 @@ class Simulator(Protocol):
     def close(self) -> None:
         """Let go of what the simulator holds."""
         ...
+
+
+@runtime_checkable
+class SeesThroughCameras(Protocol):
+    """A simulator that also has cameras, for policies that look through them.
+
+    Drawing costs more than simulating, so observations hold no pictures: whoever needs one asks for it.
+    Attribute: `cameras`, LeRobot feature descriptions by name, of shape `(H, W, 3)`.
+    """
+
+    cameras: dict[str, dict[str, Any]]
+
+    def picture(self, camera: str) -> np.ndarray:
+        """Return what a camera sees of the present state, uint8 `(H, W, 3)`, as its dataset has it.
+
+        Raises:
+            RuntimeError: there is no way to draw on this machine; the text says what is missing.
+        """
+        ...

@@ -96,6 +96,11 @@ class EpisodicDataset(Dataset[dict[str, Any]]):
         """Return the number of samples, which is that of the frames of all episodes."""
         return len(self._episode)
 
+    @property
+    def episode_index(self) -> np.ndarray:
+        """Number of every sample's episode, int64 `(N,)`."""
+        return self._episode
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Return one sample."""
         if not -len(self) <= index < len(self):

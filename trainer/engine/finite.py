@@ -1,0 +1,141 @@
+"""Numbers that are not finite: updates left out, losses that end a run, weights that are not saved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainer.engine.errors import NonFiniteError
+
+SKIPPED = "skipped"
+"""Metric: 1 where an update was left out because its gradients were not finite, else 0."""
+
+_FIRST_SCALE, _GROWTH_INTERVAL, _MOST_SKIPPED = 2.0**16, 2000, 200
+
+
+class FiniteUpdates:
+    """Leaves out the updates whose gradients hold inf or NaN, and scales the loss where fp16 needs it.
+
+    The verdict is made on the device and holds for all optimizers of an update. Optimizers that torch has
+    fused read it there; for others it comes to the host, which waits for the device once per update. After
+    their reduction the gradients are the same on all ranks, and so is the verdict.
+
+    Scales are powers of two, so scaling changes no number that fp16 can hold. Each update that is left out
+    halves the scale, 2000 good ones in a row double it (mixed precision training, arXiv:1710.03740).
+
+    Args:
+        device: where the gradients are.
+        scaled: scale the loss; otherwise gradients are looked at and left as they are.
+    """
+
+    def __init__(self, device: torch.device, scaled: bool) -> None:
+        self.scaled = scaled
+        self.scale = torch.tensor(_FIRST_SCALE if scaled else 1.0, device=device)
+        self.good = torch.zeros((), device=device)
+
+    def scaled_loss(self, total: Tensor) -> Tensor:
+        """Return what to differentiate."""
+        return total * self.scale if self.scaled else total
+
+    def verdict(self, gradients: Sequence[Tensor]) -> Tensor:
+        """Take the scale out of the gradients and return 1 where the update must be left out, else 0."""
+        if not gradients:
+            return torch.zeros_like(self.scale)
+        if self.scaled:
+            torch._foreach_mul_(list(gradients), 1 / self.scale)
+        norms = torch.stack([norm.float() for norm in torch._foreach_norm(list(gradients))])
+        return (~norms.isfinite().all()).to(self.scale.dtype)
+
+    def step(self, optimizers: Iterable[torch.optim.Optimizer], skipped: Tensor) -> None:
+        """Make the update, or leave it out, and move the scale on."""
+        on_host: bool | None = None
+        for optimizer in optimizers:
+            if getattr(optimizer, "_step_supports_amp_scaling", False):
+                optimizer.grad_scale, optimizer.found_inf = None, skipped  # type: ignore[attr-defined]
+                optimizer.step()
+                del optimizer.grad_scale, optimizer.found_inf  # type: ignore[attr-defined]
+                continue
+            on_host = bool(skipped) if on_host is None else on_host
+            if not on_host:
+                optimizer.step()
+        if self.scaled:
+            self.good = (self.good + 1) * (1 - skipped)
+            grown = (self.good >= _GROWTH_INTERVAL).to(self.scale.dtype)
+            self.scale = self.scale * (1 - 0.5 * skipped) * (1 + grown)
+            self.good = self.good * (1 - grown)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the scale and its age."""
+        return {"scale": self.scale, "good": self.good}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take up what `state_dict` returned."""
+        self.scale = state["scale"].to(self.scale.device)
+        self.good = state["good"].to(self.good.device)
+
+
+class LossWatch:
+    """Looks at the losses that have come to the host, and ends a run that has gone wrong.
+
+    Args:
+        skipping: updates with non-finite gradients are left out; then a long row of them is an error.
+    """
+
+    def __init__(self, skipping: bool) -> None:
+        self.skipping = skipping
+        self._in_a_row = 0
+
+    def look(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        """Look at the metrics of some steps, averaged over the ranks.
+
+        Raises:
+            NonFiniteError: a loss is inf or NaN, or nothing but skipped updates came for long.
+        """
+        for line in lines:
+            total = line.get("total")
+            if self.skipping:
+                self._in_a_row = self._in_a_row + 1 if line.get(SKIPPED) else 0
+                if self._in_a_row >= _MOST_SKIPPED:
+                    raise NonFiniteError(
+                        f"the last {_MOST_SKIPPED} updates up to step {line['step']} were skipped, because "
+                        "their gradients are not finite; lower the learning rate or look at the data"
+                    )
+            elif isinstance(total, float) and not _finite(total):
+                others = [
+                    k for k, v in line.items() if isinstance(v, float) and not _finite(v) and k != "total"
+                ]
+                also = f" (and so are {', '.join(others)})" if others else ""
+                raise NonFiniteError(
+                    f"the loss is {total} at step {line['step']}{also}; the last checkpoint is from before. "
+                    "Lower the learning rate, clip gradients (train.gradient_clip_val), look for NaN with "
+                    "`trainer data inspect`, or leave such updates out (train.non_finite: skip)"
+                )
+
+
+def check_weights(models: Mapping[str, nn.Module], step: int) -> None:
+    """Make sure that weights are worth saving; this waits for the device.
+
+    Raises:
+        NonFiniteError: some are inf or NaN, and of which component.
+    """
+    norms = {
+        name: torch.stack(torch._foreach_norm([p.detach() for p in module.parameters()])).float().sum()
+        for name, module in models.items()
+        if any(True for _ in module.parameters())
+    }
+    if not norms:
+        return
+    finite = torch.stack(list(norms.values())).isfinite().tolist()
+    broken = [name for name, good in zip(norms, finite, strict=True) if not good]
+    if broken:
+        raise NonFiniteError(
+            f"after {step} updates the weights of {' and '.join(broken)} are not finite, so they are not "
+            "saved; the last checkpoint is from before"
+        )
+
+
+def _finite(value: float) -> bool:
+    return value - value == 0

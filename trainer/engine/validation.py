@@ -1,0 +1,94 @@
+"""The loss and other measures on episodes that are kept from training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainer.config.schemas import ValidationConfig
+from trainer.engine.experiment import Experiment
+from trainer.engine.tracking import VALIDATIONS
+from trainer.templates import Callback, Metric
+from trainer.utils.random import VALIDATION, SampleRandom
+
+
+class Validation(Callback):
+    """Measures the weights that would be deployed on the validation episodes, every so many epochs.
+
+    Every sample counts once and with the same noise each time, whatever the number of ranks, so that numbers
+    of different epochs and runs compare. Ranks share the batches.
+
+    Args:
+        settings: the `data.validation` section.
+        metrics: name → what is measured beside the policy's losses.
+    """
+
+    def __init__(self, settings: ValidationConfig, metrics: Mapping[str, Metric]) -> None:
+        self.settings = settings
+        self.metrics = metrics
+
+    def after_epoch(self, experiment: Experiment) -> dict[str, float] | None:
+        """Validate when this epoch is due, and at the end of the run."""
+        e = experiment
+        if not (e.finished or e.progress.epoch % self.settings.every_n_epochs == 0):
+            return None
+        totals = self._measure(e)
+        scores: dict[str, float] = e.runtime.from_main(_means(e.runtime.gather(totals)))
+        facts = {"step": e.progress.iteration, "epoch": e.progress.epoch}
+        e.tracker.note(VALIDATIONS, facts, scores)
+        return scores
+
+    def _measure(self, e: Experiment) -> dict[str, tuple[float, float]]:
+        """Return name → sum and number of samples, over the batches of this rank."""
+        deployed = e.deployed_policy()
+        assert deployed is not None, "the preflight asks for a policy class"
+        assert e.validation_data is not None
+        sums: dict[str, Tensor] = {}
+        for number, rows in self._batches(e):
+            batch = e.validation_data.sample(rows)
+            for name, values in self._values(e, deployed.policy, batch, number).items():
+                counted = values.isfinite() if values.ndim else torch.ones((), device=values.device)
+                weight = len(rows) if values.ndim == 0 else 1
+                part = torch.stack(
+                    [torch.where(counted.bool(), values, 0).sum() * weight, counted.sum() * weight]
+                )
+                sums[name] = sums[name] + part if name in sums else part
+        names = list(sums)
+        rows_of = torch.stack([sums[n] for n in names]).tolist() if names else []
+        return {name: (total, count) for name, (total, count) in zip(names, rows_of, strict=True)}
+
+    def _values(self, e: Experiment, policy: Any, batch: dict[str, Any], number: int) -> dict[str, Tensor]:
+        """Return the losses of a batch as scalars and its metrics as numbers per sample, in float64."""
+
+        def random() -> SampleRandom:
+            return SampleRandom(e.config.run_seed, number, device=e.runtime.device, stream=VALIDATION)
+
+        with torch.no_grad(), e.runtime.autocast():
+            found = dict(policy.loss(batch, random()))
+            found |= {name: metric.measure(policy, batch, random()) for name, metric in self.metrics.items()}
+        return {f"validation/{name}": value.double() for name, value in found.items()}
+
+    def _batches(self, e: Experiment) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield number and samples of this rank's batches."""
+        assert e.validation_data is not None
+        length, size = e.validation_data.sampler.length, e.config.data.batch_size
+        count = -(-length // size)
+        wanted = min(self.settings.batches or count, count)
+        numbers = np.linspace(0, count - 1, wanted).round().astype(int)
+        for number in numbers[e.runtime.rank :: e.runtime.world_size].tolist():
+            yield number, np.arange(number * size, min((number + 1) * size, length))
+
+
+def _means(totals: Sequence[Mapping[str, tuple[float, float]]]) -> dict[str, float]:
+    """Return name → mean over the samples of all ranks."""
+    names = dict.fromkeys(name for one in totals for name in one)
+    means = {}
+    for name in names:
+        pairs = [one[name] for one in totals if name in one]
+        count = sum(n for _, n in pairs)
+        means[name] = sum(total for total, _ in pairs) / count if count else float("nan")
+    return means
