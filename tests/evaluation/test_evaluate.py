@@ -70,6 +70,42 @@ def test_the_number_in_lockstep_changes_nothing() -> None:
         assert [asdict(outcome) for outcome in other.outcomes] == first
 
 
+class LookingPolicy(ConstantPolicy):
+    """Keeps what it is shown."""
+
+    observation_windows = {"observation.image": (0,)}  # noqa: RUF012
+
+    def __init__(self, action: tuple[float, float]) -> None:
+        super().__init__(action)
+        self.seen: list[dict[str, np.ndarray]] = []
+
+    def act(self, observation: dict[str, np.ndarray]) -> np.ndarray:
+        self.seen.append(observation)
+        return super().act(observation)
+
+
+def test_a_policy_is_shown_the_cameras_that_it_looks_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = LookingPolicy((256.0, 300.0))
+    options = {"episodes": 2, "seed": 0, "out": None, "max_steps": 3, "progress": False}
+    evaluate(policy, "pusht", **options, features={"observation.image": (96, 96, 3)})  # type: ignore[arg-type]
+    assert [o["observation.image"].shape for o in policy.seen] == [(2, 96, 96, 3)] * 3
+    simulator = make_simulator("pusht")
+    simulator.reset(start_seeds(0, 2, "evaluation")[1])
+    for observation in policy.seen:
+        picture = simulator.picture("observation.image")  # type: ignore[attr-defined]
+        np.testing.assert_array_equal(observation["observation.image"][1], picture)
+        simulator.step(policy.action)
+    with pytest.raises(ValueError, match="of shape \\(64, 64, 3\\); in pusht it has shape \\(96, 96, 3\\)"):
+        evaluate(policy, "pusht", **options, features={"observation.image": (64, 64, 3)})  # type: ignore[arg-type]
+
+    def nothing_to_draw_on(*_: object) -> None:
+        raise RuntimeError("there is no screen")
+
+    monkeypatch.setattr(type(simulator), "picture", nothing_to_draw_on)
+    with pytest.raises(ValueError, match=r"sees through observation\.image, but there is no screen"):
+        evaluate(policy, "pusht", **options)  # type: ignore[arg-type]
+
+
 def test_an_episode_agrees_with_a_loop_by_hand() -> None:
     target = (256.0, 300.0)
     result = evaluate(

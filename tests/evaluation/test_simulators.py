@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from trainer.data.lerobot import LeRobotReader
+from trainer.data.lerobot.cameras import open_camera
 from trainer.evaluation.simulators import make_simulator
 from trainer.templates import Simulator, SimulatorStep
 
@@ -92,6 +93,22 @@ def test_pusht_replays_a_demonstration(episode: int) -> None:
         np.testing.assert_allclose(observation["observation.state"], agent[t], atol=1e-3)
         np.testing.assert_allclose(observation["observation.environment_state"], block[t], atol=1e-3)
         observation = simulator.step(action).observation
+
+
+@pytest.mark.skipif(not _PUSHT.is_dir(), reason="the Push-T demonstrations are not on this machine")
+@pytest.mark.parametrize("row", [0, 1000, 20000])
+def test_pusht_pictures_are_those_of_the_demonstrations(row: int) -> None:
+    reader = LeRobotReader(_PUSHT)
+    camera = open_camera(reader, "observation.image", np.arange(len(reader.episodes)))
+    recorded = camera.read(np.array([row]))[0].transpose(1, 2, 0).astype(int)
+    keys = ["observation.state", "observation.environment_state"]
+    agent, block = (reader.columns(keys)[key][row] for key in keys)
+    simulator = make_simulator("pusht")
+    simulator.set_state(agent, block)  # type: ignore[attr-defined]
+    picture = simulator.picture("observation.image").astype(int)  # type: ignore[attr-defined]
+    # The recording is compressed, and its positions are rounded: edges differ, nothing else does.
+    assert np.abs(picture - recorded).mean() < 1.5
+    assert (np.abs(picture - recorded).max(axis=2) > 40).mean() < 0.01
 
 
 def test_pusht_meets_its_description() -> None:

@@ -16,6 +16,7 @@ from trainer.evaluation.simulators import make_simulator
 from trainer.evaluation.starts import start_seeds
 from trainer.evaluation.video import write_video
 from trainer.templates import RobotPolicy, Simulator
+from trainer.templates.simulator import SeesThroughCameras
 from trainer.utils.files import write_json
 from trainer.utils.progress import progress_bar
 from trainer.utils.versions import library_versions
@@ -181,8 +182,9 @@ def evaluate(
         _check_features(features or {}, env, simulators[0])
         limit = min(max_steps or simulators[0].max_steps, simulators[0].max_steps)
         crew = _FilmCrew(out, videos if out is not None else 0)
+        seen = _cameras_of(policy, simulators[0])
         began = time.perf_counter()
-        outcomes = _play_all(policy, env, simulators, starts, limit, crew, progress)
+        outcomes = _play_all(policy, env, simulators, starts, limit, seen, crew, progress)
         seconds = time.perf_counter() - began
     finally:
         for simulator in simulators:
@@ -206,8 +208,9 @@ def evaluate(
 
 
 def _check_features(wanted: Mapping[str, Sequence[int]], env: str, simulator: Simulator) -> None:
+    offers = {**simulator.features, **getattr(simulator, "cameras", {})}
     for name, shape in wanted.items():
-        offered = simulator.features.get(name)
+        offered = offers.get(name)
         if offered is None:
             raise ValueError(f"the policy works with '{name}', which {env} does not have")
         if tuple(shape) != tuple(offered["shape"]):
@@ -217,12 +220,20 @@ def _check_features(wanted: Mapping[str, Sequence[int]], env: str, simulator: Si
             )
 
 
+def _cameras_of(policy: RobotPolicy, simulator: Simulator) -> list[str]:
+    """Return the simulator's cameras that the policy looks through."""
+    if not isinstance(simulator, SeesThroughCameras):
+        return []
+    return [name for name in simulator.cameras if name in getattr(policy, "observation_windows", ())]
+
+
 def _play_all(
     policy: RobotPolicy,
     env: str,
     simulators: Sequence[Simulator],
     starts: Sequence[int],
     max_steps: int,
+    cameras: Sequence[str],
     crew: _FilmCrew,
     progress: bool,
 ) -> list[Outcome]:
@@ -243,7 +254,7 @@ def _play_all(
                 bar.update()
 
             group = starts[first : first + len(simulators)]
-            outcomes += play(policy, simulators, group, max_steps, watch=watch, ended=ended)
+            outcomes += play(policy, simulators, group, max_steps, cameras=cameras, watch=watch, ended=ended)
     return outcomes
 
 

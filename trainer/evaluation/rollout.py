@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from trainer.templates import RobotPolicy, Simulator
+from trainer.templates.simulator import SeesThroughCameras
 
 Watch = Callable[[int, int, Simulator], None]
 """Called with row, control step (0 after the reset) and simulator, while the row's episode runs."""
@@ -39,6 +40,7 @@ def play(
     start_seeds: Sequence[int],
     max_steps: int,
     *,
+    cameras: Sequence[str] = (),
     watch: Watch | None = None,
     ended: Callable[[int, Outcome], None] | None = None,
 ) -> list[Outcome]:
@@ -53,15 +55,20 @@ def play(
         simulators: at least one per start seed, all of one kind.
         start_seeds: where each episode starts.
         max_steps: the longest an episode may take.
+        cameras: what the policy sees through; a picture of each joins every observation.
         watch: sees every state of every running episode.
         ended: is told of each episode as it ends.
 
     Raises:
-        ValueError: the policy returned NaN, an infinite number, or actions of a wrong shape.
+        ValueError: the policy returned NaN, an infinite number, or actions of a wrong shape; or it sees
+            through a camera, and nothing can be drawn on this machine.
     """
     assert len(simulators) >= len(start_seeds)
     outcomes = [Outcome(seed) for seed in start_seeds]
-    observations = [simulator.reset(seed) for simulator, seed in zip(simulators, start_seeds, strict=False)]
+    observations = [
+        _seen(simulator.reset(seed), simulator, cameras)
+        for simulator, seed in zip(simulators, start_seeds, strict=False)
+    ]
     policy.reset(list(start_seeds))
     rows = list(range(len(start_seeds)))
     if watch is not None:
@@ -73,7 +80,10 @@ def play(
         going = []
         for place, row in enumerate(rows):
             step = simulators[row].step(actions[place])
-            observations[row] = step.observation
+            over = step.success or step.done
+            observations[row] = (
+                step.observation if over else _seen(step.observation, simulators[row], cameras)
+            )
             outcome = outcomes[row]
             outcome.length += 1
             outcome.success |= step.success
@@ -81,7 +91,7 @@ def play(
             outcome.total_reward += step.reward
             if watch is not None:
                 watch(row, outcome.length, simulators[row])
-            if not (step.success or step.done or outcome.length >= max_steps):
+            if not (over or outcome.length >= max_steps):
                 going.append(place)
             elif ended is not None:
                 ended(row, outcome)
@@ -89,6 +99,18 @@ def play(
             policy.keep(going)
         rows = [rows[place] for place in going]
     return outcomes
+
+
+def _seen(
+    observation: dict[str, np.ndarray], simulator: Simulator, cameras: Sequence[str]
+) -> dict[str, np.ndarray]:
+    if not cameras:
+        return observation
+    assert isinstance(simulator, SeesThroughCameras)
+    try:
+        return observation | {name: simulator.picture(name) for name in cameras}
+    except RuntimeError as error:
+        raise ValueError(f"the policy sees through {' and '.join(cameras)}, but {error}") from error
 
 
 def _stack(observations: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

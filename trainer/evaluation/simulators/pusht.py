@@ -25,6 +25,11 @@ FEATURES: dict[str, dict[str, Any]] = {
 }
 """Positions in px of a 512 by 512 field, the angle in radians within [0, 2π), as in lerobot's Push-T data."""
 
+CAMERAS: dict[str, dict[str, Any]] = {
+    "observation.image": {"dtype": "image", "shape": (96, 96, 3), "names": ["height", "width", "channels"]},
+}
+"""The picture that lerobot's Push-T data have: the whole field, without the cross of the target."""
+
 
 @SIMULATOR_REGISTRY.register("pusht")
 class PushTSimulator:
@@ -42,6 +47,7 @@ class PushTSimulator:
     """
 
     features = FEATURES
+    cameras = CAMERAS
     fps = 10
     max_steps = 300
 
@@ -74,6 +80,8 @@ class PushTSimulator:
         self._env.agent.position = [float(v) for v in agent]
         self._env.block.angle = float(block[2])
         self._env.block.position = [float(v) for v in block[:2]]
+        for body in (self._env.agent, self._env.block):  # pictures show where shapes were indexed last
+            self._env.space.reindex_shapes_for_body(body)
         return _observation(self._env.get_obs())
 
     def step(self, action: np.ndarray) -> SimulatorStep:
@@ -86,6 +94,11 @@ class PushTSimulator:
     def render(self) -> np.ndarray:
         """Return a picture of the present state, uint8 `(S, S, 3)`; the last target is a cross."""
         return self._env.render()
+
+    def picture(self, camera: str) -> np.ndarray:
+        """Return what `observation.image` sees of the present state, uint8 `(96, 96, 3)`."""
+        assert camera in CAMERAS
+        return self._env._render(visualize=False)
 
     def close(self) -> None:
         """Let go of the simulation."""
