@@ -6,7 +6,6 @@ import copy
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -67,30 +66,23 @@ def flat(state: Any) -> list[Tensor]:
     return [tensor for value in values for tensor in flat(value)]
 
 
-@pytest.fixture
-def background() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor(1) as executor:
-        yield executor
-
-
-def taken(run: Run, executor: ThreadPoolExecutor) -> tuple[Any, Copies, Future[None]]:
+def taken(run: Run) -> tuple[Any, Copies]:
     copies = run.copier.begin(run.late())
     state = copies.later(run.state())
-    return state, copies, executor.submit(copies.finish)
+    copies.start()
+    return state, copies
 
 
-def test_a_step_right_after_the_snapshot_cannot_tear_it(
-    slow_copies: None, background: ThreadPoolExecutor
-) -> None:
+def test_a_step_right_after_the_snapshot_cannot_tear_it(slow_copies: None) -> None:
     run, alone = Run(), Run()
     for _ in range(3):
         run.step()
         alone.step()
         before = copy.deepcopy(flat(run.state()))
-        state, copies, done = taken(run, background)
+        state, copies = taken(run)
         run.step()
         alone.step()
-        done.result()
+        copies.finish()
         copies.check()
         for saved, wanted in zip(flat(state), before, strict=True):
             assert torch.equal(saved, wanted)
@@ -99,16 +91,14 @@ def test_a_step_right_after_the_snapshot_cannot_tear_it(
         assert torch.equal(ours, theirs)
 
 
-def test_the_snapshot_returns_before_it_is_copied(slow_copies: None, background: ThreadPoolExecutor) -> None:
-    run = Run()
+def test_the_snapshot_returns_before_it_is_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, go = Run(), threading.Event()
     run.step()
-    go = threading.Event()
-    background.submit(go.wait)
-    state, copies, done = taken(run, background)
-    assert not done.done()
+    monkeypatch.setattr(snapshot, "copy_tensor", lambda to, source: go.wait() and to.copy_(source))
+    state, copies = taken(run)
     assert not torch.equal(state["model"]["0.weight"], run.layers[0].weight)
     go.set()
-    done.result()
+    copies.finish()
     assert torch.equal(state["model"]["0.weight"], run.layers[0].weight)
     copies.release()
 
@@ -120,6 +110,7 @@ def test_what_may_change_before_an_update_is_copied_at_once() -> None:
     state = copies.later({**run.state(), "statistics": statistics})
     wanted = statistics.clone()
     statistics.zero_()
+    copies.start()
     copies.finish()
     copies.check()
     assert torch.equal(state["statistics"], wanted)
@@ -134,6 +125,7 @@ def test_a_weight_that_changes_outside_of_updates_is_noticed_and_copied_at_once_
         wanted = run.layers[0].weight.detach().clone()
         with torch.no_grad():
             run.layers[0].weight[3] = 1.0  # as a codebook does that gives its dead rows new values
+        copies.start()
         copies.finish()
         run.step()
         if written_before_update:
@@ -152,11 +144,36 @@ def test_what_occurs_twice_is_copied_once_and_memory_is_used_again() -> None:
     for _ in range(3):
         copies = run.copier.begin(average.values())
         state = copies.later({"deployed": average, "trainer": {"weights": dict(average)}})
+        copies.start()
         copies.finish()
         assert state["deployed"]["weight"] is state["trainer"]["weights"]["weight"]
         places.add(state["deployed"]["weight"].data_ptr())
         copies.release()
     assert len(places) == 1
+
+
+def test_a_copy_that_fails_is_no_snapshot_and_stops_no_update(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(target: Tensor, source: Tensor) -> None:
+        raise MemoryError("no memory")
+
+    run = Run()
+    run.step()
+    monkeypatch.setattr(snapshot, "copy_tensor", fail)
+    _, copies = taken(run)
+    run.step()
+    with pytest.raises(MemoryError):
+        copies.finish()
+
+
+def test_memory_is_there_before_it_is_needed() -> None:
+    run = Run()
+    run.step()
+    run.copier.prepare(run.late())
+    copies = run.copier.begin(run.late())
+    ready = {b.data_ptr() for buffers in run.copier._buffers.values() for b in buffers}
+    state = copies.later(run.state())
+    assert state["model"]["0.weight"].data_ptr() in ready
+    copies.release()
 
 
 def test_a_snapshot_that_is_never_written_stops_no_update() -> None:

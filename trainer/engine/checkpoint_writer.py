@@ -24,7 +24,7 @@ from trainer.engine.checkpoint import (
     read_pointer,
     write_checkpoint,
 )
-from trainer.engine.snapshot import TornError
+from trainer.engine.snapshot import TornError, stand_back
 
 
 class CheckpointWriter:
@@ -44,7 +44,7 @@ class CheckpointWriter:
         self.run = run
         self.keep = keep
         self.written: Path | None = None
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="checkpoint", initializer=stand_back)
         self._jobs: list[Future[None]] = []
 
     def submit(self, snapshot: Snapshot) -> None:

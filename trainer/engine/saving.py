@@ -60,13 +60,30 @@ class Saving:
         if not (optimizers and known and isinstance(trainer, PolicyTrainer)):
             return False
         self.copier.guard(optimizers)
+        if self.e.runtime.is_main:
+            self._prepare_memory(list(optimizers))
         if trainer.average is not None:
             trainer.average.before_update = self.copier.before_update
         return True
 
+    def _prepare_memory(self, optimizers: list[torch.optim.Optimizer]) -> None:
+        """Get the memory for snapshots when the optimizers have their state: after the first update."""
+
+        def prepare(*_: Any) -> None:
+            if all(optimizer.state for optimizer in optimizers):
+                handle.remove()
+                self.copier.prepare(self._late_tensors())
+
+        handle = optimizers[-1].register_step_pre_hook(prepare)
+
     def save(self) -> str:
-        """Take a snapshot that is written in the background, and return its name; all ranks meet."""
+        """Take a snapshot that is written in the background, and return its name; all ranks meet.
+
+        A moment is saved once.
+        """
         e = self.e
+        if self._saved == (e.progress.epoch, e.progress.iteration):
+            return e.moment
         e.tracker.flush()
         random = e.runtime.gather(random_state())
         name, self._saved = e.moment, (e.progress.epoch, e.progress.iteration)
@@ -92,6 +109,7 @@ class Saving:
             "best": self.best,
         }
         tensors |= copies.later(rest)
+        copies.start()
         e.writer.submit(
             Snapshot(name, tensors, self._files(), self._facts(), copies, flushed=[e.run / METRICS])
         )
@@ -185,12 +203,10 @@ class Saving:
         value = float(scores[wanted.metric])
         if not math.isfinite(value) or not _improves(value, self.best, wanted.mode):
             return
-        now = (self.e.progress.epoch, self.e.progress.iteration)
         self.best = {"name": self.e.moment, "metric": wanted.metric, "mode": wanted.mode, "value": value}
-        if self._saved != now:
-            self.save()
+        self.save()
         if self.e.runtime.is_main:
-            facts = {**self.best, "epoch": now[0], "iteration": now[1]}
+            facts = {**self.best, **vars(self.e.progress)}
             self.e.writer.point_at_best(self.e.moment, facts)
 
     def say_what_had_no_effect(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from trainer.utils.tree import tree_map
 
 # Copying less than this at once takes no longer than handing it to another thread.
 _SMALL = 1 << 16
+# Niceness of what can wait; on Linux every thread has its own.
+_PATIENCE = 10
 
 _Key = tuple[Any, ...]
 
@@ -36,8 +39,8 @@ class _Late:
 class HostCopier:
     """Copies states to host memory that is used again and again.
 
-    What changes in updates only is copied late: on a CPU by the thread that writes the checkpoint, on a GPU
-    by a stream of its own. `guard` makes every optimizer wait for these copies before it changes anything,
+    What changes in updates only is copied late: on a CPU by a thread of its own, on a GPU by a stream of its
+    own. `guard` makes every optimizer wait for these copies before it changes anything,
     and costs nothing when there are none. Everything else is copied at once.
 
     A tensor that changes between the snapshot and the next update all the same is noticed by its version
@@ -52,6 +55,19 @@ class HostCopier:
         self._buffers: dict[_Key, list[Tensor]] = {}
         self._restless: set[_Key] = set()
         self._pending: Copies | None = None
+        self._preparing: threading.Thread | None = None
+
+    def prepare(self, tensors: Iterable[Tensor]) -> None:
+        """Get the memory for copies of these tensors in the background: its first use takes long."""
+        distinct = list({_key(t): t.detach() for t in tensors if t.numel()}.values())
+
+        def get() -> None:
+            stand_back()
+            for source in distinct:
+                self._buffers.setdefault(_format(source), []).append(_host_memory(source).zero_())
+
+        self._preparing = threading.Thread(target=get, name="checkpoint-memory", daemon=True)
+        self._preparing.start()
 
     def guard(self, optimizers: Iterable[torch.optim.Optimizer]) -> None:
         """Make these optimizers wait for late copies before each update."""
@@ -71,16 +87,16 @@ class HostCopier:
         Args:
             late: tensors that change in updates only, all of which `before_update` precedes.
         """
+        if self._preparing is not None:
+            self._preparing.join()
+            self._preparing = None
         self._pending = Copies(self, {_key(t) for t in late} - self._restless)
         return self._pending
 
     def buffer(self, source: Tensor) -> Tensor:
         """Return host memory for a copy of `source`, that of an earlier copy where one fits."""
-        pinned = source.is_cuda
-        fitting = self._buffers.get((source.shape, source.stride(), source.dtype, pinned))
-        if fitting:
-            return fitting.pop()
-        return torch.empty_like(source, device="cpu", pin_memory=pinned, requires_grad=False)
+        fitting = self._buffers.get(_format(source))
+        return fitting.pop() if fitting else _host_memory(source)
 
 
 class Copies:
@@ -96,6 +112,7 @@ class Copies:
         self._lock = threading.Lock()
         self._settled = False
         self._torn: list[_Key] = []
+        self._error: BaseException | None = None
 
     def now(self, state: Any) -> Any:
         """Return the state with host tensors in the place of its own; they hold today's values."""
@@ -136,7 +153,7 @@ class Copies:
         if source.numel() == 0:
             return torch.empty_like(source, device="cpu")
         target = self._copier.buffer(source)
-        self._used.append(((source.shape, source.stride(), source.dtype, source.is_cuda), target))
+        self._used.append((_format(source), target))
         if late and (source.is_cuda or source.nbytes > _SMALL):
             self._late.append(_Late(key, source, source._version, target))
         else:
@@ -151,16 +168,28 @@ class Copies:
             self._event = torch.cuda.Event()
             self._event.record(stream)
 
+    def start(self) -> None:
+        """Make the late copies on the host in the background; to be called once `later` has returned."""
+
+        def copy() -> None:
+            try:
+                for one in self._late:
+                    if not one.source.is_cuda:
+                        copy_tensor(one.target, one.source)
+            except BaseException as error:
+                self._error = error
+            finally:
+                self._copied.set()
+
+        threading.Thread(target=copy, name="checkpoint-copy", daemon=True).start()
+
     def finish(self) -> None:
-        """Make the late copies, or wait until the device has made them; called by the thread that writes."""
-        try:
-            for one in self._late:
-                if not one.source.is_cuda:
-                    copy_tensor(one.target, one.source)
-            if self._event is not None:
-                self._event.synchronize()
-        finally:
-            self._copied.set()
+        """Return when everything is copied; called by the thread that writes, after `start`."""
+        self._copied.wait()
+        if self._event is not None:
+            self._event.synchronize()
+        if self._error is not None:
+            raise self._error
 
     def settle(self) -> None:
         """Return when the tensors may change; called before an update. On a GPU the host does not wait."""
@@ -205,6 +234,23 @@ class Copies:
 def copy_tensor(target: Tensor, source: Tensor) -> None:
     """Copy one tensor on the host."""
     target.copy_(source)
+
+
+def stand_back() -> None:
+    """Let this thread compute where the training leaves a core to it, if the system has such a thing."""
+    with contextlib.suppress(OSError, AttributeError):
+        thread = threading.get_native_id()
+        niceness = max(_PATIENCE, os.getpriority(os.PRIO_PROCESS, thread))
+        os.setpriority(os.PRIO_PROCESS, thread, niceness)
+
+
+def _host_memory(source: Tensor) -> Tensor:
+    return torch.empty_like(source, device="cpu", pin_memory=source.is_cuda, requires_grad=False)
+
+
+def _format(source: Tensor) -> _Key:
+    """Return what memory and a tensor that fits into it have in common."""
+    return (source.shape, source.stride(), source.dtype, source.is_cuda)
 
 
 def _key(tensor: Tensor) -> _Key:

@@ -1,0 +1,265 @@
+"""What a save costs the training: beside `torch.save` of the same state, and in the steps that follow.
+
+`python benchmarks/save_stall.py` trains a flow-matching policy of 100 M parameters (AdamW, weight average) on
+numbers that mean nothing, and saves it by turns with `torch.save` and with the framework, on the same disk.
+Prints JSON: seconds, ratios, and the time of the ten steps after each save over that of steps without.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+STATE, ACTION, HORIZON, CONDITION = 8, 4, 16, 64
+
+
+def write_dataset(root: Path) -> None:
+    from trainer.data.lerobot import LeRobotWriter
+
+    random = np.random.default_rng(0)
+    features = {
+        "observation.state": {"dtype": "float32", "shape": [STATE], "names": None},
+        "action": {"dtype": "float32", "shape": [ACTION], "names": None},
+    }
+    with LeRobotWriter(root, fps=10, features=features) as writer:
+        for _ in range(40):
+            frames = {
+                "observation.state": random.normal(size=(100, STATE)).astype(np.float32),
+                "action": random.normal(size=(100, ACTION)).astype(np.float32),
+            }
+            writer.add_episode(frames, task="none")
+
+
+def models(width: int, blocks: int) -> dict[str, Any]:
+    encoder = {
+        "inputs": ["state"],
+        "modules": {
+            "flatten": {"_type_": "nn.Flatten"},
+            "embedding": {"_type_": "mlp", "dims": [STATE, CONDITION]},
+        },
+        "nodes": [
+            {"name": "flat", "call": "module:flatten", "args": ["$state"]},
+            {"name": "condition", "call": "module:embedding", "args": ["$flat"]},
+        ],
+        "outputs": ["condition"],
+    }
+    names = ("time", "noise", "condition")
+    decoder = {
+        "inputs": list(names),
+        "modules": {
+            "decoder": {
+                "_type_": "flow_velocity_mlp",
+                "action_dim": ACTION,
+                "action_horizon": HORIZON,
+                "condition_dim": CONDITION,
+                "width": width,
+                "num_blocks": blocks,
+                "time_dim": 256,
+            }
+        },
+        "nodes": [{"name": "velocity", "call": "module:decoder", "kwargs": {n: f"${n}" for n in names}}],
+        "outputs": ["velocity"],
+    }
+    graphs = {"observation_encoder": encoder, "velocity_decoder": decoder}
+    return {name: {"schema_version": 1, "model": {"graph": graph}} for name, graph in graphs.items()}
+
+
+def write_experiment(folder: Path, arguments: argparse.Namespace) -> Path:
+    write_dataset(folder / "data")
+    for name, model in models(arguments.width, arguments.blocks).items():
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(model, sort_keys=False), encoding="utf-8")
+    optimizer = {"type": "adamw_warmup_cosine_decay", "params": {"peak_lr": 1e-4, "total_steps": 100_000}}
+    components = ("observation_encoder", "velocity_decoder")
+    params = {
+        "repo_id": "local/none",
+        "root": "data",
+        "local_files_only": True,
+        "task_name": "none",
+        "action_horizon": HORIZON,
+        "obs_proprio_history": 1,
+    }
+    plugins = (
+        "dataloader.lerobot_data",
+        "optimizer.adamw_cosine_decay",
+        "trainer.imitation_learning.state_flow_matching.state_flow_matching_trainer",
+    )
+    config = {
+        "plugins": [f"experiment_training.components.{plugin}" for plugin in plugins],
+        "device": arguments.device,
+        "model": {
+            "component_config_paths": {c: f"{c}.yaml" for c in components},
+            "component_optims": dict.fromkeys(components, optimizer),
+        },
+        "data": {
+            "datamodule": {"type": "lerobot_dataset_factory", "params": params},
+            "batch_size": arguments.batch,
+        },
+        "train": {
+            "trainer": {
+                "type": "state_flow_matching_trainer",
+                "params": {"action_horizon": HORIZON, "action_dim": ACTION, "n_action_steps": 8},
+            },
+            "project_name": "save_stall",
+            "save_dir": "run",
+            "epoch": 1000,
+            "ema": {"enabled": True},
+        },
+    }
+    path = folder / "experiment.yaml"
+    path.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
+    return path
+
+
+class Training:
+    """The experiment, one step at a time, with the time that an update waits for a copy."""
+
+    def __init__(self, experiment: Any) -> None:
+        self.e = experiment
+        self.waited = 0.0
+        self.device = experiment.runtime.device
+        copier = experiment.saving.copier
+        before_update = copier.before_update
+
+        def timed() -> None:
+            started = time.perf_counter()
+            before_update()
+            self.waited += time.perf_counter() - started
+
+        copier.before_update = timed
+        self.batches = self._batches()
+
+    def _batches(self) -> Iterator[Any]:
+        for epoch in range(1_000_000):
+            yield from self.e.loader.epoch(epoch, start_step=0)
+
+    def finish_queue(self) -> None:
+        """Wait for the GPU, if there is one."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def steps(self, number: int) -> list[float]:
+        """Make steps and return the seconds of each."""
+        seconds = []
+        for _ in range(number):
+            started = time.perf_counter()
+            with self.e.runtime.autocast():
+                self.e.trainer.train_step(next(self.batches), iterations=self.e.progress.iteration)
+            self.finish_queue()
+            self.e.progress.iteration += 1
+            self.e.writer.check()
+            seconds.append(time.perf_counter() - started)
+        return seconds
+
+    def plain_save(self, path: Path) -> float:
+        """Save weights, optimizer and average with torch, as a script would."""
+        e = self.e
+        started = time.perf_counter()
+        state = {
+            "models": {n: m.state_dict() for n, m in e.models.items()},
+            "optimizers": {n: o.state_dict() for n, o in e.optimizers.items()},
+            "trainer": e.trainer.state_dict(),
+        }
+        torch.save(state, path)
+        seconds = time.perf_counter() - started
+        path.unlink()
+        return seconds
+
+    def our_save(self) -> tuple[float, float, list[float], float]:
+        """Save and go on; return seconds in `save`, waiting before the update, of ten steps, of the write."""
+        self.finish_queue()
+        self.waited = 0.0
+        started = time.perf_counter()
+        self.e.save()
+        saving = time.perf_counter() - started
+        seconds = self.steps(10)
+        waited = self.waited
+        self.e.writer.wait()
+        return saving, waited, seconds, time.perf_counter() - started
+
+
+def settle(training: Training) -> None:
+    """Let the disk finish what the turn before has left."""
+    os.sync()
+    training.steps(1)
+
+
+def measure(training: Training, rounds: int, scratch: Path) -> dict[str, Any]:
+    training.steps(3)
+    first = training.our_save()
+    plain, ours, usual, after, written = [], [], [], [], []
+    for _ in range(rounds):
+        settle(training)
+        plain.append(training.plain_save(scratch / "plain.pt"))
+        settle(training)
+        usual += training.steps(10)
+        saving, waited, seconds, whole = training.our_save()
+        ours.append((saving, waited))
+        after.append(seconds)
+        written.append(whole)
+    step = statistics.median(usual)
+    stalls = [sum(one) for one in ours]
+    return {
+        "parameters": sum(p.numel() for m in training.e.models.values() for p in m.parameters()),
+        "device": str(training.device),
+        "threads": torch.get_num_threads(),
+        "plain_torch_save_s": rounded(plain),
+        "stall_s": rounded(stalls),
+        "of_it_in_save_s": rounded(a for a, _ in ours),
+        "of_it_before_the_update_s": rounded(b for _, b in ours),
+        "ratio": round(statistics.median(stalls) / statistics.median(plain), 4),
+        "first_save_stall_s": round(first[0] + first[1], 4),
+        "step_s": round(step, 4),
+        "ten_steps_after_over_usual": rounded(sum(seconds) / 10 / step for seconds in after),
+        "extra_s_in_ten_steps_over_plain": round(
+            statistics.median(sum(s) - 10 * step + a for s, (a, _) in zip(after, ours, strict=True))
+            / statistics.median(plain),
+            4,
+        ),
+        "written_after_s": rounded(written),
+    }
+
+
+def rounded(values: Any) -> list[float]:
+    return [round(value, 4) for value in values]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--width", type=int, default=1680)
+    parser.add_argument("--blocks", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--folder", type=Path, help="on the disk to measure  [default: the temporary folder]")
+    arguments = parser.parse_args()
+    os.environ["WANDB_MODE"] = "disabled"
+
+    from trainer.config.loader import load_located
+    from trainer.engine.assemble import assemble
+    from trainer.offline_trainer import check
+    from trainer.runtime import connect
+
+    folder = Path(tempfile.mkdtemp(prefix="save_stall.", dir=arguments.folder))
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        located = load_located(write_experiment(folder, arguments), [f"train.save_dir={folder / 'run'}"])
+        runtime = stack.enter_context(connect(arguments.device))
+        experiment = stack.enter_context(assemble(check(located), runtime))
+        print(json.dumps(measure(Training(experiment), arguments.rounds, folder), indent=2))
+
+
+if __name__ == "__main__":
+    main()
