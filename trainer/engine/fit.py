@@ -128,9 +128,9 @@ def _end_epoch(e: Experiment, watch: LossWatch) -> None:
     restore_random_state(state)
     whole = e.progress.iteration == e.progress.epoch * e.loader.steps_per_epoch
     due = whole and e.progress.epoch % train.save_every == 0
+    e.consider_best(e.scores)  # first, because what is saved knows which is best
     if due or _due_within_epoch(e) or (e.finished and train.checkpoint.save_last):
         _save(e, watch)
-    e.consider_best(e.scores)
 
 
 def _save(e: Experiment, watch: LossWatch) -> None:
