@@ -92,7 +92,12 @@ def _is_final(error: BaseException) -> bool:
 
 
 def attempt(config_path: str | Path, overrides: Sequence[str] = ()) -> Outcome:
-    """Train, and return what the user has to know of the end; what only a traceback explains is raised."""
+    """Train, and return what the user has to know of the end.
+
+    Raises:
+        RankLost: another rank is gone, which may not happen again.
+        Exception: whatever only a traceback explains.
+    """
     main_rank = environment_rank() == 0
     try:
         folder = train(config_path, overrides)
@@ -100,7 +105,9 @@ def attempt(config_path: str | Path, overrides: Sequence[str] = ()) -> Outcome:
         text = f"Saved and {stopped}; the same command goes on from there."
         return Outcome(stopped.exit_code, text if main_rank else "")
     except RankLost as lost:
-        return Outcome(2 if lost.loss.final else 1, f"Error: {lost}" if lost.say else "")
+        if not lost.loss.final:
+            raise
+        return Outcome(2, f"Error: {lost}" if lost.say else "")
     except Exception as error:
         message = user_message(error)
         if message is None:
@@ -111,7 +118,11 @@ def attempt(config_path: str | Path, overrides: Sequence[str] = ()) -> Outcome:
 
 def run(config_path: str | Path, overrides: Sequence[str] = ()) -> None:
     """Train, say how it ended, and exit accordingly."""
-    attempt(config_path, overrides).tell()
+    try:
+        outcome = attempt(config_path, overrides)
+    except RankLost as lost:
+        outcome = Outcome(1, f"Error: {lost}" if lost.say else "")
+    outcome.tell()
 
 
 @click.command()

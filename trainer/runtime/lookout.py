@@ -80,6 +80,9 @@ class RankLost(RuntimeError):
         self.loss = loss
         self.say = say
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RankLost, (self.loss, self.say)
+
 
 class AgreedEnd(Exception):
     """An early end of the run on which all ranks agreed; nobody misses who leaves by it."""
