@@ -1,0 +1,160 @@
+"""Numbers that are not finite: the run stops, or leaves the update out, and a checkpoint never holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_training import metrics, weights
+from torch import nn
+
+from trainer.engine.checkpoint import read_manifest
+from trainer.engine.errors import NonFiniteError
+from trainer.engine.finite import FiniteUpdates, LossWatch, check_weights
+from trainer.engine.step import PolicyTrainer, StepSettings
+from trainer.offline_trainer import train
+
+Write = Callable[..., Path]
+
+PLUGIN = '''
+import torch
+from experiment_training.components.trainer.imitation_learning.state_flow_matching import policy
+from trainer.engine.step import PolicyTrainer
+from trainer.registry import TRAINER_REGISTRY
+
+@TRAINER_REGISTRY.register("spiky_trainer")
+class SpikyTrainer(PolicyTrainer):
+    """Its loss is NaN at step 14."""
+
+    policy_class = policy.StateFlowMatchingPolicy
+
+    def train_step(self, data, iterations):
+        if iterations == 14:
+            data = {**data, "action": data["action"] * float("nan")}
+        return super().train_step(data, iterations)
+'''
+
+
+@pytest.fixture
+def spiky(tiny_experiment: Write, tmp_path: Path) -> Path:
+    (tmp_path / "spiky.py").write_text(PLUGIN)
+
+    def change(config: dict[str, Any]) -> None:
+        config["plugins"].append("spiky")
+        config["train"]["trainer"]["type"] = "spiky_trainer"
+
+    return tiny_experiment(change)
+
+
+def test_a_run_stops_with_its_last_checkpoint_as_it_was(spiky: Path) -> None:
+    with pytest.raises(NonFiniteError, match=r"the loss is nan at step 14 .*train\.non_finite: skip"):
+        train(spiky)
+    run = spiky.parent / "run"
+    assert (run / "latest").read_text() == "epoch_1\n"
+    read_manifest(run / "epoch_1")
+    assert not (run / "epoch_2").exists()
+    assert np.isnan(metrics(run)[14]["total"])
+
+
+def test_an_update_is_left_out(spiky: Path) -> None:
+    run = train(spiky, ["train.non_finite=skip"])
+    skipped = [line["skipped"] for line in metrics(run)]
+    assert skipped == [0.0] * 14 + [1.0] + [0.0] * 7
+    assert np.isfinite([line["total"] for line in metrics(run)[15:]]).all()
+    assert all(value.isfinite().all() for value in weights(run / "epoch_2").values())
+
+
+def test_looking_changes_nothing_of_a_sound_run(tiny_experiment: Write, tmp_path: Path) -> None:
+    plain = train(tiny_experiment(), [f"train.save_dir={tmp_path / 'plain'}"])
+    looked = train(tiny_experiment(), [f"train.save_dir={tmp_path / 'looked'}", "train.non_finite=skip"])
+    for key, value in weights(plain / "epoch_2").items():
+        assert torch.equal(weights(looked / "epoch_2")[key], value)
+
+
+def test_half_precision_scales_the_loss_and_trains(tiny_experiment: Write) -> None:
+    run = train(tiny_experiment(lambda c: c.update(precision="fp16")), ["train.epoch=4"])
+    lines = metrics(run)
+    assert lines[-1]["skipped"] == 0.0
+    first, last = (np.mean([line["total"] for line in part]) for part in (lines[:5], lines[-5:]))
+    assert last < first
+    state = torch.load(run / "epoch_4/training_state.pt", weights_only=True)["trainer"]["finite"]
+    skipped = sum(line["skipped"] for line in lines)
+    assert state["scale"].item() == 2.0 ** (16 - skipped)
+
+
+class Line(nn.Module):
+    """A line; its loss is its value at x."""
+
+    def __init__(self, components: nn.ModuleDict, loss: None = None) -> None:
+        super().__init__()
+        self.components = components
+
+    def loss(self, batch: dict[str, torch.Tensor], random: Any) -> dict[str, torch.Tensor]:
+        return {"total": self.components["line"](batch["x"]).mean()}
+
+
+class LineTrainer(PolicyTrainer):
+    policy_class = Line
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_fused_and_other_optimizers_leave_the_same_updates_out(fused: bool) -> None:
+    """Two components: inf in the gradients of one keeps the other from its update, too."""
+    models = nn.ModuleDict({"line": nn.Linear(2, 1), "spare": nn.Linear(1, 1)})
+    start = {k: v.clone() for k, v in models.state_dict().items()}
+    optimizers = {n: torch.optim.AdamW(m.parameters(), lr=0.1, fused=fused) for n, m in models.items()}
+    trainer = LineTrainer(
+        models, optimizers, None, torch.device("cpu"), StepSettings(non_finite="skip", gradient_clip_val=1.0)
+    )
+    bad = trainer.train_step({"x": torch.tensor([[1.0, float("inf")]])}, 0)
+    assert bad["skipped"] == 1
+    assert all(torch.equal(v, start[k]) for k, v in models.state_dict().items())
+    good = trainer.train_step({"x": torch.tensor([[1.0, 2.0]])}, 1)
+    assert good["skipped"] == 0
+    assert not torch.equal(models["line"].weight, start["line.weight"])
+    reference = nn.Linear(2, 1)
+    reference.load_state_dict({"weight": start["line.weight"], "bias": start["line.bias"]})
+    plain = torch.optim.AdamW(reference.parameters(), lr=0.1)
+    reference(torch.tensor([[1.0, 2.0]])).mean().backward()
+    nn.utils.clip_grad_norm_(reference.parameters(), 1.0)
+    plain.step()
+    torch.testing.assert_close(models["line"].weight, reference.weight)
+
+
+def test_the_scale_halves_with_each_skipped_update_and_grows_again() -> None:
+    finite = FiniteUpdates(torch.device("cpu"), scaled=True)
+    weight = nn.Parameter(torch.ones(2))
+    optimizer = torch.optim.SGD([weight], lr=0.5)
+    weight.grad = torch.full((2,), float("inf"))
+    finite.step([optimizer], finite.verdict([weight.grad]))
+    assert finite.scale == 2.0**15
+    assert torch.equal(weight.detach(), torch.ones(2))
+    for _ in range(2000):
+        weight.grad = torch.full((2,), 2.0**15)
+        finite.step([], finite.verdict([weight.grad]))
+    assert finite.scale == 2.0**16
+    weight.grad = finite.scaled_loss(torch.tensor(1.0)).repeat(2)
+    finite.verdict([weight.grad])
+    assert torch.equal(weight.grad, torch.ones(2))
+
+
+def test_nothing_but_skipped_updates_ends_the_run() -> None:
+    watch = LossWatch(skipping=True)
+    watch.look({"step": s, "total": float("nan"), "skipped": 1.0} for s in range(150))
+    watch.look([{"step": 150, "total": 1.0, "skipped": 0.0}])
+    watch.look({"step": s, "total": float("nan"), "skipped": 1.0} for s in range(151, 350))
+    with pytest.raises(NonFiniteError, match="the last 200 updates up to step 350 were skipped"):
+        watch.look([{"step": 350, "total": float("nan"), "skipped": 1.0}])
+
+
+def test_broken_weights_are_not_saved() -> None:
+    models = {"good": nn.Linear(2, 2), "bad": nn.Linear(2, 2)}
+    check_weights(models, 7)
+    with torch.no_grad():
+        models["bad"].weight[0, 0] = float("inf")
+    with pytest.raises(NonFiniteError, match="after 7 updates the weights of bad are not finite"):
+        check_weights(models, 7)
