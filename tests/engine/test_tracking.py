@@ -8,16 +8,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from trainer.config.loader import load_located
 from trainer.engine.errors import TrainingFault
 from trainer.engine.loggers import TensorBoardLogger, WandbLogger
 from trainer.engine.loggers.wandb import logged_steps
+from trainer.engine.preflight import preflight
 from trainer.engine.tracking import VALIDATIONS, Tracker, forget_from
 from trainer.runtime import Runtime
 from trainer.templates import RunIdentity
@@ -73,6 +75,33 @@ def test_a_logger_gets_what_it_lacks_and_nothing_twice(tmp_path: Path) -> None:
         tracker.record(step, {"total": float(step)}, {})
     assert [step for step, _ in behind.rows] == [3, 4, 5, 6, 7, 8, 9]
     assert [step for step, _ in ahead.rows] == [8, 9]
+
+
+def test_a_logger_that_lost_the_end_gets_its_scores_again(tmp_path: Path) -> None:
+    """A process that is killed after an epoch may not have handed over what was measured at its end."""
+    first = Tracker(tmp_path, ALONE, every=1)
+    first.start([], identity(tmp_path))
+    for step in range(4):
+        first.record(step, {"total": float(step)}, {"epoch": (step + 1) / 2})
+        if step % 2:
+            first.note(
+                VALIDATIONS, {"step": step + 1, "epoch": step // 2 + 1}, {"validation/total": step / 4}
+            )
+    recorder = Recorder(known=0)
+    Tracker(tmp_path, ALONE, every=1).start([recorder], identity(tmp_path, first_step=4))
+    assert recorder.rows == [
+        (1, {"epoch": 1.0, "total": 1.0, "validation/total": 0.25}),
+        (2, {"epoch": 1.5, "total": 2.0}),
+        (3, {"epoch": 2.0, "total": 3.0, "validation/total": 0.75}),
+    ]
+
+
+def test_without_a_word_in_the_configuration_weights_and_biases_is_there(
+    tiny_experiment: Callable[..., Path],
+) -> None:
+    for change, expected in ((None, [WandbLogger]), (lambda c: c["train"].update(loggers=[]), [])):
+        plan = preflight(load_located(tiny_experiment(change)))
+        assert [type(logger) for logger in plan.loggers] == expected
 
 
 def test_what_is_measured_beside_training_goes_with_the_last_update(tmp_path: Path) -> None:
@@ -131,6 +160,7 @@ import json, os, signal, sys
 from pathlib import Path
 from test_tracking import ALONE, identity
 from trainer.engine.loggers import WandbLogger
+from trainer.engine.preflight import preflight
 from trainer.engine.tracking import Tracker, forget_from
 
 folder, first, last, kill = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "kill"

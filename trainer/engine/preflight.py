@@ -17,7 +17,7 @@ from model_constructor.util.suggest import closest
 from trainer.config.errors import ConfigError, ConfigValidationIssue, ParameterError
 from trainer.config.loader import ConfigPath, LocatedConfig
 from trainer.config.paths import find_input, output_path, project_folder
-from trainer.config.schemas import ExperimentConfig
+from trainer.config.schemas import ComponentSpec, ExperimentConfig, TrainConfig
 from trainer.config.validation import Issues, validate_parameters, validate_schema
 from trainer.data.augmentation import Augmentation
 from trainer.data.errors import DatasetError
@@ -208,19 +208,27 @@ def _specs(raw: Mapping[str, Any]) -> list[_Spec]:
         (("train", "loss"), LOSS_BUILDER_REGISTRY),
         (("train", "optimizer"), OPTIMIZER_BUILDER_REGISTRY),
     ]
-    for key, several in _SEVERAL.items():
-        entries = _at(raw, "train", key)
-        found += [
-            (("train", key, i), several) for i in range(len(entries) if isinstance(entries, list) else 0)
-        ]
     for name in _mapping(raw, "model", "component_optims"):
         found.append((("model", "component_optims", name), OPTIMIZER_BUILDER_REGISTRY))
+    listed = [
+        (("train", key, i), registry, entry)
+        for key, registry in _SEVERAL.items()
+        for i, entry in enumerate(_entries(raw, key))
+    ]
     specs = []
-    for path, registry in found:
-        value = _mapping(raw, *path)
-        if isinstance(value.get("type"), str):
+    for path, registry, value in [*((p, r, _mapping(raw, *p)) for p, r in found), *listed]:
+        if isinstance(value, Mapping) and isinstance(value.get("type"), str):
             specs.append(_Spec(path, registry, value))
     return specs
+
+
+def _entries(raw: Mapping[str, Any], key: str) -> list[Any]:
+    """Return a list of the `train` section, its default where the configuration says nothing."""
+    entries = _at(raw, "train", key)
+    if entries is None:
+        default: list[ComponentSpec] = TrainConfig.model_fields[key].get_default(call_default_factory=True)
+        return [entry.model_dump() for entry in default]
+    return entries if isinstance(entries, list) else []
 
 
 def _check_spec(issues: Issues, spec: _Spec) -> dict[str, Any] | None:
@@ -332,7 +340,7 @@ def _build_parts(issues: Issues, params: Mapping[ConfigPath, dict[str, Any]], ke
     """Build what a list of the `train` section names; a name that comes again gets a number."""
     built: dict[str, Any] = {}
     for path in (p for p in params if p[:2] == ("train", key)):
-        spec = _mapping(issues.located.data, *path)
+        spec = _entries(issues.located.data, key)[int(path[2])]
         name = spec["type"]
         try:
             part: Any = _SEVERAL[key].get(name)

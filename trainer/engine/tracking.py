@@ -19,6 +19,9 @@ METRICS = "metrics.jsonl"
 VALIDATIONS = "validations.jsonl"
 EVALUATIONS = "evaluations.jsonl"
 
+# Numbers that stand beside the scores in these files and are none.
+_FACTS = frozenset({"epoch", "episodes", "mean_length"})
+
 Line = dict[str, Any]
 
 
@@ -46,10 +49,19 @@ class Tracker:
         for logger in loggers:
             known = logger.start(identity)
             self._loggers.append((logger, known))
-            lines = _lines(self.run / METRICS) if known < identity.first_step - 1 else ()
-            rows = [_row(line) for line in lines if line["step"] > known]
+            rows = self._rows_after(known) if known < identity.first_step - 1 else []
             if rows:
                 logger.log(rows)
+
+    def _rows_after(self, known: int) -> list[tuple[int, dict[str, float]]]:
+        """Return what the files of the run hold of the steps after `known`, as `flush` and `note` gave it."""
+        rows = dict(_row(line) for line in _lines(self.run / METRICS) if line["step"] > known)
+        for file in (VALIDATIONS, EVALUATIONS):
+            for line in _lines(self.run / file):
+                step, scores = _row(line)
+                if step - 1 in rows:
+                    rows[step - 1].update({k: v for k, v in scores.items() if k not in _FACTS})
+        return list(rows.items())
 
     def record(self, step: int, metrics: Mapping[str, Any], facts: Mapping[str, Any]) -> list[Line]:
         """Keep the metrics of one step.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -96,13 +97,20 @@ def last_logged_step(folder: Path) -> int:
 
 def logged_steps(path: Path) -> Iterator[int]:
     """Yield the step of every row of metrics in an offline log; what is cut short at its end is left out."""
+    return (step for step, _ in logged_rows(path))
+
+
+def logged_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield step and values of every row of metrics in an offline log, as `logged_steps` does."""
     from wandb.proto import wandb_internal_pb2 as messages
 
     for data in _records(path.read_bytes()):
         record = messages.Record()  # type: ignore[attr-defined]
         record.ParseFromString(data)
         if record.HasField("history"):
-            yield int(record.history.step.num)
+            items = record.history.item
+            values = {".".join(i.nested_key) or i.key: json.loads(i.value_json) for i in items}
+            yield int(record.history.step.num), values
 
 
 def _records(content: bytes) -> Iterator[bytes]:
