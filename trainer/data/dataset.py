@@ -23,10 +23,13 @@ Batch = dict[str, Any]
 """Feature → tensor `(B, …)`; `task` is a list of B texts."""
 
 _RARE_KEYFRAMES = 8
-"""Where keyframes are further apart, several batches are decoded at once."""
+"""Where keyframes are further apart, frames decoded at once save much, else a little."""
 
-_LOOKAHEAD_BYTES = 256 * 2**20
-"""Memory for the frames of batches that are decoded at once, in each process that decodes."""
+_LOOKAHEAD_BYTES = {True: 256 * 2**20, False: 32 * 2**20}
+"""Memory for the frames of batches that are decoded at once: where keyframes are rare, and elsewhere."""
+
+_GROUPS_PER_EPOCH = 16
+"""At least so many groups of batches, where keyframes are not rare: workers share them out."""
 
 
 class WindowedDataset(Dataset[Batch]):
@@ -47,11 +50,14 @@ class WindowedDataset(Dataset[Batch]):
 
     Attributes:
         image_keys: the features that are camera frames.
+        concurrent_reads: a sample depends on its index alone, and any thread may read it.
 
     Raises:
         DatasetError: a column or a video cannot be read, the timestamps do not follow the rate, an episode
             does not exist or is named twice, or a window is longer than every chosen episode (`WindowError`).
     """
+
+    concurrent_reads = True
 
     def __init__(
         self,
@@ -140,9 +146,11 @@ class WindowedDataset(Dataset[Batch]):
         frames = {window.key: len(window.offsets) for window in self.windows}
         size = sum(frames[key] * int(np.prod(camera.shape)) for key, camera in self._cameras.items())
         distance = max((camera.frames_per_keyframe for camera in self._cameras.values()), default=1.0)
-        if distance < _RARE_KEYFRAMES:
+        if distance <= 1:
             return 1
-        return max(1, _LOOKAHEAD_BYTES // (size * batch_size))
+        rare = distance >= _RARE_KEYFRAMES
+        batches = max(1, _LOOKAHEAD_BYTES[rare] // (size * batch_size))
+        return batches if rare else max(1, min(batches, len(self) // (batch_size * _GROUPS_PER_EPOCH)))
 
     def statistics(self, keys: Sequence[str]) -> Stats:
         """Return exact statistics of low-dimensional features over the chosen episodes."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import random
 import time
-from collections.abc import Iterator, Sequence, Sized
+from collections.abc import Generator, Iterator, Sequence, Sized
 from typing import Any, cast
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from trainer.data.ahead import Ahead
 from trainer.data.fetch import fetch_batch
 from trainer.data.images import scale_images as images_to_float
 from trainer.data.normalization import Normalizer
@@ -22,13 +24,20 @@ from trainer.utils.tree import tree_map
 
 Batch = dict[str, Any]
 
+_BATCHES_AHEAD = 2
+"""Batches that are made beside the step without workers; where several are read at once, so many of those."""
+
 
 class BatchLoader:
     """Yields the batches of an epoch, on the device.
 
     The order is that of `GlobalBatchSampler`; neither workers nor ranks change it. With workers, everything
-    up to the copy to the device happens in them. Workers pay where samples are decoded or computed: a batch
-    of low-dimensional columns is gathered in less time than it takes to hand it over.
+    up to the copy to the device happens in them. Without, it happens in a thread beside the step, if the
+    dataset says by `concurrent_reads = True` that a sample depends on its index alone and may be read in any
+    thread; other datasets are read between the steps, for what they draw from the global generators must not
+    mix with what the step draws. Workers pay where samples are computed in Python: a batch of
+    low-dimensional columns is gathered in less time than it takes to hand it over, and videos are decoded in
+    as many threads as torch has.
 
     Camera frames travel as uint8, a quarter of the bytes, and become float32 in [0, 1] on the device; which
     features they are tell `images.is_image` and the dataset's `image_keys`. A dataset with a method
@@ -44,7 +53,7 @@ class BatchLoader:
         world_size: number of ranks.
         parts: batches of a rank that make one update together; they come one after the other.
         seed: seed of the order, and of the random generators in the workers.
-        num_workers: worker processes; 0 gathers in this one.
+        num_workers: worker processes; 0 gathers in this one, up to two batches (or groups of them) ahead.
         pin_memory: pin host memory, so that copies to a GPU run beside the computation.
         persistent_workers: keep the workers from one epoch to the next.
         prefetch_factor: batches in flight per worker; torch's default if not given.
@@ -98,7 +107,11 @@ class BatchLoader:
         self._scale_images = scale_images
         self._image_keys = frozenset(getattr(dataset, "image_keys", ()))
         lookahead = getattr(dataset, "lookahead", None)
-        self._steps = _Steps(self.sampler, 1 if lookahead is None else lookahead(batch_size))
+        together = 1 if lookahead is None else int(lookahead(batch_size))
+        self._steps = _Steps(self.sampler, together)
+        self._ahead = max(_BATCHES_AHEAD, together) if getattr(dataset, "concurrent_reads", False) else 0
+        # Floats take four times the memory of uint8, too much for a group of batches.
+        self._finish_ahead = self._ahead > 0 and together == 1 and self._device.type == "cpu"
         self._worker_seeds = torch.Generator()
         self._workers: DataLoader[Any] | None = None
         if num_workers > 0:
@@ -122,37 +135,50 @@ class BatchLoader:
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """Yield the batches of an epoch, from step `start_step` on."""
         waiting_since = time.perf_counter()
-        for batch in self._host_batches(epoch, start_step):
-            ready = self._ready(batch)
-            self.wait_seconds += time.perf_counter() - waiting_since
-            yield ready
-            waiting_since = time.perf_counter()
+        with contextlib.closing(self._host_batches(epoch, start_step)) as batches:
+            for batch in batches:
+                ready = self._ready(batch)
+                self.wait_seconds += time.perf_counter() - waiting_since
+                yield ready
+                waiting_since = time.perf_counter()
 
     def _ready(self, batch: Batch | PackedBatch) -> Batch:
         ready = self._to_device(batch)
         return images_to_float(ready, self._image_keys) if self._scale_images else ready
 
-    def _host_batches(self, epoch: int, start_step: int) -> Iterator[Batch | PackedBatch]:
-        self._steps.begin(epoch, start_step)
+    def _host_batches(self, epoch: int, start_step: int) -> Generator[Batch | PackedBatch, None, None]:
         if self._workers is None:
-            for group in self._steps:
-                yield from self._batches[group]
+            if not self._ahead:
+                yield from self._made_here(epoch, start_step)
+                return
+            with contextlib.closing(Ahead(self._made_here(epoch, start_step), self._ahead)) as ahead:
+                yield from ahead
             return
+        self._steps.begin(epoch, start_step)
         words = np.random.SeedSequence([self.sampler.seed % 2**64, epoch, self.sampler.rank])
         self._worker_seeds.manual_seed(int(words.generate_state(1)[0]))
         for batches in self._workers:
             yield from batches
 
+    def _made_here(self, epoch: int, start_step: int) -> Iterator[Batch | PackedBatch]:
+        for group in self._steps.groups(epoch, start_step):
+            for batch in self._batches[group]:
+                yield self._ready(batch) if self._finish_ahead else self._for_the_way(batch)
+
+    def _for_the_way(self, batch: Batch) -> Batch | PackedBatch:
+        """Return a batch as it travels to the device."""
+        if self._device.type == "cpu":
+            return batch
+        packed = PackedBatch(batch)
+        return packed.pin_memory() if self._pin_memory else packed
+
     def _to_device(self, batch: Batch | PackedBatch) -> Batch:
-        on_cpu = self._device.type == "cpu"
         if isinstance(batch, dict):
-            if on_cpu:
-                return batch
-            batch = PackedBatch(batch)
-            if self._pin_memory:
-                batch.pin_memory()
+            batch = self._for_the_way(batch)
+        if isinstance(batch, dict):
+            return batch
         unpacked = batch.unpack(self._device)
-        if on_cpu:
+        if self._device.type == "cpu":
             return unpacked
         # Tensors nested in a dataset's own containers are not in the block.
         return tree_map(lambda value: _moved(value, self._device), unpacked, is_leaf=_is_texts)
@@ -194,7 +220,10 @@ class _Steps:
         self._epoch, self._start_step = epoch, start_step
 
     def __iter__(self) -> Iterator[list[np.ndarray]]:
-        steps = self._sampler.iterate(self._epoch, self._start_step)
+        return self.groups(self._epoch, self._start_step)
+
+    def groups(self, epoch: int, start_step: int) -> Iterator[list[np.ndarray]]:
+        steps = self._sampler.iterate(epoch, start_step)
         while group := list(itertools.islice(steps, self._together)):
             yield group
 

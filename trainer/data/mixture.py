@@ -97,6 +97,7 @@ class MixtureDataset(Dataset[Batch]):
                 )
         own_keys = [getattr(part.dataset, "image_keys", ()) for part in parts]
         self.image_keys = tuple(dict.fromkeys(key for keys in own_keys for key in keys))
+        self.concurrent_reads = all(getattr(part.dataset, "concurrent_reads", False) for part in parts)
         samples = {part.name: fetch_batch(part.dataset, np.zeros(1, np.int64)) for part in parts}
         self._columns = mixture_columns(samples, self.image_keys, pad)
 

@@ -93,6 +93,7 @@ class GlobalBatchSampler:
                 yield self.indices(epoch, step, part)
 
     def _order(self, epoch: int) -> np.ndarray:
-        if self._cached is None or self._cached[0] != epoch:
-            self._cached = (epoch, self._draw(self.seed, epoch))
-        return self._cached[1]
+        cached = self._cached  # one thread may begin an epoch while another still ends the one before
+        if cached is None or cached[0] != epoch:
+            self._cached = cached = (epoch, self._draw(self.seed, epoch))
+        return cached[1]

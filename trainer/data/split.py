@@ -30,12 +30,14 @@ class EpisodeSubset(Dataset[Batch]):
 
     Attributes:
         image_keys: the features that are camera frames.
+        concurrent_reads: whether any thread may read the dataset, and a sample depends on its index alone.
     """
 
     def __init__(self, dataset: Dataset[Any], rows: np.ndarray, episodes: int) -> None:
         self.dataset = dataset
         self.rows = rows
         self.image_keys = tuple(getattr(dataset, "image_keys", ()))
+        self.concurrent_reads = bool(getattr(dataset, "concurrent_reads", False))
         self._episodes = episodes
 
     def __len__(self) -> int:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import itertools
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import PIL.Image
@@ -17,6 +18,7 @@ import pyarrow.parquet as pq
 from trainer.data.errors import DatasetError
 from trainer.data.lerobot.info import TOLERANCE_S
 from trainer.data.lerobot.reader import LeRobotReader, named_episodes
+from trainer.data.threads import lanes, side_by_side
 from trainer.data.video.decoder import DECODE_ERRORS, POOL
 from trainer.data.video.header import VideoHeader, read_header
 
@@ -25,6 +27,9 @@ CHECKED_AT_OPEN = 1000
 
 IMAGE_BYTES = 256 * 2**20
 """Encoded images of parquet files that one camera keeps in memory."""
+
+_SHORTEST_RUN = 16
+"""Frames that are worth a thread of their own."""
 
 
 class Camera(Protocol):
@@ -78,6 +83,15 @@ def open_camera(reader: LeRobotReader, key: str, positions: np.ndarray) -> Camer
         raise problem if str(problem).startswith(root) else DatasetError(f"{root}: {problem}") from None
 
 
+class _Part(NamedTuple):
+    """Frames that one call decodes: of which file, their `numbers`, and which of them goes to each place."""
+
+    file: int
+    places: np.ndarray
+    numbers: np.ndarray
+    which: np.ndarray
+
+
 class VideoCamera:
     """A camera stored as videos: each file of a batch is decoded in one call."""
 
@@ -114,24 +128,29 @@ class VideoCamera:
     def read(self, rows: np.ndarray) -> np.ndarray:
         """Return the frames of rows `(K,)`: uint8 `(K, 3, H, W)`."""
         out = np.empty((len(rows), *self.shape), np.uint8)
-        for file, places, numbers, which in self._by_file(rows):
+        parts = list(self._parts(rows))
+        for file in {part.file for part in parts}:
             if not self._checked[file]:
                 self._check(file)
-            try:
-                frames, times = POOL.frames(self._paths[file], self._fps, numbers.tolist())
-            except DECODE_ERRORS as problem:
-                raise self._failure(rows[places], problem) from None
-            late = np.abs(times - numbers / self._fps) > TOLERANCE_S
-            if late.any():
-                first = int(np.argmax(late))
-                row = int(rows[places][which == first][0])
-                raise DatasetError(
-                    f"{self._where(row)} should be shown at {numbers[first] / self._fps:.4f} s, the video "
-                    f"has a frame at {times[first]:.4f} s"
-                )
-            pictures = frames.transpose(0, 3, 1, 2)
-            out[places] = pictures if len(which) == len(numbers) else pictures[which]
+        side_by_side(lambda part: self._decode(part, rows, out), parts)
         return out
+
+    def _decode(self, part: _Part, rows: np.ndarray, out: np.ndarray) -> None:
+        """Write the frames of a part to their places in `out`."""
+        try:
+            frames, times = POOL.frames(self._paths[part.file], self._fps, part.numbers.tolist())
+        except DECODE_ERRORS as problem:
+            raise self._failure(rows[part.places], problem) from None
+        late = np.abs(times - part.numbers / self._fps) > TOLERANCE_S
+        if late.any():
+            first = int(np.argmax(late))
+            row = int(rows[part.places][part.which == first][0])
+            raise DatasetError(
+                f"{self._where(row)} should be shown at {part.numbers[first] / self._fps:.4f} s, the video "
+                f"has a frame at {times[first]:.4f} s"
+            )
+        pictures = frames.transpose(0, 3, 1, 2)
+        out[part.places] = pictures if len(part.which) == len(part.numbers) else pictures[part.which]
 
     def sources(self) -> list[Path]:
         """Return the video files."""
@@ -141,8 +160,8 @@ class VideoCamera:
         """Return file and frame of every row."""
         return np.stack([self._file, self._number], axis=1)
 
-    def _by_file(self, rows: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
-        """Yield for each file its places in `rows`, sorted frame numbers, and which of them goes where."""
+    def _parts(self, rows: np.ndarray) -> Iterator[_Part]:
+        """Yield what is decoded in one call each: a file's frames, or a run of them for each thread."""
         files = self._file[rows]
         order = np.argsort(files * (int(self._number.max()) + 1) + self._number[rows], kind="stable")
         files = files[order]
@@ -152,7 +171,13 @@ class VideoCamera:
                 continue
             places = order[begin:end]
             numbers, which = np.unique(self._number[rows[places]], return_inverse=True)
-            yield int(files[begin]), places, numbers, which.reshape(-1)
+            which = which.reshape(-1)  # ascending, as the places are in the order of their frames
+            runs = max(1, min(lanes(), len(numbers) // _SHORTEST_RUN))
+            bounds = np.linspace(0, len(numbers), runs + 1).astype(int)
+            inside = np.searchsorted(which, bounds)
+            for run in range(runs):
+                low, high, own = bounds[run], bounds[run + 1], slice(inside[run], inside[run + 1])
+                yield _Part(int(files[begin]), places[own], numbers[low:high], which[own] - low)
 
     def _check(self, file: int) -> VideoHeader:
         """Hold the header of a file against the dataset."""
@@ -251,9 +276,13 @@ class ImageCamera:
                 f"{self._paths[0]}: '{key}' has {len(self._places)} pictures for {len(chosen)} frames"
             )
         self._held: OrderedDict[tuple[int, int], pa.Array] = OrderedDict()
+        self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_held": OrderedDict()}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_held", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _held=OrderedDict(), _lock=threading.Lock())
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -294,6 +323,10 @@ class ImageCamera:
 
     def _group(self, file: int, group: int) -> pa.Array:
         """Return the encoded pictures of a row group, those last used being at hand."""
+        with self._lock:
+            return self._group_held(file, group)
+
+    def _group_held(self, file: int, group: int) -> pa.Array:
         held = self._held.pop((file, group), None)
         if held is None:
             try:

@@ -136,12 +136,13 @@ class _PyAV:
 class DecoderPool:
     """The decoders that a process holds open, the least used of which makes way for a new one.
 
-    A decoder is not shared with a child process: both would move the same place in the file.
+    Several threads may decode at once, also in one file; each then has a decoder of its own. A decoder is
+    not shared with a child process: both would move the same place in the file.
     """
 
     def __init__(self, size: int = MAX_OPEN) -> None:
         self._size = size
-        self._open: OrderedDict[tuple[Path, Backend], FrameDecoder] = OrderedDict()
+        self._idle: OrderedDict[tuple[Path, Backend], list[FrameDecoder]] = OrderedDict()
         self._lock = threading.Lock()
         self._inherited: list[Any] = []
         os.register_at_fork(after_in_child=self._forget)
@@ -149,21 +150,38 @@ class DecoderPool:
     def frames(self, path: Path, fps: float, numbers: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Return what `FrameDecoder.frames` of a file returns; raises one of `DECODE_ERRORS`."""
         key = (path, backend())
-        with self._lock:
-            decoder = self._open.pop(key, None)
-            if decoder is None:
-                decoder = open_decoder(path, fps, key[1])
-                if len(self._open) >= self._size:
-                    self._open.popitem(last=False)
-            # A decoder that failed may be in any state, so it returns to the pool only now.
-            found = decoder.frames(numbers)
-            self._open[key] = decoder
+        decoder = self._take(key)
+        if decoder is None:
+            decoder = open_decoder(path, fps, key[1])
+        # A decoder that failed may be in any state, so it is kept only if it did not.
+        found = decoder.frames(numbers)
+        self._keep(key, decoder)
         return found
+
+    def _take(self, key: tuple[Path, Backend]) -> FrameDecoder | None:
+        with self._lock:
+            idle = self._idle.pop(key, None)
+            if idle is None:
+                return None
+            decoder = idle.pop()
+            if idle:
+                self._idle[key] = idle
+            return decoder
+
+    def _keep(self, key: tuple[Path, Backend], decoder: FrameDecoder) -> None:
+        with self._lock:
+            self._idle.setdefault(key, []).append(decoder)
+            self._idle.move_to_end(key)
+            while sum(map(len, self._idle.values())) > self._size:
+                oldest, idle = next(iter(self._idle.items()))
+                idle.pop()
+                if not idle:
+                    del self._idle[oldest]
 
     def _forget(self) -> None:
         # Closing what the parent opened could wait for its threads, which do not exist here.
-        self._inherited.append(self._open)
-        self._open, self._lock = OrderedDict(), threading.Lock()
+        self._inherited.append(self._idle)
+        self._idle, self._lock = OrderedDict(), threading.Lock()
 
 
 POOL = DecoderPool()

@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+from dataset_samples import make_episodes, write_dataset
+from torch.utils.data import Dataset
+
+from trainer.data.ahead import Ahead
+from trainer.data.dataset import WindowedDataset
+from trainer.data.errors import DatasetError
+from trainer.data.lerobot import LeRobotReader, LeRobotWriter
+from trainer.data.loader import BatchLoader
+from trainer.data.windows import Window
+
+
+class Counted(Dataset):
+    """Numbers as samples; tells which of them were read, and where."""
+
+    concurrent_reads = True
+
+    def __init__(self, length=40, broken=None):
+        self.length, self.broken = length, broken
+        self.threads, self.reads = set(), 0
+
+    def __len__(self):
+        return self.length
+
+    def __getitems__(self, indices):
+        self.reads += 1
+        self.threads.add(threading.current_thread())
+        if self.broken is not None and self.reads > self.broken:
+            raise DatasetError("this batch is damaged")
+        return {"x": torch.as_tensor(indices)}
+
+
+def test_items_come_in_order_and_are_made_ahead():
+    made = []
+
+    def items():
+        for number in range(10):
+            made.append(number)
+            yield number
+
+    ahead = Ahead(items(), 2)
+    assert next(ahead) == 0
+    until(lambda: len(made) == 4)  # two that are ready, and one that waits for room
+    time.sleep(0.05)
+    assert made == [0, 1, 2, 3]
+    assert list(ahead) == [1, 2, 3, 4, 5, 6, 7, 8, 9]
+    with pytest.raises(StopIteration):
+        next(ahead)
+    ahead.close()
+
+
+def test_what_is_raised_comes_at_its_place():
+    def items():
+        yield 1
+        yield 2
+        raise KeyError("the third")
+
+    ahead = Ahead(items(), 5)
+    assert [next(ahead), next(ahead)] == [1, 2]
+    with pytest.raises(KeyError, match="the third"):
+        next(ahead)
+    with pytest.raises(StopIteration):
+        next(ahead)
+
+
+def test_closing_early_ends_the_thread():
+    before = threading.active_count()
+    ahead = Ahead(iter(int, 1), 3)
+    assert next(ahead) == 0
+    ahead.close()
+    ahead.close()
+    assert threading.active_count() == before
+
+
+def test_the_program_ends_though_nobody_closed_it():
+    program = "from trainer.data.ahead import Ahead\nheld = Ahead(iter(int, 1), 3)\nprint(next(held))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr
+
+
+def test_a_loader_reads_beside_the_step_what_may_be_read_so():
+    dataset = Counted()
+    batches = BatchLoader(dataset, batch_size=4, seed=5).epoch(1, 3)
+    first = next(batches)
+    until(lambda: dataset.reads == 4)
+    assert threading.current_thread() not in dataset.threads
+    rest = [first, *batches]
+    alone = Counted()
+    alone.concurrent_reads = False
+    here = list(BatchLoader(alone, batch_size=4, seed=5).epoch(1, 3))
+    assert alone.threads == {threading.current_thread()}
+    assert len(rest) == len(here) == 7
+    assert all(torch.equal(a["x"], b["x"]) for a, b in zip(rest, here, strict=True))
+
+
+def test_a_damaged_batch_fails_at_its_step_and_an_abandoned_epoch_ends():
+    before = threading.active_count()
+    batches = BatchLoader(Counted(broken=3), batch_size=4).epoch(0)
+    assert len([next(batches) for _ in range(3)]) == 3
+    with pytest.raises(DatasetError, match="damaged"):
+        next(batches)
+    abandoned = BatchLoader(Counted(), batch_size=4).epoch(0)
+    next(abandoned)
+    del abandoned
+    until(lambda: threading.active_count() == before)
+
+
+def test_two_epochs_at_once_do_not_mix():
+    loader = BatchLoader(Counted(400), batch_size=4, seed=1)
+    alone = [[b["x"] for b in loader.epoch(epoch)] for epoch in (0, 1)]
+    for one, two, a, b in zip(loader.epoch(0), loader.epoch(1), *alone, strict=True):
+        assert torch.equal(one["x"], a)
+        assert torch.equal(two["x"], b)
+
+
+def test_what_draws_from_the_global_generators_is_read_between_the_steps():
+    class Noisy(Dataset):
+        def __len__(self):
+            return 12
+
+        def __getitem__(self, index):
+            return {"x": torch.rand(1), "y": np.random.rand(), "z": random.random()}
+
+    def run():
+        torch.manual_seed(0)
+        np.random.seed(0)
+        random.seed(0)
+        found = []
+        for batch in BatchLoader(Noisy(), batch_size=4).epoch(0):
+            found += [batch["x"], torch.rand(3), batch["y"], batch["z"]]
+        return torch.cat([value.reshape(-1).double() for value in found])
+
+    assert torch.equal(run(), run())
+
+
+def test_frames_decoded_in_threads_are_the_same(tmp_path, monkeypatch):
+    features = {
+        "action": {"dtype": "float32", "shape": [1], "names": None},
+        "observation.image": {"dtype": "video", "shape": [64, 64, 3], "names": None},
+    }
+    rng = np.random.default_rng(0)
+    with LeRobotWriter(tmp_path / "set", fps=10, features=features) as writer:
+        for _ in range(3):
+            frames = rng.integers(0, 256, (8, 8, 8, 3), np.uint8).repeat(8, 1).repeat(8, 2).repeat(10, 0)
+            writer.add_episode({"action": rng.normal(size=(80, 1)), "observation.image": frames}, "look")
+    dataset = WindowedDataset(LeRobotReader(tmp_path / "set"), [Window("observation.image", (-1, 0))])
+    rows = rng.integers(0, len(dataset), 150)
+    found = {}
+    for lanes in (1, 2, 5):
+        monkeypatch.setattr(torch, "get_num_threads", lambda lanes=lanes: lanes)
+        found[lanes] = dataset.__getitems__(rows)["observation.image"]
+    assert torch.equal(found[1], found[2])
+    assert torch.equal(found[1], found[5])
+
+
+def test_a_loader_gives_the_same_beside_the_step(tmp_path):
+    root = write_dataset(tmp_path / "set", make_episodes())
+    dataset = WindowedDataset(LeRobotReader(root), [Window("action", (0, 1, 2))])
+    one = list(BatchLoader(dataset, batch_size=4, seed=2).epoch(3))
+    dataset.concurrent_reads = False
+    two = list(BatchLoader(dataset, batch_size=4, seed=2).epoch(3))
+    assert all(torch.equal(a["action"], b["action"]) for a, b in zip(one, two, strict=True))
+
+
+def until(condition):
+    for _ in range(500):
+        if condition():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it did not come to pass")
