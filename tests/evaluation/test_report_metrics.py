@@ -150,6 +150,20 @@ def test_line_is_interrupted_where_nothing_is_finite(tmp_path: Path) -> None:
     assert all(0 <= ordinate <= 1000 for ordinate in ordinates)
 
 
+def test_a_validation_loss_stands_beside_the_loss_of_training(tmp_path: Path) -> None:
+    write_metrics(tmp_path, metric_records(200))
+    measured = [
+        {"step": s, "epoch": s / 50, "validation/total": 2.5, "validation/error": 0.5} for s in (50, 200)
+    ]
+    (tmp_path / "validations.jsonl").write_text("".join(json.dumps(line) + "\n" for line in measured))
+    page = build_report(tmp_path).read_text()
+    chart = page.split("Total loss")[1].split("</figure>")[0]
+    assert "training" in chart
+    assert "validation" in chart
+    assert "2.5" in chart
+    assert "validation/error" in page
+
+
 def test_run_of_nothing_but_nan_has_a_page(tmp_path: Path) -> None:
     write_metrics(tmp_path, [{"step": step, "total": math.nan} for step in range(1, 30)])
     assert "29 values are NaN or infinite" in build_report(tmp_path).read_text()

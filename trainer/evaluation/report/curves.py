@@ -12,6 +12,7 @@ from trainer.evaluation.report.run_folder import Evaluation
 from trainer.utils.page.charts import Axis, Chart, linear_axis
 
 TOTAL = "total"
+_HELD_OUT = "validation/"
 _THROUGHPUT = {
     "samples_per_s": ("Throughput", "samples / s"),
     "data_wait": ("Waiting for data", "share of time"),
@@ -31,8 +32,14 @@ class CurveGroup:
     charts: tuple[Chart, ...]
 
 
-def training_curves(metrics: Metrics) -> tuple[CurveGroup, ...]:
-    """Draw every metric: losses, learning rates, gradient norms, throughput and all else that it finds."""
+def training_curves(metrics: Metrics, validations: Metrics | None = None) -> tuple[CurveGroup, ...]:
+    """Draw every metric: losses, learning rates, gradient norms, throughput and all else that it finds.
+
+    Args:
+        metrics: of every step.
+        validations: of the episodes that were kept from training; a loss stands in one chart with its like.
+    """
+    held_out = {k: v for k, v in (validations.series if validations else {}).items() if k not in _POSITIONS}
     names = [name for name in metrics.series if name not in _POSITIONS]
     if not names or metrics.last_step is None:
         return ()
@@ -42,9 +49,12 @@ def training_curves(metrics: Metrics) -> tuple[CurveGroup, ...]:
 
     def chart(title: str, unit: str, chosen: Sequence[str], suffix: str = "", **options: bool) -> Chart:
         curves = [thin(metrics.series[name], points, smooth=suffix != "lr") for name in chosen]
-        return curve_chart(
-            title, unit, curves, x_axis, labels=[_label(name, suffix) for name in chosen], **options
-        )
+        labels = [_label(name, suffix) for name in chosen]
+        same = held_out.pop(_HELD_OUT + chosen[0], None) if len(chosen) == 1 else None
+        if same is not None:
+            curves.append(thin(same, points, smooth=False))
+            labels = ["training", "validation"]
+        return curve_chart(title, unit, curves, x_axis, labels=labels, **options)
 
     rates = [name for name in names if _has_suffix(name, "lr")]
     norms = [name for name in names if _has_suffix(name, "grad_norm")]
@@ -52,6 +62,10 @@ def training_curves(metrics: Metrics) -> tuple[CurveGroup, ...]:
     further = [name for name in names if name not in known]
     main = [chart("Total loss", "loss", [TOTAL], log=True)] if TOTAL in names else []
     main += [chart(name, "value", [name], log=True) for name in further]
+    main += [
+        curve_chart(name, "value", [thin(series, points, smooth=False)], x_axis, labels=[name], log=True)
+        for name, series in held_out.items()
+    ]
     optimization = [
         chart(title + part, unit, chosen, suffix, log=suffix == "grad_norm")
         for title, unit, members, suffix in (

@@ -48,7 +48,7 @@ def render(run: Run) -> str:
 def _content(run: Run) -> dict[str, Any]:
     last_step = run.metrics.last_step if run.metrics else None
     verdicts = run.verdicts
-    curves = training_curves(run.metrics) if run.metrics else ()
+    curves = training_curves(run.metrics, run.validations) if run.metrics else ()
     features = run.dataset.features if run.dataset else ()
     return {
         "run": run,

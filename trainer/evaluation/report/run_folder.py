@@ -165,6 +165,7 @@ class Run:
     info: RunInfo | None
     config: str | None
     metrics: Metrics | None
+    validations: Metrics | None
     evaluations: tuple[Evaluation, ...]
     dataset: DatasetInfo | None
     checkpoints: tuple[str, ...]
@@ -213,19 +214,14 @@ def read_run(folder: Path) -> Run:
     raw_info = read_json(folder / "run.json", problems)
     info = None if raw_info is None else _run_info(raw_info, folder)
     raw_dataset = read_json(folder / "dataset.json", problems)
-    metrics = None
-    if (folder / "metrics.jsonl").exists():
-        try:
-            metrics = read_metrics(folder / "metrics.jsonl")
-        except OSError as error:
-            problems.append(f"metrics.jsonl cannot be read: {error.strerror}.")
     latest = read_text(folder / "latest", problems)
     checkpoints = [path for path in folder.glob("epoch_*") if path.is_dir() and path.suffix != ".incomplete"]
     return Run(
         folder=folder,
         info=info,
         config=read_text(folder / "config.yaml", problems),
-        metrics=metrics,
+        metrics=_metrics(folder / "metrics.jsonl", problems),
+        validations=_metrics(folder / "validations.jsonl", problems),
         evaluations=_evaluations(folder, info, problems),
         dataset=None if raw_dataset is None else _dataset_info(raw_dataset),
         checkpoints=tuple(
@@ -234,6 +230,16 @@ def read_run(folder: Path) -> Run:
         latest=latest.strip() if latest else None,
         problems=tuple(problems),
     )
+
+
+def _metrics(path: Path, problems: list[str]) -> Metrics | None:
+    if not path.exists():
+        return None
+    try:
+        return read_metrics(path)
+    except OSError as error:
+        problems.append(f"{path.name} cannot be read: {error.strerror}.")
+        return None
 
 
 def _run_info(raw: dict[str, Any], folder: Path) -> RunInfo:
