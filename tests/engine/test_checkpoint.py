@@ -44,8 +44,8 @@ def test_a_second_checkpoint_of_the_same_name_replaces_the_first(checkpoint: Pat
     assert sorted(p.name for p in checkpoint.parent.iterdir()) == ["epoch_1", "latest"]
 
 
-def damage(checkpoint: Path, kind: str) -> None:
-    file = checkpoint / "a.pt"
+def damage(checkpoint: Path, kind: str, name: str = "a.pt") -> None:
+    file = checkpoint / name
     content = file.read_bytes()
     if kind == "short":
         file.write_bytes(content[:-1])

@@ -51,7 +51,8 @@ def test_a_one_cycle_is_that_of_torch_and_holds_its_last_rate(settings: dict[str
 def test_the_earlier_keys_mean_the_same_schedule() -> None:
     earlier = {
         "lr": 1e-4, "betas": (0.9, 0.995), "eps": 1e-10, "weight_decay": 1e-4, "max_lr": 2e-4,
-        "total_steps": 100, "epochs": None, "steps_per_epoch": None, "pct_start": 0.05, "warmup_strategy": "linear",
+        "total_steps": 100, "epochs": None, "steps_per_epoch": None, "pct_start": 0.05,
+        "warmup_strategy": "linear",
         "div_factor": 1300, "final_div_factor": 200, "alpha": None, "exponent": 1.0, "last_epoch": -1,
     }  # fmt: skip
     now = {

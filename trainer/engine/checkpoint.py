@@ -134,11 +134,16 @@ class _Hashing:
         self._file = file
         self.digest = hashlib.sha256()
         self.size = 0
+        self.error: OSError | None = None
 
     def write(self, data: Any) -> int:
         """Write `data` and return its length."""
         self.digest.update(data)
-        written = self._file.write(data)
+        try:
+            written = self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
         self.size += written
         return written
 
@@ -150,7 +155,12 @@ class _Hashing:
 def _save(path: Path, state: Any) -> dict[str, Any]:
     with path.open("wb") as file:
         hashing = _Hashing(file)
-        torch.save(state, hashing)  # type: ignore[arg-type]
+        try:
+            torch.save(state, hashing)  # type: ignore[arg-type]
+        except RuntimeError:  # torch's own, which hides why it could not write
+            if hashing.error is not None:
+                raise hashing.error from None
+            raise
     return {"size": hashing.size, "sha256": hashing.digest.hexdigest()}
 
 

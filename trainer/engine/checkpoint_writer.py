@@ -58,6 +58,7 @@ class CheckpointWriter:
         def point() -> None:
             if (self.run / name / MANIFEST).is_file():
                 point_at(self.run, BEST, name, facts)
+                prune(self.run, self.keep)
 
         self._start(lambda: self._explained(name, 0, point))
 

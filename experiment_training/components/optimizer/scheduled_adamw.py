@@ -54,7 +54,7 @@ class ScheduledAdamW(torch.optim.AdamW):
         own = {name: getattr(self.scheduler, name) for name in self.settings}
         self.scheduler.load_state_dict({**schedule, **own})
         with warnings.catch_warnings():
-            # Torch advises against asking between updates, because some schedules step when asked; ours do not.
+            # Torch advises against asking between updates: some schedules move when asked; ours do not.
             warnings.simplefilter("ignore", UserWarning)
             rates = self.scheduler.get_lr()
         for group, rate in zip(self.param_groups, rates, strict=True):
