@@ -45,6 +45,10 @@ DATA = ("data", "datamodule", "params")
 SIMPLE: dict[str, tuple[Callable[[Config], None], str]] = {
     "unknown key": (put("train", "epochs")(3), "train.epochs: unknown key; did you mean 'epoch'?"),
     "wrong type": (put("train", "epoch")("many"), "train.epoch: input should be a valid integer"),
+    "key of other frameworks": (
+        put("train", "amp")(True),
+        "train.amp: unknown key; use `precision: bf16` or `precision: fp16` at the top level",
+    ),
     "unknown registry key": (
         put("train", "trainer", "type")("state_flow_matchin_trainer"),
         "is registered as 'state_flow_matchin_trainer'; did you mean 'state_flow_matching_trainer'?",

@@ -14,6 +14,20 @@ from trainer.config.errors import ConfigError, ConfigValidationIssue
 from trainer.config.loader import ConfigPath, LocatedConfig
 from trainer.config.schemas import ExperimentConfig
 
+_ELSEWHERE = {
+    "model.config_path": "components stand under model.component_config_paths",
+    "train.amp": "use `precision: bf16` or `precision: fp16` at the top level",
+    "train.batch_size": "it stands under data.batch_size",
+    "train.max_epochs": "use train.epoch",
+    "train.model_input": "components are called with named inputs; their graphs say which",
+    "train.scheduler": "schedules live in the optimizers, such as adamw_warmup_cosine_decay",
+    "train.precision": "it stands at the top level",
+    "train.device": "it stands at the top level",
+    "train.checkpoint.save_dir": "use train.save_dir",
+    "train.checkpoint.save_every_n_epochs": "use train.save_every",
+}
+"""Keys that users know from elsewhere, and what to write."""
+
 
 def validate_config(raw: dict[str, Any]) -> ExperimentConfig:
     """Turn a raw mapping into an `ExperimentConfig`.
@@ -146,12 +160,7 @@ def _note_schema_errors(
         path = (*prefix, *below)
         kind = one["type"]
         if kind == "extra_forbidden":
-            names = names_at(below[:-1])
-            near = closest(str(path[-1]), names)
-            hint = (
-                f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(names)}" if names else None
-            )
-            issues.add(path, "unknown key", hint)
+            issues.add(path, "unknown key", _ELSEWHERE.get(dotted(path)) or _near(path, names_at(below[:-1])))
         elif kind in ("missing", "missing_argument"):
             issues.add(path, "this key is required")
         elif kind == "value_error":
@@ -159,6 +168,11 @@ def _note_schema_errors(
         else:
             message = one["msg"][0].lower() + one["msg"][1:]
             issues.add(path, f"{message}, not {_shown(one['input'])}")
+
+
+def _near(path: ConfigPath, names: Sequence[str]) -> str | None:
+    near = closest(str(path[-1]), names)
+    return f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(names)}" if names else None
 
 
 def _is_union_label(key: str | int) -> bool:

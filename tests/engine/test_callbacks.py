@@ -1,0 +1,98 @@
+"""Callbacks of the user's own: when they are called, what they see, and that a restart changes nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_training import fixed_schedule, weights
+
+from trainer.offline_trainer import train
+
+Write = Callable[..., Path]
+
+PLUGIN = """
+import json, os
+from trainer.registry import CALLBACK_REGISTRY
+from trainer.templates import Callback
+
+@CALLBACK_REGISTRY.register("diary")
+class Diary(Callback):
+    def __init__(self, file: str):
+        self.file = os.path.join(os.path.dirname(__file__), file)
+        self.steps = 0
+
+    def write(self, what, experiment):
+        with open(self.file, "a") as file:
+            file.write(json.dumps([what, experiment.progress.iteration, self.steps]) + "\\n")
+
+    def before_training(self, experiment):
+        self.write("before_training", experiment)
+
+    def after_step(self, experiment, metrics):
+        assert "total" in metrics
+        self.steps += 1
+
+    def after_epoch(self, experiment):
+        self.write("after_epoch", experiment)
+        return {"steps": self.steps}
+
+    def after_training(self, experiment):
+        self.write("after_training", experiment)
+
+    def state_dict(self):
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state):
+        self.steps = state["steps"]
+"""
+
+
+@pytest.fixture
+def with_diary(tiny_experiment: Write, tmp_path: Path) -> Path:
+    (tmp_path / "diary_plugin.py").write_text(PLUGIN)
+
+    def change(config: dict[str, Any]) -> None:
+        fixed_schedule(config)
+        config["plugins"].append("diary_plugin")
+        config["train"]["callbacks"] = [{"type": "diary", "params": {"file": "diary.jsonl"}}]
+        config["train"]["checkpoint"] = {"keep": 1, "best": {"metric": "steps", "mode": "min"}}
+
+    return tiny_experiment(change)
+
+
+def test_they_are_called_in_their_time_and_keep_their_state(with_diary: Path) -> None:
+    train(with_diary)
+    run = train(with_diary, ["train.epoch=3"])
+    diary = [json.loads(line) for line in (with_diary.parent / "diary.jsonl").read_text().splitlines()]
+    assert diary == [
+        ["before_training", 0, 0],
+        ["after_epoch", 11, 11],
+        ["after_epoch", 22, 22],
+        ["after_training", 22, 22],
+        ["before_training", 22, 22],
+        ["after_epoch", 33, 33],
+        ["after_training", 33, 33],
+    ]
+    assert sorted(p.name for p in run.glob("epoch_*")) == ["epoch_1", "epoch_3"], "the best, and the newest"
+
+
+def test_the_example_measures_distances(tiny_experiment: Write) -> None:
+    def change(config: dict[str, Any]) -> None:
+        config["plugins"].append("examples.extensions.weight_norms")
+        config["train"]["callbacks"] = [
+            {"type": "distance_travelled", "params": {"components": ["velocity_decoder"]}}
+        ]
+        config["train"]["ema"] = {"enabled": False}
+
+    run = train(tiny_experiment(change))
+    state = torch.load(run / "epoch_2/training_state.pt", weights_only=True)
+    start = state["callbacks"][0]["start"]["velocity_decoder"]
+    now = torch.cat([value.reshape(-1) for value in weights(run / "epoch_2").values()])
+    lines = [json.loads(line) for line in (run / "distances.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2]
+    assert lines[1]["distance/velocity_decoder"] == pytest.approx(float((now - start).norm()), rel=1e-5)

@@ -1,0 +1,99 @@
+"""Settings that would have no effect: mistakes, each at its place, or warnings."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import shutil
+from typing import Any
+
+from model_constructor.util.suggest import closest
+
+from trainer.config.loader import ConfigPath
+from trainer.config.schemas import ExperimentConfig
+from trainer.config.validation import Issues
+from trainer.registry import TRAINER_REGISTRY
+
+
+def check_effects(issues: Issues, config: ExperimentConfig) -> None:
+    """A setting that would have no effect is a mistake."""
+    train = config.train
+    if TRAINER_REGISTRY.has(train.trainer.type):
+        cls: Any = TRAINER_REGISTRY.get(train.trainer.type)
+        _check_trainer_takes(issues, config, cls)
+        if config.data.validation is not None and getattr(cls, "policy_class", None) is None:
+            _no_effect(
+                issues, ("data", "validation"), f"trainer '{train.trainer.type}' names no policy_class"
+            )
+    if train.metrics and config.data.validation is None:
+        _no_effect(issues, ("train", "metrics"), "they are measured on data.validation, which is not there")
+    clip = train.gradient_clip_val
+    if train.gradient_clip_scope == "global" and clip is None:
+        _no_effect(issues, ("train", "gradient_clip_scope"), "gradient_clip_val is not set")
+    for name in clip if isinstance(clip, dict) else ():
+        if name not in config.optimizers:
+            path = ("train", "gradient_clip_val", name)
+            _no_effect(issues, path, f"there is no component '{name}' with an optimizer")
+    if train.non_finite == "lower" and config.precision != "fp16":
+        _no_effect(issues, ("train", "non_finite"), "only precision: fp16 scales the loss")
+    if config.precision == "fp16" and train.non_finite in ("stop", "skip"):
+        message = "fp16 needs its loss scale, which is found by skipping updates and lowering it"
+        issues.add(("train", "non_finite"), message, "use auto or lower")
+    best = train.checkpoint.best
+    if best is not None and best.metric.startswith("validation/") and config.data.validation is None:
+        message = f"'{best.metric}' is measured on data.validation, which is not there"
+        _no_effect(issues, ("train", "checkpoint", "best", "metric"), message)
+    _check_compile(issues, config)
+
+
+def _no_effect(issues: Issues, path: ConfigPath, why: str) -> None:
+    issues.add(path, f"{why}, so this would have no effect")
+
+
+def _check_trainer_takes(issues: Issues, config: ExperimentConfig, cls: Any) -> None:
+    """A trainer of the user's own may not know what the step skeleton does."""
+    train, kind = config.train, config.train.trainer.type
+    accepted = inspect.signature(cls).parameters
+    if "settings" not in accepted and not any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
+        asked = {
+            "ema": train.ema.enabled,
+            "gradient_clip_val": train.gradient_clip_val is not None,
+            "non_finite": train.non_finite != "auto",
+        }
+        for name in (n for n, on in asked.items() if on):
+            _no_effect(issues, ("train", name), f"trainer '{kind}' takes no `settings`")
+    taken = inspect.signature(cls.train_step).parameters
+    if train.accumulate_grad_batches > 1 and "part" not in taken:
+        message = f"the train_step of trainer '{kind}' takes no `part`"
+        _no_effect(issues, ("train", "accumulate_grad_batches"), message)
+
+
+def _check_compile(issues: Issues, config: ExperimentConfig) -> None:
+    settings = config.train.compile
+    if not settings.enabled:
+        return
+    import torch._dynamo
+
+    known = torch._dynamo.list_backends(exclude_tags=())
+    if settings.backend not in known:
+        near = closest(settings.backend, known)
+        hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(known)}"
+        issues.add(("train", "compile", "backend"), f"torch has no backend '{settings.backend}'", hint)
+    compilers = [os.environ.get("CXX", "g++"), "clang++"]
+    on_cpu = config.device == "cpu" or not torch.cuda.is_available()
+    if settings.backend == "inductor" and on_cpu and not any(shutil.which(c) for c in compilers):
+        issues.add(
+            ("train", "compile"),
+            "torch.compile needs a C++ compiler on a CPU, and there is none",
+            "install g++ (Debian: apt-get install g++), or switch compile off",
+        )
+
+
+def idle_components(config: ExperimentConfig) -> list[str]:
+    """Return a sentence per component that is neither trained nor frozen on purpose."""
+    frozen = {name for name, flags in config.model.component_build_args.items() if flags.freeze}
+    return [
+        f"Component '{name}' is neither frozen nor has an optimizer: its weights stay as they are built."
+        for name in config.model.component_config_paths
+        if name not in config.optimizers and name not in frozen
+    ]
