@@ -70,7 +70,7 @@ def train_on_ray(
 
 
 def _work(argument: tuple[str, list[str]]) -> dict[str, Any]:
-    """Train as one rank; an error that would come again is an outcome, the others are raised and tried again."""
+    """Train as one rank; an error that would come again is an outcome, others are raised and tried again."""
     return dataclasses.asdict(attempt(*argument))
 
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from types import FrameType, TracebackType
 from typing import Any
 
 from trainer.runtime import AgreedEnd, a_rank_is_lost, environment_rank
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-# torchrun passes one Ctrl-C on more than once.
-_ECHO_SECONDS = 1.0
 
 
 class Stopped(AgreedEnd):
@@ -49,7 +46,6 @@ class StopRequest:
     def __init__(self) -> None:
         self._process = os.getpid()
         self._number = 0
-        self._since = 0.0
         self._before: dict[int, Any] = {}
 
     @property
@@ -75,13 +71,11 @@ class StopRequest:
             return  # a process of the loader: it serves until the step is done
         if a_rank_is_lost():
             return  # torchrun asks the others to end; they are about to, and say why
-        now = time.monotonic()
-        if self._number and not (number == self._number and now - self._since < _ECHO_SECONDS):
+        if self._number:
             _say(b"Stopped at once; what was saved before is whole.")
             os._exit(128 + number)
-        if not self._number:
-            self._number, self._since = number, now
-            _say(b"Stopping after this step; the same signal again stops at once.")
+        self._number = number
+        _say(b"Stopping after this step; a second signal stops at once.")
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

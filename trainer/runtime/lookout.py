@@ -32,6 +32,9 @@ _LONGEST_REASON = 4000
 
 Address = tuple[list[str], int, str]
 
+# Takes the news of a loss in place of the user, where whoever started the ranks tells it.
+report_loss: Callable[[Loss], None] | None = None
+
 
 @dataclass(frozen=True)
 class Place:
@@ -299,7 +302,9 @@ class Lookout:
     def _say(self) -> None:
         """Tell the user of the loss, unless that was done or another rank does it."""
         assert self.loss is not None
-        if self._is_speaker(self.loss) and not self._said:
+        if report_loss is not None:
+            report_loss(self.loss)
+        elif self._is_speaker(self.loss) and not self._said:
             self._said = True
             click.echo(f"Error: {self.loss}", err=True)
 

@@ -22,6 +22,7 @@ from typing import Any
 
 import click
 
+from trainer.runtime import lookout
 from trainer.runtime.connect import RANK_TIMEOUT
 from trainer.runtime.lookout import Loss, Place, RankLost
 
@@ -97,12 +98,14 @@ def run_on_ray(job: RayJob) -> Any:
         Interrupted: a second signal came.
     """
     ray = _import_ray()
-    with _signals() as signals, _cluster(ray, job):
+    streams = {"stdout": sys.stdout, "stderr": sys.stderr}
+    # Ray itself talks on stdout of workers that died; what is worth knowing of that, we say.
+    with _signals() as signals, contextlib.redirect_stdout(io.StringIO()), _cluster(ray, job):
         if signals:
             raise Interrupted(signals[0])
         use_gpu = _enough(ray, job)
         board = ray.remote(num_cpus=0, max_concurrency=1000)(Board).remote()
-        reader = threading.Thread(target=_show, args=(ray, board), daemon=True)
+        reader = threading.Thread(target=_show, args=(ray, board, streams), daemon=True)
         reader.start()
         ending: list[Any] = []
         with tempfile.TemporaryDirectory(prefix="trainer-ray-") as folder:
@@ -180,7 +183,11 @@ def _cluster(ray: Any, job: RayJob) -> Iterator[None]:
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
             place = f"the Ray cluster at '{job.address}'" if job.address else "a Ray cluster on this machine"
             reason = " ".join(str(error).split())[:300]
-            raise RayError(f"{place} cannot be used: {reason or type(error).__name__}") from error
+            hint = ""
+            if job.address and "RAY_AUTH_MODE" not in os.environ:
+                # Ray sends the token of ~/.ray to a named address only where it is told to.
+                hint = "; if it asks for a token, set RAY_AUTH_MODE=token"
+            raise RayError(f"{place} cannot be used: {reason or type(error).__name__}{hint}") from error
     try:
         yield
     finally:
@@ -291,6 +298,7 @@ def _as_rank(settings: dict[str, Any]) -> Any:
     place = Place(rank, socket.gethostname(), os.getpid())
     os.environ.update(settings["terminal"])
     ray.get(board.join.remote(place))
+    lookout.report_loss = lambda loss: board.lost.remote(loss)
 
     def listen() -> None:
         with contextlib.suppress(ray.exceptions.RayError):
@@ -369,10 +377,16 @@ class Board:
         self._number = 0
         self._places: dict[int, Place] = {}
         self._loss: Loss | None = None
+        self._heard: Loss | None = None
 
     async def join(self, place: Place) -> None:
         """Note where a rank runs."""
         self._places[place.rank] = place
+        self._heard = None
+
+    async def lost(self, loss: Loss) -> None:
+        """Note which rank the others miss."""
+        self._heard = self._heard or loss
 
     async def stop(self, number: int) -> None:
         """Wish the ranks to stop, on account of a signal."""
@@ -404,7 +418,7 @@ class Board:
 
     async def failed(self, reasons: dict[int, Loss | str], then: str, again: bool) -> None:
         """Note which ranks are lost and why; say it, if they are started again."""
-        losses = [r for r in reasons.values() if isinstance(r, Loss)]
+        losses = [self._heard] if self._heard else [r for r in reasons.values() if isinstance(r, Loss)]
         if not losses:
             rank, why = next((rank, str(why)) for rank, why in reasons.items())
             losses = [Loss(self._places.get(rank, Place(rank, "unknown", 0)), why)]
@@ -445,14 +459,13 @@ def _explained(ray: Any, error: Exception, board: Any, job: RayJob) -> Exception
     return RayError(f"Ray could not run the workers: {text}")
 
 
-def _show(ray: Any, board: Any) -> None:
+def _show(ray: Any, board: Any, streams: dict[str, Any]) -> None:
     """Write what the ranks say to our own streams."""
     with contextlib.suppress(ray.exceptions.RayError):
         while (texts := ray.get(board.read.remote())) is not None:
             for name, text in texts:
-                stream = sys.stdout if name == "stdout" else sys.stderr
-                stream.write(text)
-                stream.flush()
+                streams[name].write(text)
+                streams[name].flush()
 
 
 @contextlib.contextmanager
@@ -463,7 +476,7 @@ def _signals() -> Iterator[list[int]]:
     def note(number: int, frame: FrameType | None) -> None:
         came.append(number)
         if len(came) == 1:
-            os.write(2, b"\nStopping after this step; the same signal again stops at once.\n")
+            os.write(2, b"\nStopping after this step; a second signal stops at once.\n")
 
     try:
         before = {s: signal.signal(s, note) for s in (signal.SIGTERM, signal.SIGINT)}
