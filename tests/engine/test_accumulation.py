@@ -76,9 +76,7 @@ class CountingTrainer(PolicyTrainer):
 '''
 
 
-def test_among_ranks_gradients_travel_with_the_last_part_only(
-    tiny_experiment: Write, tmp_path: Path
-) -> None:
+def test_among_ranks_gradients_travel_with_the_last_part_only(tiny_experiment: Write, tmp_path: Path) -> None:
     (tmp_path / "counting.py").write_text(COUNTING)
 
     def change(config: dict[str, Any]) -> None:
@@ -103,7 +101,7 @@ def test_among_ranks_gradients_travel_with_the_last_part_only(
     np.testing.assert_allclose(a, b, rtol=1e-4)
 
 
-OWN = '''
+OWN = """
 from trainer.registry import TRAINER_REGISTRY
 
 @TRAINER_REGISTRY.register("own_trainer")
@@ -113,7 +111,7 @@ class OwnTrainer:
 
     def train_step(self, data, iterations):
         return {"total": 0.0}
-'''
+"""
 
 
 def test_a_trainer_that_cannot_accumulate_says_so(tiny_experiment: Write, tmp_path: Path) -> None:

@@ -91,7 +91,7 @@ def test_the_example_measures_distances(tiny_experiment: Write) -> None:
 
     run = train(tiny_experiment(change))
     state = torch.load(run / "epoch_2/training_state.pt", weights_only=True)
-    start = state["callbacks"][0]["start"]["velocity_decoder"]
+    start = state["callbacks"][-1]["start"]["velocity_decoder"]
     now = torch.cat([value.reshape(-1) for value in weights(run / "epoch_2").values()])
     lines = [json.loads(line) for line in (run / "distances.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2]

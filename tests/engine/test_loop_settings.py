@@ -108,7 +108,7 @@ def test_compiled_components_train_the_same_run(tiny_experiment: Write, tmp_path
     assert list(weights(plain / "epoch_2")) == list(weights(compiled / "epoch_2"))
 
 
-UNUSED = '''
+UNUSED = """
 import torch
 from experiment_training.components.trainer.imitation_learning.state_flow_matching import policy
 from trainer.engine.step import PolicyTrainer
@@ -121,7 +121,7 @@ class BlindPolicy(policy.StateFlowMatchingPolicy):
 @TRAINER_REGISTRY.register("blind_trainer")
 class BlindTrainer(PolicyTrainer):
     policy_class = BlindPolicy
-'''
+"""
 
 
 def test_parameters_without_gradients_are_named(
