@@ -75,6 +75,8 @@ class SampleRandom:
 
     def _rows(self, values: Tensor, rows: int) -> Tensor:
         mine = values[self.rank * rows : (self.rank + 1) * rows]
+        if self.device.type == "cuda":
+            mine = mine.pin_memory()  # a copy of pageable memory would wait for all that the GPU has to do
         return mine.to(self.device, non_blocking=True)
 
 
