@@ -13,6 +13,9 @@ from torch.optim.lr_scheduler import LRScheduler
 class ScheduledAdamW(torch.optim.AdamW):
     """AdamW whose `step` also advances its schedule, and whose state holds both.
 
+    On a GPU it is torch's fused one, which makes an update in one kernel and leaves out one whose gradients are
+    not finite without asking the host.
+
     Args:
         params: parameters or groups.
         schedule: makes the scheduler of this optimizer.
@@ -25,7 +28,10 @@ class ScheduledAdamW(torch.optim.AdamW):
     scheduler: LRScheduler
 
     def __init__(self, params: Any, *, schedule: Callable[[Any], LRScheduler], **adamw: Any) -> None:
-        super().__init__(params, **adamw)
+        entries = list(params)
+        tensors = [p for e in entries for p in (e["params"] if isinstance(e, dict) else [e])]
+        on_gpu = bool(tensors) and all(p.is_cuda for p in tensors)
+        super().__init__(entries, **({"fused": True} if on_gpu else {}), **adamw)
         self.scheduler = schedule(self)
 
     def step(self, closure: Any = None) -> Any:
@@ -49,6 +55,8 @@ class ScheduledAdamW(torch.optim.AdamW):
         state = dict(state_dict)
         schedule = state.pop("scheduler", None)
         super().load_state_dict(state)
+        for group in self.param_groups:
+            group["fused"] = self.defaults["fused"]  # the run may go on on another device
         if schedule is None:
             return
         own = {name: getattr(self.scheduler, name) for name in self.settings}
