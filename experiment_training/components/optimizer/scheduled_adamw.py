@@ -13,8 +13,8 @@ from torch.optim.lr_scheduler import LRScheduler
 class ScheduledAdamW(torch.optim.AdamW):
     """AdamW whose `step` also advances its schedule, and whose state holds both.
 
-    On a GPU it is torch's fused one, which makes an update in one kernel and leaves out one whose gradients are
-    not finite without asking the host.
+    On a GPU it is torch's fused one, which makes an update in one kernel, and without asking the host leaves
+    out one whose gradients are not finite.
 
     Args:
         params: parameters or groups.
