@@ -10,7 +10,7 @@ import pytest
 import torch
 from dataset_samples import FILM_FEATURES, film_episodes, write_dataset
 
-from trainer.data import frame_cache
+from trainer.data import disk_cache, frame_cache
 from trainer.data.dataset import WindowedDataset
 from trainer.data.errors import DatasetError
 from trainer.data.lerobot import LeRobotReader
@@ -77,7 +77,7 @@ def test_other_frames_have_another_file(root, tmp_path):
 
 def test_a_cache_is_whole_or_absent(root, tmp_path, monkeypatch):
     cache = tmp_path / "cache"
-    monkeypatch.setattr(frame_cache, "_BYTES_AT_ONCE", 5 * 3 * 32 * 48)
+    monkeypatch.setattr(frame_cache, "BYTES_AT_ONCE", 5 * 3 * 32 * 48)
     read, calls = VideoCamera.read, []
 
     def failing(self, rows):
@@ -122,7 +122,7 @@ def test_processes_build_it_once_between_them(root, tmp_path):
 
 
 def test_no_room(root, tmp_path, monkeypatch):
-    monkeypatch.setattr(frame_cache.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
+    monkeypatch.setattr(disk_cache.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
     with pytest.raises(
         DatasetError, match=r"decoded frames of 'observation\.images\.top' take 0.0 GB, there are"
     ):

@@ -79,12 +79,18 @@ class WindowedDataset(Dataset[Batch]):
         columns = reader.columns([*(key for key in keys if key not in cameras), *plain])
         reader.check_timestamps()
         self._lengths = reader.episodes.length[self._positions]
+        starts = np.cumsum(self._lengths) - self._lengths
+        self._mapped = frozenset(key for key in columns if reader.is_mapped(key))
+        # Columns in memory are cut down to the chosen episodes; those on disk are read where they lie.
+        away = np.repeat(reader.episodes.start[self._positions] - starts, self._lengths)
+        self._away = away if away.any() and self._mapped else None
         if len(self._positions) < len(reader.episodes):
             rows = reader.episodes.rows(self._positions)
-            columns = {key: column[rows] for key, column in columns.items()}
+            columns = {
+                key: column if key in self._mapped else column[rows] for key, column in columns.items()
+            }
         self._columns = columns
-        starts = np.cumsum(self._lengths) - self._lengths
-        self._gather = WindowGather(columns, self.windows, starts, self._lengths)
+        self._gather = WindowGather(columns, self.windows, starts, self._lengths, self._away, self._mapped)
         self._plain = {key: columns[key] for key in plain}
         self._cameras: dict[str, Camera] = {}
         for key in keys:
@@ -108,7 +114,7 @@ class WindowedDataset(Dataset[Batch]):
     @property
     def episode_index(self) -> np.ndarray:
         """Number of every sample's episode, int64 `(N,)`."""
-        return self._columns["episode_index"]
+        return np.repeat(self.reader.episodes.episode_index[self._positions], self._lengths)
 
     @property
     def length_hint(self) -> int:
@@ -131,7 +137,7 @@ class WindowedDataset(Dataset[Batch]):
             frames = camera.read(wanted.reshape(-1))
             gathered[key] = frames if wanted.shape[1] == 1 else frames.reshape(*wanted.shape, *camera.shape)
         for key, column in self._plain.items():
-            gathered[key] = column[rows]
+            gathered[key] = column[self._rows_in(key, rows)]
         batch: Batch = {key: torch.from_numpy(values) for key, values in gathered.items()}
         batch["task"] = [self._tasks[i] for i in gathered["task_index"].tolist()]
         return batch
@@ -154,7 +160,12 @@ class WindowedDataset(Dataset[Batch]):
 
     def statistics(self, keys: Sequence[str]) -> Stats:
         """Return exact statistics of low-dimensional features over the chosen episodes."""
-        return {key: column_statistics(self._columns[key]) for key in keys}
+        rows = np.arange(len(self))
+        return {key: column_statistics(self._columns[key], self._rows_in(key, rows)) for key in keys}
+
+    def _rows_in(self, key: str, rows: np.ndarray) -> np.ndarray:
+        """Return where the samples `rows` are in a column."""
+        return rows + self._away[rows] if self._away is not None and key in self._mapped else rows
 
     def facts(self) -> dict[str, Any]:
         """Return what a person wants to know about the dataset as it is used here, ready for JSON."""

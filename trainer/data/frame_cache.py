@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from trainer.data.disk_cache import BYTES_AT_ONCE, built_once, file_digest
 from trainer.data.errors import DatasetError
 from trainer.data.lerobot.cameras import Camera
-from trainer.utils.files import whole_file, write_json
 from trainer.utils.progress import progress_bar
 
-_BYTES_AT_ONCE = 32 * 2**20
 _LAYOUT = 1
 
 
@@ -38,12 +33,11 @@ def cached_camera(camera: Camera, folder: Path) -> Camera:
     Raises:
         DatasetError: a frame cannot be decoded, or the disk has no room for all.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{camera.key}-{_content_hash(camera, folder)}.npy"
-    if not path.is_file():
-        with _locked(path.with_suffix(".lock")):
-            if not path.is_file():
-                _build(camera, path)
+    needed = len(camera) * int(np.prod(camera.shape))
+    with built_once(path, needed, f"the decoded frames of '{camera.key}'") as temporary:
+        if temporary is not None:
+            _build(camera, temporary)
     return CachedCamera(camera, path)
 
 
@@ -101,21 +95,9 @@ class CachedCamera:
 
 
 def _build(camera: Camera, path: Path) -> None:
-    for left_over in path.parent.glob(f".{path.name}.*.incomplete"):
-        left_over.unlink()  # by a process that was killed: the lock is ours
-    count, size = len(camera), int(np.prod(camera.shape))
-    needed, free = count * size, shutil.disk_usage(path.parent).free
-    if needed > free:
-        raise DatasetError(
-            f"{path.parent}: the decoded frames of '{camera.key}' take {needed / 1e9:.1f} GB, "
-            f"there are {free / 1e9:.1f} GB left"
-        )
-    at_once = max(1, _BYTES_AT_ONCE // size)
-    with (
-        whole_file(path) as temporary,
-        temporary.open("wb") as file,
-        progress_bar(count, f"decoding {camera.key}", unit="frame") as bar,
-    ):
+    count = len(camera)
+    at_once = max(1, BYTES_AT_ONCE // int(np.prod(camera.shape)))
+    with path.open("wb") as file, progress_bar(count, f"decoding {camera.key}", unit="frame") as bar:
         header = {"descr": "|u1", "fortran_order": False, "shape": (count, *camera.shape)}
         np.lib.format.write_array_header_1_0(file, header)
         for begin in range(0, count, at_once):
@@ -128,36 +110,6 @@ def _content_hash(camera: Camera, folder: Path) -> str:
     found = hashlib.blake2b(digest_size=16)
     found.update(json.dumps([_LAYOUT, camera.shape]).encode())
     for path in camera.sources():
-        found.update(_file_digest(path, folder / "sources").encode())
+        found.update(file_digest(path, folder / "sources").encode())
     found.update(np.ascontiguousarray(camera.identity()).tobytes())
     return found.hexdigest()
-
-
-def _file_digest(path: Path, notes: Path) -> str:
-    """Return a hash of a file's content, computed anew only where its size or time of change has moved."""
-    stat = path.stat()
-    place = str(path.resolve())
-    now = {"path": place, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-    note = notes / f"{hashlib.blake2b(place.encode(), digest_size=16).hexdigest()}.json"
-    try:
-        known = json.loads(note.read_text(encoding="utf-8"))
-        if {key: known[key] for key in now} == now:
-            return str(known["digest"])
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # none yet, or one that cannot be read: it is written below
-    found = hashlib.blake2b(digest_size=16)
-    with path.open("rb") as file:
-        while block := file.read(_BYTES_AT_ONCE):
-            found.update(block)
-    notes.mkdir(exist_ok=True)
-    write_json(note, {**now, "digest": found.hexdigest()})
-    return found.hexdigest()
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock among processes, which ends with the process that holds it, however that ends."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-        path.unlink(missing_ok=True)

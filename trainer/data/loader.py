@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import random
+import signal
 import time
 from collections.abc import Generator, Iterator, Sequence, Sized
 from typing import Any, cast
@@ -16,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from trainer.data.ahead import Ahead
 from trainer.data.fetch import fetch_batch
-from trainer.data.images import scale_images as images_to_float
+from trainer.data.images import scale_images
 from trainer.data.normalization import Normalizer
 from trainer.data.order import GlobalBatchSampler
 from trainer.data.packing import PackedBatch
@@ -59,7 +60,6 @@ class BatchLoader:
         prefetch_factor: batches in flight per worker; torch's default if not given.
         normalizer: applied on the CPU, before the cast.
         device: where the batches go.
-        scale_images: make floats of uint8 camera frames; off, models get them as uint8.
 
     Attributes:
         steps_per_epoch: updates in an epoch, the same on all ranks; each takes `parts` batches.
@@ -85,7 +85,6 @@ class BatchLoader:
         prefetch_factor: int | None = None,
         normalizer: Normalizer | None = None,
         device: torch.device | str = "cpu",
-        scale_images: bool = True,
     ) -> None:
         own_length = getattr(dataset, "samples_per_epoch", None)
         self.sampler = GlobalBatchSampler(
@@ -104,7 +103,6 @@ class BatchLoader:
         self._batches = _Batches(dataset, normalizer)
         # Pinned memory belongs to a GPU; without one the flag has nothing to do.
         self._pin_memory = pin_memory and self._device.type == "cuda"
-        self._scale_images = scale_images
         self._image_keys = frozenset(getattr(dataset, "image_keys", ()))
         lookahead = getattr(dataset, "lookahead", None)
         together = 1 if lookahead is None else int(lookahead(batch_size))
@@ -143,8 +141,7 @@ class BatchLoader:
                 waiting_since = time.perf_counter()
 
     def _ready(self, batch: Batch | PackedBatch) -> Batch:
-        ready = self._to_device(batch)
-        return images_to_float(ready, self._image_keys) if self._scale_images else ready
+        return scale_images(self._to_device(batch), self._image_keys)
 
     def _host_batches(self, epoch: int, start_step: int) -> Generator[Batch | PackedBatch, None, None]:
         if self._workers is None:
@@ -261,6 +258,12 @@ def _packed(batches: Any) -> list[PackedBatch]:
 
 
 def _seed_worker(worker: int) -> None:
-    """Seed python and numpy as torch seeded this worker, whose number is in that seed already."""
+    """Seed python and numpy as torch seeded this worker, whose number is in that seed already.
+
+    A signal to stop reaches the whole process group (Ctrl-C, and torchrun too), while the step that is to be
+    finished still needs batches: the worker goes when its parent does.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     random.seed(torch.initial_seed())
     np.random.seed(torch.initial_seed() % 2**32)

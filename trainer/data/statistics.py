@@ -36,8 +36,8 @@ def by_dataset(stats: Mapping[str, T]) -> dict[str | None, dict[str, T]]:
     return parts
 
 
-def column_statistics(values: np.ndarray) -> dict[str, np.ndarray]:
-    """Return min, max, mean, std, count and quantiles over the first axis.
+def column_statistics(values: np.ndarray, rows: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    """Return min, max, mean, std, count and quantiles over the first axis, or over some `rows` of it.
 
     Everything is computed in float64 from all values: two passes for the standard deviation (that of
     the population), a full sort for the quantiles (linear interpolation between neighbours). One
@@ -45,6 +45,7 @@ def column_statistics(values: np.ndarray) -> dict[str, np.ndarray]:
 
     Args:
         values: numbers or booleans of shape `(N, *shape)` with N ≥ 1.
+        rows: which of them count, int64; all if not given.
 
     Returns:
         Arrays of the shape `shape`, float64; `min` and `max` of integers stay int64; `count` is int64
@@ -53,9 +54,15 @@ def column_statistics(values: np.ndarray) -> dict[str, np.ndarray]:
     assert len(values) > 0, "statistics of nothing"
     flat = values.reshape(len(values), -1)
     width = flat.shape[1]
-    found = {name: np.empty(width, np.float64) for name in STATISTICS if name != "count"}
+    found: dict[str, np.ndarray] = {
+        name: np.empty(width, np.float64) for name in STATISTICS if name != "count"
+    }
+    whole = np.empty((2, width), np.int64)  # float64 has no room for the largest integers
     for i in range(width):
-        column = np.sort(flat[:, i].astype(np.float64))
+        chosen = flat[:, i] if rows is None else flat[rows, i]
+        if values.dtype.kind in "iu":
+            whole[:, i] = chosen.min(), chosen.max()
+        column = np.sort(chosen.astype(np.float64))
         found["min"][i], found["max"][i] = column[0], column[-1]
         # The mean of equal numbers may miss them by a rounding error; that of a constant must not.
         constant = column[0] == column[-1]
@@ -65,10 +72,9 @@ def column_statistics(values: np.ndarray) -> dict[str, np.ndarray]:
         for name, value in zip(QUANTILES, _sorted_quantiles(column, list(QUANTILES.values())), strict=True):
             found[name][i] = value
     if values.dtype.kind in "iu":
-        # Not by way of float64, which has no room for the largest integers.
-        found["min"], found["max"] = flat.min(axis=0).astype(np.int64), flat.max(axis=0).astype(np.int64)
+        found["min"], found["max"] = whole
     shaped = {name: array.reshape(values.shape[1:]) for name, array in found.items()}
-    count = np.array([len(values)], np.int64)
+    count = np.array([len(values) if rows is None else len(rows)], np.int64)
     return {name: count if name == "count" else shaped[name] for name in STATISTICS}
 
 

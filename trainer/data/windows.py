@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,6 +79,8 @@ class WindowGather:
         windows: what to gather.
         starts: first row of each episode, int64 `(E,)`, ascending; together they cover all N rows.
         lengths: rows of each episode, int64 `(E,)`.
+        away: how far from a row its values are in the columns of `elsewhere`, int64 `(N,)`.
+        elsewhere: columns that hold other rows too.
 
     Raises:
         WindowError: a window is longer than every episode.
@@ -90,6 +92,8 @@ class WindowGather:
         windows: Sequence[Window],
         starts: np.ndarray,
         lengths: np.ndarray,
+        away: np.ndarray | None = None,
+        elsewhere: Collection[str] = (),
     ) -> None:
         longest = int(lengths.max())
         for window in windows:
@@ -103,6 +107,7 @@ class WindowGather:
         # One row per frame, so that a batch needs no search for its episodes.
         self._first = np.repeat(starts, lengths)
         self._last = np.repeat(starts + lengths - 1, lengths)
+        self._away, self._elsewhere = away, elsewhere
         # Windows with the same offsets share their row numbers.
         self._keys_by_offsets: dict[tuple[int, ...], list[str]] = {}
         for window in windows:
@@ -124,7 +129,12 @@ class WindowGather:
             is_pad = inside != wanted
             for key in keys:
                 column = self._columns[key]
-                # The rows are in range; "clip" only spares numpy its own check and a second buffer.
-                gathered[key] = inside if column is None else column.take(inside, axis=0, mode="clip")
+                if column is None:
+                    gathered[key] = inside
+                else:
+                    moved = self._away is not None and key in self._elsewhere
+                    place = inside + self._away[rows][:, None] if moved else inside  # type: ignore[index]
+                    # The rows are in range; "clip" only spares numpy its own check and a second buffer.
+                    gathered[key] = column.take(place, axis=0, mode="clip")
                 gathered[f"{key}_is_pad"] = is_pad.copy()
         return gathered

@@ -46,7 +46,8 @@ class LerobotDatasetParams:
             frames.
         action_key: the feature that is predicted.
         frame_cache: folder for decoded frames, below the project if relative: decoded once, then a batch of
-            frames costs a copy. It takes N · 3 · H · W bytes per camera. None decodes on the fly.
+            frames costs a copy. It takes N · 3 · H · W bytes per camera. None decodes on the fly. Columns of
+            numbers above 256 MB are kept there too; without it in the user's cache folder.
     """
 
     repo_id: str | None = None
@@ -91,9 +92,11 @@ class LerobotDatasetFactory:
         source = "repo_id" if chosen.root is None else "root"
         cache = chosen.frame_cache
         folders = [Path(folder) for folder in opt_params.get("search_paths") or [Path.cwd()]]
+        # The last of the folders is the project.
+        kept = None if cache is None else folders[-1] / Path(cache).expanduser()
         root = find_dataset(chosen, folders)
         try:
-            reader = LeRobotReader(root, repo_id=chosen.repo_id)
+            reader = LeRobotReader(root, repo_id=chosen.repo_id, cache=kept)
             features = _observations(chosen, reader)
             _check_action(chosen, reader)
             windows = _windows(chosen, reader, features)
@@ -101,8 +104,7 @@ class LerobotDatasetFactory:
                 reader,
                 windows,
                 episodes=_episodes(chosen, reader),
-                # The last of the folders is the project.
-                frame_cache=None if cache is None else folders[-1] / Path(cache).expanduser(),
+                frame_cache=kept,
             )
         except WindowError as problem:
             camera = reader.features[problem.key].is_frames

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 from model_constructor.util.suggest import closest
 
+from trainer.data.disk_cache import built_once, default_folder, file_digest
 from trainer.data.errors import DatasetError
 from trainer.data.lerobot.columns import read_table, to_numpy
 from trainer.data.lerobot.episodes import EpisodeTable, read_episodes, read_tasks
@@ -20,6 +22,11 @@ from trainer.data.statistics import Stats, column_statistics
 _CHECKED = ("index", "episode_index", "frame_index")
 """Bookkeeping that says of each row where it belongs; read along with every other."""
 
+MAPPED_ABOVE = 256 * 2**20
+"""Bytes of a column; a larger one lies on disk and is mapped."""
+
+_ROWS_AT_ONCE = 2**18
+
 
 class LeRobotReader:
     """One LeRobot dataset on disk.
@@ -27,9 +34,14 @@ class LeRobotReader:
     Opening it reads the metadata; columns are read when they are asked for, and once. Camera features
     are listed in `features` and have no columns; `cameras.open_camera` reads their frames.
 
+    A column that takes more than `MAPPED_ABOVE` bytes is written to a file once, named by the content of the
+    data files, and mapped: all processes share its pages, and the system takes them back where memory is
+    short.
+
     Args:
         root: the dataset's folder.
         repo_id: its name on the hub, for the record.
+        cache: folder for large columns; that of the user if not given.
 
     Attributes:
         info: what `meta/info.json` says.
@@ -43,15 +55,17 @@ class LeRobotReader:
             cannot be read.
     """
 
-    def __init__(self, root: Path | str, repo_id: str | None = None) -> None:
+    def __init__(self, root: Path | str, repo_id: str | None = None, cache: Path | str | None = None) -> None:
         self.root = Path(root)
         self.repo_id = repo_id
+        self.cache = default_folder() if cache is None else Path(cache)
         self.info: DatasetInfo = read_info(self.root)
         self.fps = self.info.fps
         self.features: dict[str, Feature] = self.info.features
         self.episodes: EpisodeTable = read_episodes(self.root, self.info)
         self.tasks: list[str] = read_tasks(self.root, self.info)
         self._columns: dict[str, np.ndarray] = {}
+        self._places: np.ndarray | None = None  # of the rows in the files, where they are out of order
 
     def __len__(self) -> int:
         """Return the number of frames."""
@@ -159,10 +173,37 @@ class LeRobotReader:
 
     def _read(self, keys: Sequence[str]) -> None:
         """Read columns from all files; nothing is kept unless all of it is sound."""
+        large = [key for key in keys if self.is_mapped(key)]
         total = len(self)
         read = {
-            key: np.empty((total, *self.features[key].column_shape), self.features[key].dtype) for key in keys
+            key: np.empty((total, *self.features[key].column_shape), self.features[key].dtype)
+            for key in keys
+            if key not in large
         }
+        for rows, values in self._tables(list(read)):
+            for key, column in values.items():
+                read[key][rows] = column
+        if (read["index"] != np.arange(total)).any():
+            self._places = read["index"]
+            order = np.argsort(self._places, kind="stable")
+            read = {key: np.ascontiguousarray(column[order]) for key, column in read.items()}
+        self._check_rows(read)
+        for key, column in read.items():
+            self._check_finite(key, column)
+        self._columns.update(read)
+        for key in large:
+            self._columns[key] = self._mapped(key)
+
+    def is_mapped(self, key: str) -> bool:
+        """Tell whether a column lies on disk."""
+        return self._bytes(key) > MAPPED_ABOVE
+
+    def _bytes(self, key: str) -> int:
+        feature = self.features[key]
+        return len(self) * int(np.prod(feature.column_shape)) * np.dtype(feature.dtype).itemsize
+
+    def _tables(self, keys: Sequence[str]) -> Iterator[tuple[slice, dict[str, np.ndarray]]]:
+        """Yield, file by file, which rows they are and their columns."""
         row = 0
         for file in self.episodes.files:
             numbers = self.episodes.episode_index[file.episodes]
@@ -176,16 +217,28 @@ class LeRobotReader:
                     f"{file.path}: the file has {table.num_rows} rows, but {named_episodes(numbers)} should "
                     f"have {expected} in it"
                 )
-            for key in keys:
-                read[key][row : row + expected] = to_numpy(table.column(key), self.features[key], file.path)
+            yield (
+                slice(row, row + expected),
+                {key: to_numpy(table.column(key), self.features[key], file.path) for key in keys},
+            )
             row += expected
-        if (read["index"] != np.arange(total)).any():
-            order = np.argsort(read["index"], kind="stable")
-            read = {key: np.ascontiguousarray(column[order]) for key, column in read.items()}
-        self._check_rows(read)
-        for key, column in read.items():
-            self._check_finite(key, column)
-        self._columns.update(read)
+
+    def _mapped(self, key: str) -> np.ndarray:
+        """Return a column as an array on disk, writing it now if it is not there yet."""
+        feature = self.features[key]
+        shape = (len(self), *feature.column_shape)
+        known = hashlib.blake2b(json.dumps([key, feature.dtype, shape]).encode(), digest_size=16)
+        for file in self.episodes.files:
+            known.update(file_digest(file.path, self.cache / "sources").encode())
+        path = self.cache / f"column-{known.hexdigest()}.npy"
+        with built_once(path, self._bytes(key), f"the numbers of '{key}'") as temporary:
+            if temporary is not None:
+                column = np.lib.format.open_memmap(temporary, "w+", np.dtype(feature.dtype), shape)
+                for rows, values in self._tables([key]):
+                    column[rows if self._places is None else self._places[rows]] = values[key]
+                self._check_finite(key, column)
+                column.flush()
+        return np.asarray(np.load(path, mmap_mode="r"))
 
     def _check_rows(self, read: dict[str, np.ndarray]) -> None:
         """Hold the rows against the episode table."""
@@ -205,10 +258,18 @@ class LeRobotReader:
                 )
 
     def _check_finite(self, key: str, column: np.ndarray) -> None:
-        if column.dtype.kind != "f" or np.isfinite(column).all():
+        if column.dtype.kind != "f":
             return
-        finite = np.isfinite(column).reshape(len(column), -1).all(axis=1)
-        bad = np.flatnonzero(~finite)
+        bad = np.concatenate(
+            [
+                begin
+                + np.flatnonzero(~np.isfinite(column[begin : begin + _ROWS_AT_ONCE].reshape(rows, -1)).all(1))
+                for begin in range(0, len(column), _ROWS_AT_ONCE)
+                for rows in [min(_ROWS_AT_ONCE, len(column) - begin)]
+            ]
+        )
+        if not len(bad):
+            return
         path, episode, frame = self.place(int(bad[0]))
         values = column[bad[0]].reshape(-1)
         what = "NaN" if np.isnan(values).any() else "an infinite number"
