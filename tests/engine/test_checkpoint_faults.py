@@ -74,10 +74,12 @@ def test_a_full_disk(small_disk: Path, monkeypatch: pytest.MonkeyPatch, noticed:
         monkeypatch.setattr(shutil, "disk_usage", lambda path: free.pop() if free else real(path))
     said = what_is_said(writer, Snapshot("epoch_2", BIG))
     assert (
-        f"checkpoint epoch_2 could not be written to {small_disk}: the disk is full (1.7 MB needed, " in said
+        f"checkpoint epoch_2 could not be written to {small_disk}: the disk is full (1.70 MB needed, " in said
     )
     assert said.endswith("MB free); epoch_1 is intact")
-    assert "1.0 MB free" in said or "1.1 MB free" in said, "what was half written does not count"
+    assert "(1.70 MB needed, 1.0" in said or "(1.70 MB needed, 1.1" in said, (
+        "what was half written counts not"
+    )
     assert sorted(p.name for p in small_disk.iterdir()) == ["epoch_1", "filler", "latest"]
     read_manifest(find_checkpoint(small_disk))
 
@@ -195,4 +197,4 @@ def test_a_quota_reads_like_a_full_disk(tmp_path: Path, monkeypatch: pytest.Monk
         raise OSError(errno.EDQUOT, "Disk quota exceeded")
 
     monkeypatch.setattr(torch, "save", refuse)
-    assert "the disk is full (1.7 MB needed" in what_is_said(writer, Snapshot("epoch_2", BIG))
+    assert "the disk is full (1.70 MB needed" in what_is_said(writer, Snapshot("epoch_2", BIG))

@@ -56,9 +56,12 @@ def user_message(error: BaseException) -> str | None:
     from trainer.data.errors import DatasetError
     from trainer.engine.checkpoint import CheckpointError
     from trainer.engine.errors import TrainingFault
+    from trainer.utils.files import disk_trouble
 
     if isinstance(error, ModelConfigError):
         return describe_yaml_error(error)
     if isinstance(error, (ConfigError, ConfigLoadError, CheckpointError, DatasetError, TrainingFault)):
         return str(error)
+    if isinstance(error, OSError) and (trouble := disk_trouble(error)):
+        return f"{trouble}; what was saved before is intact, and the same command goes on from there"
     return None

@@ -25,6 +25,7 @@ from trainer.engine.checkpoint import (
     write_checkpoint,
 )
 from trainer.engine.snapshot import TornError, stand_back
+from trainer.utils.files import disk_trouble
 
 
 class CheckpointWriter:
@@ -62,9 +63,20 @@ class CheckpointWriter:
 
         self._start(lambda: self._explained(name, 0, point))
 
-    def sweep(self) -> None:
-        """Remove what a killed process has left; only while nobody else writes to this run."""
-        self._start(lambda: sweep(self.run))
+    def sweep(self, and_prune: bool) -> None:
+        """Remove what a killed process has left; only while nobody else writes to this run.
+
+        Args:
+            and_prune: also remove the checkpoints that are no longer asked for, which may be what a full disk
+                needs; only where the run goes on from its latest one.
+        """
+
+        def work() -> None:
+            sweep(self.run)
+            if and_prune and read_pointer(self.run, LATEST):
+                prune(self.run, self.keep)
+
+        self._start(work)
 
     def check(self) -> None:
         """Return at once.
@@ -133,11 +145,9 @@ class CheckpointWriter:
         intact = f"; {latest[0]} is intact" if latest else ""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             free = shutil.disk_usage(self.run).free
-            why = f"the disk is full ({needed / 1e6:,.1f} MB needed, {free / 1e6:,.1f} MB free)"
-        elif error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            why = f"{error.filename or self.run} is not writable"
+            why = f"the disk is full ({needed / 1e6:,.2f} MB needed, {free / 1e6:,.2f} MB free)"
         else:
-            why = str(error)
+            why = disk_trouble(error) or str(error)
         return f"checkpoint {name} could not be written to {self.run}: {why}{intact}"
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import click
 import torch
 from torch import nn
 
@@ -179,7 +180,7 @@ class Experiment:
     def __enter__(self) -> Experiment:
         """Begin: what a process that was killed has left of a checkpoint goes."""
         if self.runtime.is_main:
-            self.writer.sweep()
+            self.writer.sweep(and_prune=self.config.train.checkpoint.resume_from == "auto")
         return self
 
     def __exit__(
@@ -188,11 +189,18 @@ class Experiment:
         """Finish what is being written and recorded.
 
         After an error the ranks no longer meet: each writes what it has by itself, so that none of them waits
-        for another that is gone.
+        for another that is gone. What fails then as well is said, and does not take the error's place.
         """
-        try:
-            self.writer.close()
-            if kind is None:
+        if kind is None:
+            try:
+                self.writer.close()
                 self.saving.say_what_had_no_effect()
-        finally:
-            self.tracker.close(together=kind is None)
+            finally:
+                self.tracker.close()
+            return
+        for close in (self.writer.close, functools.partial(self.tracker.close, together=False)):
+            try:
+                close()
+            except Exception as also:
+                if self.runtime.is_main and str(also) != str(error):
+                    click.echo(f"Warning: {also}", err=True)

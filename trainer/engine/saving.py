@@ -234,17 +234,20 @@ class Saving:
                 module.load_state_dict(state["models"][name])
             else:
                 load_component(module, folder / f"{name}.pt")
+        moved: dict[tuple[int, int], list[str]] = {}
         for name, optimizer in e.optimizers.items():
             saved = load_tensors(folder / f"{name}_opt.pt")
-            before = _end_of_schedule(saved.get("scheduler"))
+            before = (saved.get("scheduler") or {}).get("total_steps")
             optimizer.load_state_dict(saved)
-            now = _end_of_schedule(getattr(getattr(optimizer, "scheduler", None), "state_dict", dict)())
-            if before is not None and now is not None and before != now and e.runtime.is_main:
-                click.echo(
-                    f"Warning: the learning rate of '{name}' now ends its schedule after {now:,} updates "
-                    f"instead of {before:,}, because the configuration says so.",
-                    err=True,
-                )
+            now = getattr(getattr(optimizer, "scheduler", None), "total_steps", None)
+            if before is not None and now is not None and before != now:
+                moved.setdefault((before, now), []).append(name)
+        for (before, now), names in moved.items() if e.runtime.is_main else ():
+            click.echo(
+                f"Warning: the learning rate of {', '.join(names)} now ends its schedule after {now:,} "
+                f"updates instead of {before:,}, as the configuration says.",
+                err=True,
+            )
         if hasattr(e.trainer, "load_state_dict"):
             e.trainer.load_state_dict(state["trainer"])
         for callback, own in zip(e.callbacks, state.get("callbacks", ()), strict=False):
@@ -267,16 +270,19 @@ class Saving:
                 assert one is not None
                 if _improves(one["value"], self.best, wanted.mode):
                     self.best = {key: one[key] for key in ("name", "metric", "mode", "value")}
+        self._point_at_best_again(pointer[0] if pointer else None)
+
+    def _point_at_best_again(self, named: str | None) -> None:
+        """Let `best` name this moment, if the process that saved it was killed before it could."""
+        e = self.e
+        if self.best is not None and self.best["name"] == e.moment != named and e.runtime.is_main:
+            e.writer.point_at_best(e.moment, {**self.best, **vars(e.progress)})
 
 
 def _improves(value: float, best: Mapping[str, Any] | None, mode: str) -> bool:
     if best is None:
         return True
     return value < best["value"] if mode == "min" else value > best["value"]
-
-
-def _end_of_schedule(state: Mapping[str, Any] | None) -> int | None:
-    return (state or {}).get("total_steps")
 
 
 class _Mark:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -28,6 +29,18 @@ def fsync_tree(folder: Path) -> None:
         fsync_path(Path(root))
 
 
+def disk_trouble(error: OSError) -> str | None:
+    """Say in a clause what is wrong with a disk that cannot be written; None where it is something else."""
+    where = f", so {error.filename} cannot be written" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk is full{where}"
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return f"{error.filename or 'the disk'} is not writable"
+    if error.errno == errno.EIO:
+        return f"the disk fails{where}"
+    return None
+
+
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it takes the name `path`, on failure it goes.
@@ -40,8 +53,11 @@ def whole_file(path: Path) -> Iterator[Path]:
         fsync_path(temporary)
         os.replace(temporary, path)
         fsync_path(path.parent)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with contextlib.suppress(OSError):  # a disk that can no longer be written says so once
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None:
+            error.filename = error.filename or str(path)
         raise
 
 

@@ -214,11 +214,9 @@ class AdamWWarmupCosineBuilder:
             schedule["warmup_steps"] = int(self.warmup_share * total)
         if schedule["warmup_steps"] >= total:
             raise ValueError(f"warmup_steps {schedule['warmup_steps']} must be fewer than {total} updates")
-        # One kernel for all parameters where torch has it for this device; the numbers are the same.
         return AdamWWithWarmupCosine(
             list(params),
             schedule=lambda optimizer: WarmupCosineLR(optimizer, **schedule),
-            fused=True,
             **self.adamw,
         )
 

@@ -131,6 +131,5 @@ class AdamWCosineScheduleBuilder:
         return AdamWWithOneCycle(
             list(params),
             schedule=lambda optimizer: HeldOneCycleLR(optimizer, total_steps=total, **self.schedule),
-            fused=True,
             **self.adamw,
         )

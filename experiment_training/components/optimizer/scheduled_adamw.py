@@ -13,8 +13,8 @@ from torch.optim.lr_scheduler import LRScheduler
 class ScheduledAdamW(torch.optim.AdamW):
     """AdamW whose `step` also advances its schedule, and whose state holds both.
 
-    On a GPU it is torch's fused one, which makes an update in one kernel, and without asking the host leaves
-    out one whose gradients are not finite.
+    It is torch's fused one: one kernel for all parameters, with the same numbers, which on a GPU leaves out
+    an update whose gradients are not finite without asking the host.
 
     Args:
         params: parameters or groups.
@@ -28,10 +28,7 @@ class ScheduledAdamW(torch.optim.AdamW):
     scheduler: LRScheduler
 
     def __init__(self, params: Any, *, schedule: Callable[[Any], LRScheduler], **adamw: Any) -> None:
-        entries = list(params)
-        tensors = [p for e in entries for p in (e["params"] if isinstance(e, dict) else [e])]
-        on_gpu = bool(tensors) and all(p.is_cuda for p in tensors)
-        super().__init__(entries, **({"fused": True} if on_gpu else {}), **adamw)
+        super().__init__(params, fused=True, **adamw)
         self.scheduler = schedule(self)
 
     def step(self, closure: Any = None) -> Any:
@@ -56,7 +53,7 @@ class ScheduledAdamW(torch.optim.AdamW):
         schedule = state.pop("scheduler", None)
         super().load_state_dict(state)
         for group in self.param_groups:
-            group["fused"] = self.defaults["fused"]  # the run may go on on another device
+            group["fused"] = True  # also where the state comes from another optimizer
         if schedule is None:
             return
         own = {name: getattr(self.scheduler, name) for name in self.settings}
