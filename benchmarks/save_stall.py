@@ -197,7 +197,7 @@ def settle(training: Training) -> None:
 
 
 def measure(training: Training, rounds: int, scratch: Path) -> dict[str, Any]:
-    training.steps(3)
+    training.steps(10)
     first = training.our_save()
     plain, ours, usual, after, written = [], [], [], [], []
     for _ in range(rounds):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 import torch
 from test_training import STEPS_PER_EPOCH, assert_same, fixed_schedule, metrics
 
+from trainer.engine import snapshot
 from trainer.engine.checkpoint import find_checkpoint, load_tensors, read_manifest
 from trainer.engine.deployment import load_policy
 from trainer.engine.experiment import Experiment
@@ -227,3 +229,26 @@ def test_metrics_are_never_older_than_a_checkpoint(tiny_experiment: Write) -> No
         train(tiny_experiment(), ["train.log_every_n_steps=1000", "train.checkpoint.save_every_n_steps=3"])
     assert len(seen) > STEPS_PER_EPOCH
     assert all(seen)
+
+
+def test_checkpoints_are_the_same_when_copying_takes_longer_than_the_next_batch(
+    tiny_experiment: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slowly(target: torch.Tensor, source: torch.Tensor) -> None:
+        for to, piece in zip(target.view(-1).chunk(4), source.reshape(-1).chunk(4), strict=True):
+            time.sleep(0.01)
+            to.copy_(piece)
+
+    def wide(config: dict[str, Any]) -> None:
+        fixed_schedule(config)
+        decoder = tmp_path / "models/velocity_decoder.yaml"
+        decoder.write_text(decoder.read_text().replace("width: 32", "width: 192"))
+
+    path = tiny_experiment(wide)
+    usual = train(path, [f"train.save_dir={tmp_path / 'usual'}"])
+    copied = []
+    monkeypatch.setattr(snapshot, "copy_tensor", lambda to, source: (copied.append(1), slowly(to, source)))
+    slow = train(path, [f"train.save_dir={tmp_path / 'slow'}"])
+    assert len(copied) > 8, "nothing was left to copy late, so this tests nothing"
+    for name in ("velocity_decoder.pt", "velocity_decoder_opt.pt", "training_state.pt"):
+        assert_same(load_tensors(usual / "epoch_1" / name), load_tensors(slow / "epoch_1" / name))

@@ -42,8 +42,8 @@ def evaluate(
 ) -> None:
     """Measure how often CHECKPOINT succeeds, on starts that no recording used.
 
-    CHECKPOINT is a run folder, of which the latest checkpoint is taken, one of its epoch folders, or the
-    experiment YAML that was trained.
+    CHECKPOINT is a run folder, of which the latest checkpoint is taken, one of its epoch folders, its `best`,
+    or the experiment YAML that was trained.
     """
     from trainer.engine.checkpoint import CheckpointError, find_checkpoint
     from trainer.engine.deployment import DATASET, load_policy

@@ -63,8 +63,9 @@ class HostCopier:
 
         def get() -> None:
             stand_back()
-            for source in distinct:
-                self._buffers.setdefault(_format(source), []).append(_host_memory(source).zero_())
+            with contextlib.suppress(RuntimeError, MemoryError):  # the first save will say that there is none
+                for source in distinct:
+                    self._buffers.setdefault(_format(source), []).append(_host_memory(source).zero_())
 
         self._preparing = threading.Thread(target=get, name="checkpoint-memory", daemon=True)
         self._preparing.start()
@@ -245,7 +246,10 @@ def stand_back() -> None:
 
 
 def _host_memory(source: Tensor) -> Tensor:
-    return torch.empty_like(source, device="cpu", pin_memory=source.is_cuda, requires_grad=False)
+    if source.is_cuda:
+        with contextlib.suppress(RuntimeError):  # a system may pin less than it has; then copies wait
+            return torch.empty_like(source, device="cpu", pin_memory=True, requires_grad=False)
+    return torch.empty_like(source, device="cpu", requires_grad=False)
 
 
 def _format(source: Tensor) -> _Key:
