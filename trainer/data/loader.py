@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import random
-import signal
 import time
 from collections.abc import Generator, Iterator, Sequence, Sized
 from typing import Any, cast
@@ -260,10 +260,9 @@ def _packed(batches: Any) -> list[PackedBatch]:
 def _seed_worker(worker: int) -> None:
     """Seed python and numpy as torch seeded this worker, whose number is in that seed already.
 
-    A signal to stop reaches the whole process group (Ctrl-C, and torchrun too), while the step that is to be
-    finished still needs batches: the worker goes when its parent does.
+    A signal to stop reaches a whole process group, from the keyboard as from torchrun, while the step that is
+    to be finished still needs batches. So the worker leaves that group; it goes when its parent does.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    os.setpgid(0, 0)
     random.seed(torch.initial_seed())
     np.random.seed(torch.initial_seed() % 2**32)

@@ -143,8 +143,8 @@ class Lookout:
         self._peers: list[_Peer] = []
         self._sending = threading.Lock()
         self._selector = selectors.DefaultSelector()
-        self._wake, woken = socket.socketpair()
-        self._selector.register(woken, selectors.EVENT_READ, "wake")
+        self._wake, self._woken = socket.socketpair()
+        self._selector.register(self._woken, selectors.EVENT_READ, "wake")
         self._server = server
         if server is not None:
             server.setblocking(False)
@@ -182,6 +182,8 @@ class Lookout:
         why = " ".join(str(error).split()) if final else f"{type(error).__name__}: {error}"
         own = Loss(self._places[self._rank], why.strip()[:_LONGEST_REASON], worded=True, final=final)
         self._send({"lost": asdict(own)})
+        self._deadline = time.monotonic() + self._grace  # a process may hang as it ends, too
+        self._wake.send(b"x")
         if self._rank == 0:
             self._send({"heard": True})
         return None
@@ -214,7 +216,8 @@ class Lookout:
                 self._send({"beat": True})
                 next_beat = now + self._beat
             if now >= self._deadline:
-                self._say()
+                if self.loss is not None:
+                    self._say()
                 self._end()
                 return
             pause = max(min(next_beat, self._deadline) - now, 0.01)
@@ -230,6 +233,8 @@ class Lookout:
                     self._add(self._server.accept()[0], None)
                 elif isinstance(key.data, _Peer):
                     self._receive(key.data)
+                else:
+                    self._woken.recv(100)
             self._miss_the_silent()
         for peer in self._peers:
             peer.link.close()
