@@ -15,6 +15,8 @@ import pytest
 import torch
 from test_training import assert_same, metrics
 
+from trainer.engine.checkpoint import find_checkpoint
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -93,3 +95,73 @@ def test_two_ranks_stop_together_also_when_epochs_are_shorter_than_logging_windo
     process.communicate(timeout=90)
     assert process.returncode != 0
     assert (run / (run / "latest").read_text().strip() / "manifest.json").is_file()
+
+
+def test_a_second_signal_ends_a_run_at_once_and_harms_nothing(
+    tiny_experiment: Callable[..., Path], tmp_path: Path
+) -> None:
+    def slow_steps(config: dict[str, Any]) -> None:
+        long_with_dropout(config)
+        config["train"]["save_every"] = 1
+        config["plugins"].append("dawdling")
+        config["train"]["trainer"]["type"] = "dawdling_trainer"
+
+    (tmp_path / "dawdling.py").write_text(DAWDLING)
+    path, run = tiny_experiment(slow_steps), tmp_path / "run"
+    options: dict[str, Any] = {"cwd": ROOT, "env": environment(), "text": True, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command(path, run, 1), **options)
+    wait_for_steps(run, process, 30)  # the next step takes an hour
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    assert process.stderr is not None
+    while "a second signal stops at once" not in process.stderr.readline():
+        pass
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=30)[1]
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "Stopped at once" in said
+    assert find_checkpoint(run).name == "epoch_1"
+    dawdling = (tmp_path / "dawdling.py").read_text().replace("== 40", "< 0")
+    (tmp_path / "dawdling.py").write_text(dawdling)
+    again = [*command(path, run, 1), "--set", "train.epoch=3"]
+    done = subprocess.run(again, check=True, timeout=120, **options)
+    assert "after step 22" in done.stderr
+    assert [m["step"] for m in metrics(run)] == list(range(66))
+
+
+DAWDLING = """
+import time
+from experiment_training.components.trainer.imitation_learning.state_flow_matching import policy
+from trainer.engine.step import PolicyTrainer
+from trainer.registry import TRAINER_REGISTRY
+
+@TRAINER_REGISTRY.register("dawdling_trainer")
+class DawdlingTrainer(PolicyTrainer):
+    policy_class = policy.StateFlowMatchingPolicy
+
+    def train_step(self, data, iterations):
+        if iterations == 40:
+            time.sleep(3600)
+        return super().train_step(data, iterations)
+"""
+
+
+@pytest.mark.slow
+def test_two_ranks_finish_their_step_with_loader_workers_too(
+    tiny_experiment: Callable[..., Path], tmp_path: Path
+) -> None:
+    """torchrun signals the process groups of the ranks, to which their loader workers would belong."""
+
+    def workers(config: dict[str, Any]) -> None:
+        config["train"].update(epoch=4000, save_every=4000, log_every_n_steps=150)
+        config["data"].update(batch_size=4, num_workers=2)
+
+    path, run = tiny_experiment(workers), tmp_path / "two"
+    options: dict[str, Any] = {"cwd": ROOT, "env": environment(), "text": True, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command(path, run, 2), **options)
+    wait_for_steps(run, process, 150)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=90)[1]
+    assert "Saved and stopped by SIGTERM" in said
+    assert "loader worker" not in said
+    assert process.returncode != 0

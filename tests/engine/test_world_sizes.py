@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -34,16 +35,23 @@ class NotingTrainer(PolicyTrainer):
 '''
 
 
-def run(path: Path, ranks: int, batch_size: int) -> Path:
-    folder = path.parent / f"run_{ranks}"
+def launch(path: Path, folder: Path, ranks: int, *overrides: str) -> str:
+    """Train in so many ranks and return what was said."""
     launcher = (
         [] if ranks == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
     )
     command = [sys.executable, *launcher, "trainer/offline_trainer.py", "--train_config", str(path)]
-    command += ["--set", f"train.save_dir={folder}", "--set", f"data.batch_size={batch_size}"]
+    for override in (f"train.save_dir={folder}", *overrides):
+        command += ["--set", override]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled", "NOTE": str(ranks)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def run(path: Path, ranks: int, batch_size: int) -> Path:
+    folder = path.parent / f"run_{ranks}"
+    launch(path, folder, ranks, f"data.batch_size={batch_size}")
     return folder
 
 
@@ -119,4 +127,5 @@ def test_a_rank_that_fails_ends_the_others_and_says_why(
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode != 0
-    assert "the gripper fell off" in done.stderr
+    assert re.search(r"Error: Rank 1 \(.*\) failed: RuntimeError: the gripper fell off", done.stderr)
+    assert done.stderr.count("[rank1]: RuntimeError: the gripper fell off") == 1

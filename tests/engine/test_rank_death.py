@@ -1,0 +1,115 @@
+"""A rank that dies ends the others within a bounded time, which say which one it was and why."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_stop import ROOT, environment, wait_for_steps
+from test_training import assert_same, metrics, weights
+
+from trainer.runtime.lookout import BOUND_SECONDS
+
+Write = Callable[..., Path]
+PLUGIN = '''
+import os
+from experiment_training.components.trainer.imitation_learning.state_flow_matching import policy
+from trainer.engine.step import PolicyTrainer
+from trainer.registry import TRAINER_REGISTRY
+
+@TRAINER_REGISTRY.register("telling_trainer")
+class TellingTrainer(PolicyTrainer):
+    """Writes down the process of each rank."""
+
+    policy_class = policy.StateFlowMatchingPolicy
+
+    def train_step(self, data, iterations):
+        if iterations == 0:
+            path = os.path.join(os.path.dirname(__file__), f"process_{self.settings.rank}")
+            with open(path, "w") as file:
+                file.write(str(os.getpid()))
+        return super().train_step(data, iterations)
+'''
+
+
+def long(config: dict[str, Any]) -> None:
+    config["plugins"].append("telling")
+    config["train"]["trainer"]["type"] = "telling_trainer"
+    config["train"].update(epoch=4000, save_every=4000)
+
+
+def start(path: Path, run: Path, *options: str, overrides: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    (path.parent / "telling.py").write_text(PLUGIN)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *options]
+    script = ["trainer/offline_trainer.py", "--train_config", str(path), "--set", f"train.save_dir={run}"]
+    script += [text for override in overrides for text in ("--set", override)]
+    command = [sys.executable, *launcher, *script]
+    return subprocess.Popen(command, cwd=ROOT, env=environment(), text=True, stderr=subprocess.PIPE)
+
+
+def send(path: Path, rank: int, number: signal.Signals) -> int:
+    process = int((path.parent / f"process_{rank}").read_text())
+    os.kill(process, number)
+    return process
+
+
+@pytest.mark.parametrize("rank", [1, pytest.param(0, marks=pytest.mark.slow)])
+def test_a_killed_rank_is_named_and_the_other_is_no_stopped_run(
+    tiny_experiment: Write, tmp_path: Path, rank: int
+) -> None:
+    path, run = tiny_experiment(long), tmp_path / "run"
+    process = start(path, run)
+    wait_for_steps(run, process, 8)
+    killed, since = send(path, rank, signal.SIGKILL), time.monotonic()
+    said = process.communicate(timeout=BOUND_SECONDS)[1]
+    assert time.monotonic() - since < BOUND_SECONDS
+    assert process.returncode != 0
+    assert said.count(f"Error: Rank {rank} (host ") == 1
+    assert f"process {killed}) is lost: its process ended without a word, as when it is killed" in said
+    assert "Saved and stopped" not in said
+    assert "Traceback" not in said.split("is lost")[0]
+
+
+@pytest.mark.slow
+def test_a_rank_that_gives_no_sign_of_life_is_given_up(tiny_experiment: Write, tmp_path: Path) -> None:
+    path, run = tiny_experiment(long), tmp_path / "run"
+    process = start(path, run)
+    wait_for_steps(run, process, 8)
+    stopped = send(path, 1, signal.SIGSTOP)
+    waiting = int((path.parent / "process_0").read_text())
+    since = time.monotonic()
+    while Path(f"/proc/{waiting}").exists():
+        assert time.monotonic() - since < BOUND_SECONDS + 10
+        time.sleep(0.5)
+    os.kill(stopped, signal.SIGKILL)  # torchrun itself would wait half a minute more
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode != 0
+    assert f"process {stopped}) is lost: no sign of life for 45 s" in said
+
+
+@pytest.mark.slow
+def test_torchrun_starts_a_killed_rank_again_and_the_run_is_the_same(
+    tiny_experiment: Write, tmp_path: Path
+) -> None:
+    path = tiny_experiment(long)
+    short = ("train.epoch=60", "train.save_every=5")
+    whole = start(path, tmp_path / "whole", overrides=short)
+    assert whole.communicate(timeout=200) is not None
+    assert whole.returncode == 0
+    run = tmp_path / "killed"
+    process = start(path, run, "--max-restarts=1", overrides=short)
+    wait_for_steps(run, process, 100)
+    send(path, 1, signal.SIGKILL)
+    said = process.communicate(timeout=200)[1]
+    assert process.returncode == 0, said
+    assert f"Taking up {run} after step" in said
+    assert_same(weights(tmp_path / "whole/epoch_60"), weights(run / "epoch_60"))
+    totals = [[(m["step"], m["total"]) for m in metrics(folder)] for folder in (tmp_path / "whole", run)]
+    assert totals[0] == totals[1]
