@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+import torch.distributed as dist
 
 from trainer.runtime import connect, select_device
 
@@ -34,3 +37,16 @@ def test_precision_is_that_of_matrix_products_in_a_step(precision: str, dtype: t
 def test_a_device_that_is_not_there_is_refused(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         select_device(text)
+
+
+def test_a_process_group_of_somebody_else_is_used_and_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "7")
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        with connect("cpu") as runtime:
+            assert (runtime.rank, runtime.world_size) == (0, 1)
+        assert dist.is_initialized()
+    finally:
+        dist.destroy_process_group()
