@@ -69,10 +69,9 @@ def test_a_closed_connection_is_a_death_of_which_everybody_hears(dead: int) -> N
             links[dead - 1].shutdown(socket.SHUT_RDWR)
         others = [x for rank, x in enumerate(lookouts) if rank != dead]
         until(lambda: all(x.loss is not None for x in others))
-        assert [str(x.loss) for x in others] == [
-            f"Rank {dead} (host first, process {PLACES[dead].pid}) is lost: its process ended without a word, "
-            "as when it is killed"
-        ] * 2
+        why = "its process ended without a word, as when it is killed"
+        expected = f"Rank {dead} (host first, process {PLACES[dead].pid}) is lost: {why}"
+        assert [str(x.loss) for x in others] == [expected] * 2
 
 
 def kill(lookout: Lookout) -> None:

@@ -104,6 +104,9 @@ def run_on_ray(job: RayJob) -> Any:
         if signals:
             raise Interrupted(signals[0])
         use_gpu = _enough(ray, job)
+        workers = f"{job.num_workers} worker{'s' * (job.num_workers > 1)}"
+        place = f"the Ray cluster at {job.address}" if job.address else "a Ray cluster of their own"
+        click.echo(f"Starting {workers} on {place}.", err=True)
         board = ray.remote(num_cpus=0, max_concurrency=1000)(Board).remote()
         reader = threading.Thread(target=_show, args=(ray, board, streams), daemon=True)
         reader.start()
@@ -329,6 +332,8 @@ class Relay(io.TextIOBase):
         name: `stdout` or `stderr`.
         live: it appears on a terminal.
     """
+
+    encoding = "utf-8"  # progress bars then draw blocks
 
     def __init__(self, board: Any, name: str, live: bool) -> None:
         self._board, self._name, self._live = board, name, live
