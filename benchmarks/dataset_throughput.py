@@ -1,12 +1,14 @@
 """Measures how many samples per second the data path gives, beside lerobot's and beside the floor.
 
-    python benchmarks/dataset_throughput.py [--lerobot <env>/bin/python] [--cases state,cameras,…]
-    python benchmarks/dataset_throughput.py --pusht <folder of the Push-T dataset>    # share of waiting
-    python benchmarks/dataset_throughput.py --memory 8                                # GB of frames
+    python benchmarks/dataset_throughput.py [--lerobot <env>/bin/python] [--pusht <folder>] [--cases state,…]
 
-The datasets are made for the run, in a temporary folder; `lerobot_loader.py` says how to install lerobot in
-an environment of its own. Each case is measured here, there, and here again, so a ratio is one of the same
-minutes; of the numbers of workers the best counts on either side. One thread per process. Prints JSON.
+The datasets are made for the run, in a temporary folder, but for `pusht`, the demonstrations that lerobot
+itself wrote; `lerobot_loader.py` says how to install lerobot in an environment of its own. Each case is
+measured here, there, and here again, so a ratio is one of the same minutes; of the numbers of workers the
+best counts on either side. Both sides have all cores: without workers torch's threads, with workers the
+processes. Beside samples per second stand those per second of processor time without workers, which other
+work on the machine moves little. `data_wait.py` measures what of this a training step feels,
+`large_dataset.py` its memory. Prints JSON.
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ import itertools
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import tempfile
@@ -39,7 +40,7 @@ from trainer.runtime.memory import keep_freed_memory
 
 BATCH = 64
 WORKERS = (0, 1, 2)
-CASES = ("state", "cameras", "busy", "cached", "large")
+CASES = ("state", "metaworld", "pusht", "cameras", "busy", "cached", "large", "large busy")
 SMALL, LARGE = (96, 96), (480, 640)
 
 
@@ -106,18 +107,24 @@ def open_dataset(root: Path, frame_cache: Path | None = None) -> WindowedDataset
     return WindowedDataset(reader, [*windows, Window("action", tuple(range(16)))], frame_cache=frame_cache)
 
 
-def rate_of(batches: Callable[[], Any], seconds: float) -> float:
-    """Return samples per second of an endless iterator of batches, after its first two."""
+def rates_of(batches: Callable[[], Any], seconds: float) -> tuple[float, float]:
+    """Return samples per second, and per CPU second, of an endless iterator after its first two."""
     found = iter(batches())
     for _ in range(2):
         next(found)
-    samples, began = 0, time.perf_counter()
+    samples, began, used = 0, time.perf_counter(), time.process_time()
     while time.perf_counter() - began < seconds:
         samples += next(found)
-    return round(samples / (time.perf_counter() - began), 1)
+    passed, computed = time.perf_counter() - began, time.process_time() - used
+    return round(samples / passed, 1), round(samples / computed, 1)
 
 
-def through_loader(dataset: WindowedDataset, workers: int, scale_images: bool = True) -> Callable[[], Any]:
+def rate_of(batches: Callable[[], Any], seconds: float) -> float:
+    """Return samples per second."""
+    return rates_of(batches, seconds)[0]
+
+
+def through_loader(dataset: WindowedDataset, workers: int) -> Callable[[], Any]:
     normalizer = Normalizer(dataset.statistics(["observation.state", "action"]))
     loader = BatchLoader(
         dataset,
@@ -125,7 +132,6 @@ def through_loader(dataset: WindowedDataset, workers: int, scale_images: bool = 
         num_workers=workers,
         persistent_workers=workers > 0,
         normalizer=normalizer,
-        scale_images=scale_images,
     )
     return lambda: (len(batch["index"]) for epoch in itertools.count() for batch in loader.epoch(epoch))
 
@@ -154,18 +160,18 @@ def copy_floor(dataset: WindowedDataset, frames: np.ndarray | None) -> Callable[
 
 
 def decode_floor(root: Path) -> Callable[[], Any]:
-    """The frames of a batch decoded in one call per file, and nothing else."""
+    """The frames of a batch decoded in one call per file and in one thread, and nothing else."""
     films = sorted(root.glob("videos/**/*.mp4"))
-    decoders = [open_decoder(path, 30) for path in films]
-    reader = LeRobotReader(root)
+    dataset = open_dataset(root)
+    decoders = [open_decoder(path, dataset.reader.fps) for path in films]
 
     def batches() -> Any:
-        for rows in random_batches(open_dataset(root)):
+        for rows in random_batches(dataset):
             for decoder in decoders:
                 decoder.frames(np.unique(rows).tolist())
             yield BATCH
 
-    assert len(films) == len(reader.camera_features()), "one file per camera"
+    assert len(films) == len(dataset.image_keys), "one file per camera"
     return batches
 
 
@@ -180,12 +186,12 @@ def every_frame(root: Path) -> float:
 
 
 def lerobot_rates(python: str, root: Path, seconds: float) -> dict[str, Any]:
-    rates: dict[int, float] = {}
-    version = ""
-    for workers in WORKERS:
-        found = lerobot_rate(python, root, workers, seconds)
-        rates[workers], version = found["samples_per_s"], found["version"]
-    return {"version": version, "samples_per_s": rates}
+    found = {workers: lerobot_rate(python, root, workers, seconds) for workers in WORKERS}
+    return {
+        "version": found[0]["version"],
+        "samples_per_s": {workers: one["samples_per_s"] for workers, one in found.items()},
+        "samples per CPU second, no workers": found[0]["samples_per_cpu_s"],
+    }
 
 
 def lerobot_rate(python: str, root: Path, workers: int, seconds: float) -> dict[str, Any]:
@@ -204,175 +210,106 @@ def lerobot_rate(python: str, root: Path, workers: int, seconds: float) -> dict[
     return found
 
 
-def measure(case: str, folder: Path, lerobot: str | None, seconds: float) -> dict[str, Any]:
-    root = folder / {"cached": "cameras"}.get(case, case)
-    cameras = {"state": {}, "large": {"observation.images.front": LARGE}}.get(
-        case, {"observation.images.left": SMALL, "observation.images.right": SMALL}
-    )
+def measure(
+    case: str, folder: Path, pusht: Path | None, lerobot: str | None, seconds: float
+) -> dict[str, Any]:
+    if case == "pusht":
+        assert pusht is not None
+        root = pusht
+    else:
+        root = folder / {"cached": "cameras"}.get(case, case)
     if not root.is_dir():
-        # "large" is encoded as ffmpeg does when it is told nothing: a keyframe in 250 frames.
-        options = {"video_encoder": "libx264", "video_options": {}} if case == "large" else {}
-        episodes, frames = {"state": (50, 400), "large": (12, 250)}.get(case, (25, 200))
-        write_dataset(root, episodes, frames, cameras, case == "busy", **options)
+        _write(case, root)
     dataset = open_dataset(root, folder / "cache" if case == "cached" else None)
+    used: list[float] = []
 
     def ours() -> dict[int, float]:
-        return {workers: rate_of(through_loader(dataset, workers), seconds) for workers in WORKERS}
+        rates = {}
+        for workers in WORKERS:
+            rates[workers], per_cpu = rates_of(through_loader(dataset, workers), seconds)
+            if not workers:
+                used.append(per_cpu)
+        return rates
 
     before = ours()
     theirs = lerobot_rates(lerobot, root, seconds) if lerobot else None
     print(f"{case}: {before}, lerobot {theirs}", file=sys.stderr)
     after = ours()
     rates = {workers: round((before[workers] + after[workers]) / 2, 1) for workers in WORKERS}
+    cameras = dataset.image_keys
     films = sum(path.stat().st_size for path in root.rglob("*.mp4")) / (len(dataset) * max(1, len(cameras)))
     result: dict[str, Any] = {
         "frames": len(dataset),
-        "cameras": cameras,
+        "cameras": {name: dataset.reader.features[name].frame_shape[1:] for name in cameras},
         "bytes per frame": round(films),
         "samples_per_s": rates,
+        "samples per CPU second, no workers": round(sum(used) / len(used), 1),
+        "batches decoded at once": dataset.lookahead(BATCH),
     }
     if case == "state":
         floors = {"one copy": rate_of(copy_floor(dataset, None), seconds)}
     elif case == "cached":
         arrays = [np.load(path, mmap_mode="r") for path in sorted((folder / "cache").glob("*.npy"))]
         floors = {"one copy": rate_of(copy_floor(dataset, np.stack(arrays)), seconds)}
-        result["uint8, as they go to a GPU"] = rate_of(through_loader(dataset, 0, False), seconds)
     else:
-        floors = {"one batched decode": rate_of(decode_floor(root), seconds)}
-        if case == "large":
-            floors["every frame once, in order"] = every_frame(root)
-            result["batches decoded at once"] = dataset.lookahead(BATCH)
-    best = max(rates.values())
+        floors = {"one batched decode, one thread": rate_of(decode_floor(root), seconds)}
+        if case.startswith("large"):
+            floors["every frame once, in order, one thread"] = every_frame(root)
     result["floor"] = floors
-    result["share of the floor, no workers"] = {n: round(rates[0] / floor, 3) for n, floor in floors.items()}
+    result["share of the floor"] = {n: round(max(rates.values()) / floor, 3) for n, floor in floors.items()}
     if theirs:
+        best, other = max(rates.values()), max(theirs["samples_per_s"].values())
+        per_cpu = theirs["samples per CPU second, no workers"]
         result["lerobot"] = theirs
-        result["times lerobot, best against best"] = round(best / max(theirs["samples_per_s"].values()), 1)
-        result["times lerobot, no workers"] = round(rates[0] / theirs["samples_per_s"][0], 1)
+        result["times lerobot, best against best"] = round(best / other, 1)
+        result["times lerobot, per CPU second without workers"] = round(sum(used) / len(used) / per_cpu, 1)
     return result
 
 
-def waiting(pusht: Path, folder: Path, steps: int = 150) -> dict[str, Any]:
-    """Share of a training step spent waiting for data, with small networks, on Push-T."""
-    from torch import nn
+def _write(case: str, root: Path) -> None:
+    small = {"observation.images.left": SMALL, "observation.images.right": SMALL}
+    if case == "metaworld":
+        from metaworld_films import write_metaworld  # needs Meta-World
 
-    def share(windows: list[Window], batch: int, network: nn.Module, key: str) -> dict[str, Any]:
-        reader = LeRobotReader(pusht)
-        action = Window("action", tuple(range(16)))
-        dataset = WindowedDataset(reader, [*windows, action], frame_cache=folder / "pusht")
-        stats = dataset.statistics([k for k in (key, "action") if k not in dataset.image_keys])
-        loader = BatchLoader(dataset, batch_size=batch, normalizer=Normalizer(stats))
-        optimizer = torch.optim.AdamW(network.parameters())
-        began = waited = 0.0
-        endless = (b for epoch in itertools.count() for b in loader.epoch(epoch))
-        for step, found in enumerate(itertools.islice(endless, steps + 10)):
-            if step == 10:
-                began, waited = time.perf_counter(), loader.wait_seconds
-            loss = (network(found[key]) - found["action"].flatten(1)).square().mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        passed = time.perf_counter() - began
-        return {
-            "parameters": sum(p.numel() for p in network.parameters()),
-            "batch": batch,
-            "ms_per_step": round(1000 * passed / steps, 2),
-            "ms waited per step": round(1000 * (loader.wait_seconds - waited) / steps, 3),
-            "share of waiting": round((loader.wait_seconds - waited) / passed, 4),
-        }
-
-    def perceptron(width: int) -> nn.Module:
-        sizes = [4, width, width, width, 32]
-        layers = [layer for pair in itertools.pairwise(sizes) for layer in (nn.Linear(*pair), nn.ReLU())]
-        return nn.Sequential(nn.Flatten(), *layers[:-1])
-
-    def convolutions(width: int) -> nn.Module:
-        sizes = [3, width, 2 * width, 4 * width, 8 * width]
-        layers = [
-            layer
-            for pair in itertools.pairwise(sizes)
-            for layer in (nn.Conv2d(*pair, 3, stride=2, padding=1), nn.ReLU())
-        ]
-        return nn.Sequential(*layers, nn.Flatten(), nn.Linear(6 * 6 * 8 * width, 32))
-
-    state, image = "observation.state", "observation.image"
-    result = {}
-    for name, width, channels in (("tiny", 256, 8), ("small", 1024, 32)):
-        result[f"state, {name} network"] = share([Window(state, (-1, 0))], 256, perceptron(width), state)
-        result[f"image, cached, {name} network"] = share(
-            [Window(image, (0,))], 64, convolutions(channels), image
-        )
-    return result
-
-
-def memory(gigabytes: float, folder: Path) -> dict[str, Any]:
-    """Read an epoch of a dataset whose decoded frames take so many GB, and say how much memory that took."""
-    per_frame = LARGE[0] * LARGE[1] * 3
-    frames = int(gigabytes * 1e9 / per_frame)
-    began = time.perf_counter()
-    write_dataset(
-        folder / "set",
-        max(1, frames // 250),
-        250,
-        {"observation.images.front": LARGE},
-        video_encoder="libx264",
-    )
-    written = time.perf_counter()
-    dataset = open_dataset(folder / "set", folder / "cache")
-    built = time.perf_counter()
-    before = peak_memory()
-    loader = BatchLoader(dataset, batch_size=BATCH)
-    samples = sum(len(batch["index"]) for batch in loader.epoch(0))
-    read = time.perf_counter()
-    return {
-        "GB of frames": round(len(dataset) * per_frame / 1e9, 2),
-        "GB of films": round(sum(p.stat().st_size for p in folder.rglob("*.mp4")) / 1e9, 3),
-        "seconds": {
-            "write": round(written - began, 1),
-            "build the cache": round(built - written, 1),
-            "read an epoch": round(read - built, 1),
-        },
-        "samples_per_s": round(samples / (read - built), 1),
-        "peak memory in MB": {"after the cache was built": before, "after the epoch": peak_memory()},
-        "bytes of one batch in MB": round(BATCH * per_frame * 4 / 1e6),
-    }
-
-
-def peak_memory() -> float:
-    """Return the largest resident memory of this process so far, in MB."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6, 1)
+        write_metaworld(root, SMALL[0])
+    elif case.startswith("large"):
+        # Encoded as ffmpeg does when it is told nothing: a keyframe in 250 frames.
+        options = {"video_encoder": "libx264", "video_options": {}}
+        write_dataset(root, 12, 250, {"observation.images.front": LARGE}, "busy" in case, **options)
+    elif case == "state":
+        write_dataset(root, 50, 400, {})
+    else:
+        write_dataset(root, 25, 200, small, case == "busy")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--lerobot", help="Python of an environment where lerobot is installed")
-    parser.add_argument("--cases", default=",".join(CASES), help="what to measure, separated by commas")
-    parser.add_argument("--pusht", type=Path, help="the Push-T dataset, to measure the share of waiting")
-    parser.add_argument("--memory", type=float, help="GB of frames; measures memory and nothing else")
+    parser.add_argument("--cases", help="what to measure, separated by commas; all by default")
+    parser.add_argument("--pusht", type=Path, help="the Push-T dataset, for the case of that name")
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
+    cases = (
+        arguments.cases.split(",")
+        if arguments.cases
+        else [c for c in CASES if c != "pusht" or arguments.pusht]
+    )
+    for case in cases:
+        if case not in CASES or (case == "pusht" and not arguments.pusht):
+            parser.error(f"there is no case '{case}'; there are {', '.join(CASES)}, the third with --pusht")
     keep_freed_memory()  # as training does
     result: dict[str, Any] = {
         "batch": BATCH,
         "decoder": backend(),
         "machine": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
         "load at the beginning": round(os.getloadavg()[0], 2),
         "versions": {"torch": torch.__version__, "numpy": np.__version__},
     }
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        if arguments.memory:
-            result["memory"] = memory(arguments.memory, folder)
-        elif arguments.pusht:
-            result["waiting"] = waiting(arguments.pusht, folder)
-        else:
-            for case in arguments.cases.split(","):
-                if case not in CASES:
-                    parser.error(f"there is no case '{case}'; there are {', '.join(CASES)}")
-                result[case] = measure(case, folder, arguments.lerobot, arguments.seconds)
+        for case in cases:
+            result[case] = measure(case, Path(name), arguments.pusht, arguments.lerobot, arguments.seconds)
     result["load at the end"] = round(os.getloadavg()[0], 2)
     print(json.dumps(result, indent=2))
 

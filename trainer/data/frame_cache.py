@@ -58,8 +58,10 @@ class CachedCamera:
         self.key, self.shape = camera.key, camera.shape
         self._camera, self._path = camera, path
         self._size = int(np.prod(self.shape))
-        mapped = np.load(path, mmap_mode="r")
-        self._begin = mapped.offset
+        with path.open("rb") as file:
+            np.lib.format.read_magic(file)
+            np.lib.format.read_array_header_1_0(file)
+            self._begin = file.tell()
         self._descriptor: int | None = None
 
     def __getstate__(self) -> dict[str, Any]:
