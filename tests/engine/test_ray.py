@@ -18,6 +18,7 @@ from test_stop import ROOT, environment, wait_for_steps
 from test_training import assert_same, metrics, weights
 
 from trainer.cli import main
+from trainer.engine.checkpoint import find_checkpoint
 from trainer.offline_trainer import train
 from trainer.runtime import ray_cluster
 
@@ -236,12 +237,38 @@ def test_a_running_cluster_is_used_stopped_at_and_left_running(
         stderr=subprocess.PIPE,
     )
     wait_for_steps(run, process, 30)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=60)[1]
-    assert process.returncode == 128 + signal.SIGINT
-    assert "Saved and stopped by SIGINT; the same command goes on from there." in said
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "Saved and stopped by SIGTERM; the same command goes on from there." in said
     step = (run / "latest").read_text().strip().split("_")[1]
     done = call(*command(path, run, "--address", cluster, overrides=("train.epoch=20",)), environ=env)
     assert done.returncode == 0, done.stderr
     assert f"Taking up {run} after step" in done.stderr
     assert int(step) > 0
+
+
+@pytest.mark.slow
+def test_a_second_ctrl_c_waits_for_nobody_and_leaves_nothing_running(
+    tiny_experiment: Write, tmp_path: Path
+) -> None:
+    # Ranks agree on stopping where their metrics meet, which is never.
+    path = tiny_experiment(lambda c: c["train"].update(epoch=4000, log_every_n_steps=10**6))
+    run = tmp_path / "run"
+    process = subprocess.Popen(
+        command(path, run), cwd=ROOT, env=environment(), text=True, stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 120
+    while not (run / "latest").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    started = children_of(process.pid)
+    process.send_signal(signal.SIGINT)
+    time.sleep(1)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 128 + signal.SIGINT
+    assert "Stopped at once; what was saved before is whole." in said
+    assert gone(started)
+    assert find_checkpoint(run)

@@ -117,6 +117,7 @@ def connect(
         RankLost: another rank is gone.
     """
     global _lookout
+    _lookout = None
     found = dist.is_available() and dist.is_initialized()
     world_size = dist.get_world_size() if found else int(os.environ.get("WORLD_SIZE", "1"))
     rank = dist.get_rank() if found else environment_rank()

@@ -100,7 +100,13 @@ def run_on_ray(job: RayJob) -> Any:
     ray = _import_ray()
     streams = {"stdout": sys.stdout, "stderr": sys.stderr}
     # Ray itself talks on stdout of workers that died; what is worth knowing of that, we say.
-    with _signals() as signals, contextlib.redirect_stdout(io.StringIO()), _cluster(ray, job):
+    signals: list[int] = []
+    # Ray takes SIGTERM for itself as it starts, so it is asked for again afterwards.
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_noted(signals))
+        stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+        stack.enter_context(_cluster(ray, job))
+        stack.enter_context(_noted(signals))
         if signals:
             raise Interrupted(signals[0])
         use_gpu = _enough(ray, job)
@@ -474,9 +480,8 @@ def _show(ray: Any, board: Any, streams: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Yield the list of the signals that came; the first is answered with a sentence."""
-    came: list[int] = []
+def _noted(came: list[int]) -> Iterator[None]:
+    """Add the signals that come to a list; the first is answered with a sentence."""
 
     def note(number: int, frame: FrameType | None) -> None:
         came.append(number)
@@ -488,7 +493,7 @@ def _signals() -> Iterator[list[int]]:
     except ValueError:
         before = {}  # not in the main thread: whoever runs us there handles signals
     try:
-        yield came
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
