@@ -136,7 +136,9 @@ def connect(
     if not found:
         backend = "nccl" if chosen.type == "cuda" else "gloo"
         device_id = chosen if chosen.type == "cuda" else None
-        dist.init_process_group(backend, timeout=RANK_TIMEOUT, device_id=device_id)
+        dist.init_process_group(
+            backend, timeout=RANK_TIMEOUT, device_id=device_id, **_own_store(rank, world_size)
+        )
     one_machine = os.environ.get("LOCAL_WORLD_SIZE") == str(world_size)
     lookout = _lookout = keep_lookout(rank, one_machine)
     try:
@@ -157,6 +159,20 @@ def connect(
     else:
         lookout.leave()
         _destroy(not found)
+
+
+def _own_store(rank: int, world_size: int) -> dict[str, Any]:
+    """Return where ranks that torchrun started again on one machine find each other.
+
+    Its store outlives them. A rank that is early would find the address of one that is gone and fail, unless
+    every start has keys of its own. Machines do not count the starts alike, so there torch's way is taken.
+    """
+    start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if start == "0" or os.environ.get("GROUP_WORLD_SIZE") != "1":
+        return {}
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = dist.TCPStore(address, port, is_master=False, timeout=RANK_TIMEOUT, wait_for_workers=False)
+    return {"store": dist.PrefixStore(f"start_{start}", store), "rank": rank, "world_size": world_size}
 
 
 def _destroy(ours: bool) -> None:
