@@ -55,7 +55,8 @@ def train_on_ray(
         )
         return Outcome(**run_on_ray(job))
     except Interrupted as stop:
-        return Outcome(128 + stop.number, "Stopped at once; what was saved before is whole.")
+        text = str(stop)
+        return Outcome(128 + stop.number, f"{text[0].upper()}{text[1:]}.")
     except RankLost as lost:
         tries = "" if max_failures == 0 else f" Given up after starting again {max_failures} times."
         text = f"Error: {lost}.{tries} The same command goes on from the last checkpoint."

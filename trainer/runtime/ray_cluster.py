@@ -7,6 +7,7 @@ import contextlib
 import io
 import logging
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -47,14 +48,14 @@ class RayError(ValueError):
 
 
 class Interrupted(Exception):
-    """A second signal, or one before the ranks began: nothing is waited for.
+    """A signal that came before the ranks began.
 
     Attributes:
         number: of the signal.
     """
 
     def __init__(self, number: int) -> None:
-        super().__init__(f"stopped at once by {signal.Signals(number).name}")
+        super().__init__(f"stopped by {signal.Signals(number).name} before anything was trained")
         self.number = number
 
 
@@ -90,12 +91,13 @@ class RayJob:
 def run_on_ray(job: RayJob) -> Any:
     """Run a job and return what rank 0 returned.
 
-    The first SIGTERM or SIGINT is passed on to the ranks. Only a cluster that was started here is shut down.
+    The first SIGTERM or SIGINT is passed on to the ranks, the second ends this process. Only a cluster that
+    was started here is shut down.
 
     Raises:
         RayError: Ray is not installed, the cluster is not there or has not enough to offer.
         RankLost: ranks were lost more often than `max_failures`; it names the last one.
-        Interrupted: a second signal came.
+        Interrupted: a signal came before the ranks began.
     """
     ray = _import_ray()
     streams = {"stdout": sys.stdout, "stderr": sys.stderr}
@@ -125,7 +127,14 @@ def run_on_ray(job: RayJob) -> Any:
             while runner.is_alive():
                 runner.join(0.1)
                 if len(signals) > 1:
-                    raise Interrupted(signals[1])
+                    # Leaving Ray while it works can take the process with it, so what it started here is
+                    # killed; on a cluster elsewhere a job goes when who asked for it does.
+                    for process in _descendants() if job.address is None else ():
+                        with contextlib.suppress(OSError):
+                            os.kill(process, signal.SIGKILL)
+                    shutil.rmtree(folder, ignore_errors=True)
+                    os.write(2, b"\nStopped at once; what was saved before is whole.\n")
+                    os._exit(128 + signals[1])
                 if len(signals) > told:
                     told = len(signals)
                     board.stop.remote(signals[0])
@@ -136,6 +145,18 @@ def run_on_ray(job: RayJob) -> Any:
         if isinstance(result, Exception):
             raise _explained(ray, result, board, job) from result
         return result
+
+
+def _descendants() -> list[int]:
+    """Return the processes that this one has started, and those that they have; none without /proc."""
+    parents: dict[int, int] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, IndexError):
+            parents[int(path.parent.name)] = int(path.read_text().rsplit(")", 1)[1].split()[1])
+    found = [os.getpid()]
+    for process in found:
+        found += [child for child, parent in parents.items() if parent == process]
+    return found[1:]
 
 
 def _fit(trainer: Any, ending: list[Any]) -> None:
