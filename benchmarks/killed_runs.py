@@ -20,8 +20,8 @@ ROOT = Path(__file__).resolve().parents[1]
 TIMING = ("samples_per_s", "data_wait")
 PATIENCE_SECONDS = 240.0
 
-# A trainer that notes what it sees, and that ends its process where it is told to. Aims are audit events of the
-# thread that writes checkpoints, so that a kill falls between two chosen operations of the file system.
+# A trainer that notes what it sees, and that ends its process where it is told to. Aims are audit events of
+# the thread that writes checkpoints, so that a kill falls between two chosen operations of the file system.
 PLUGIN = '''
 import hashlib, json, os, signal, sys, threading
 
@@ -32,6 +32,7 @@ from trainer.registry import TRAINER_REGISTRY
 NOTES = os.environ.get("KILLED_RUN_NOTES")
 RANK = int(os.environ.get("RANK", "0"))
 OPERATIONS = {"open", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "shutil.rmtree"}
+REMOVALS = {"os.remove", "os.rmdir"}
 
 
 @TRAINER_REGISTRY.register("noting_trainer")
@@ -59,12 +60,13 @@ class Aim:
         self.armed = False
 
     def __call__(self, event, arguments):
-        if event not in OPERATIONS or not threading.current_thread().name.startswith("checkpoint_"):
+        writing = threading.current_thread().name.startswith("checkpoint_")
+        if event not in OPERATIONS or not writing or self.left <= 0:
             return
         text = " ".join(str(a) for a in arguments)
-        if self.what == "operation" or (self.what == "removing" and self.armed and event.startswith("os.r")):
+        if self.what == "operation" or (self.what == "removing" and self.armed and event in REMOVALS):
             self.count(event, text)
-        elif self.what == "renamed" and self.armed:
+        elif self.what in ("renamed", "epoch_renamed") and self.armed:
             self.count(event, text)
             self.armed = False
         elif self.what == "replacing" and event == "os.rename" and self.armed:
@@ -75,6 +77,8 @@ class Aim:
                 self.armed = target.endswith(".replaced")
             elif self.what == "renamed":
                 self.armed = source.endswith(".incomplete") and ("/epoch_" in target or "/step_" in target)
+            elif self.what == "epoch_renamed":
+                self.armed = source.endswith(".incomplete") and "/epoch_" in target
         if event == "shutil.rmtree":
             self.armed = self.what == "removing" and text.split()[0].endswith(".removed")
 
@@ -99,9 +103,10 @@ class Kill:
 
     Attributes:
         what: `progress`: at a random moment after so many lines of metrics; `start`: so many seconds after
-            its start; or an operation of the thread that writes checkpoints: `operation` (any), `renamed`
-            (a folder has got its name, `latest` does not know yet), `replacing` (the old folder of that name
-            has lost it, the new one not got it), `removing` (a checkpoint is being pruned).
+            its start; or an operation of the thread that writes checkpoints: `operation` (any), `renamed` (a
+            folder has got its name, `latest` does not know yet), `epoch_renamed` (that of an epoch),
+            `replacing` (the old folder of that name has lost it, the new one not got it), `removing` (a
+            checkpoint is being pruned).
         number: lines, seconds, or which of these operations.
         delay: seconds to wait once the lines are there.
         whom: `all`: everything that was started; `rank`: one training process; `launcher`: only what started
@@ -122,7 +127,7 @@ class Case:
         number: names it.
         way: `one`, `two` (torchrun) or `ray`.
         kills: one after the other, each followed by the same command again.
-        workers: loader workers of each process: the first one's, and those of the ones that go on.
+        workers: loader workers of the first process, of those that go on.
         wandb: log with wandb, offline.
     """
 
@@ -237,14 +242,14 @@ class Ground:
 
     def _kill(self, process: subprocess.Popen[str], run: Path, kill: Kill) -> dict[str, Any]:
         started, notes = time.monotonic(), run.with_name(f"{run.name}.notes")
-        aims = _count_lines(notes / "aimed.jsonl")
+        aims = len(_lines(notes / "aimed.jsonl"))
         while process.poll() is None and time.monotonic() - started < PATIENCE_SECONDS:
             if kill.what == "start":
                 due = time.monotonic() - started >= kill.number
             elif kill.what == "progress":
-                due = _count_lines(run / "metrics.jsonl") >= kill.number
+                due = len(_lines(run / "metrics.jsonl")) >= kill.number
             else:
-                due = _count_lines(notes / "aimed.jsonl") > aims
+                due = len(_lines(notes / "aimed.jsonl")) > aims
             if due:
                 break
             time.sleep(0.002)
@@ -259,11 +264,11 @@ class Ground:
         else:
             kill_tree(process.pid)
         process.wait(timeout=PATIENCE_SECONDS)
-        aimed = (notes / "aimed.jsonl").read_text().splitlines()[aims:] if aims is not None else []
+        aimed = _lines(notes / "aimed.jsonl")[aims:]
         return {
             "kill": vars(kill),
             "before": json.loads(aimed[0])[1:] if aimed else None,
-            "updates_noted": _count_lines(run / "metrics.jsonl"),
+            "updates_noted": len(_lines(run / "metrics.jsonl")),
             "unfinished_folders": [n for n in before if n.endswith((".incomplete", ".replaced", ".removed"))],
             "had_ended": over,
         }
@@ -321,11 +326,12 @@ def _turn(values: tuple[int, ...], turn: int) -> int:
     return values[turn % len(values)]
 
 
-def _count_lines(path: Path) -> int:
+def _lines(path: Path) -> list[str]:
+    """Return the lines of a file, none if it is not there; it may be replaced at any moment."""
     try:
-        return path.read_bytes().count(b"\n")
+        return path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
-        return 0
+        return []
 
 
 def _tail(run: Path) -> str:
@@ -358,7 +364,7 @@ def draw(random_: random.Random, number: int, way: str, what: str, lines: int, w
         "operation": lambda: (Kill("operation", random_.randrange(40, 500)),),
         "renamed": lambda: (Kill("renamed", saved),),
         # A folder is replaced where the run before was killed when the folder had its name and no more.
-        "replacing": lambda: (Kill("renamed", saved), Kill("replacing", 1)),
+        "replacing": lambda: (Kill("epoch_renamed", saved // 3 + 1), Kill("replacing", 1)),
         "removing": lambda: (Kill("removing", random_.randrange(1, 50)),),
         "rank": lambda: (progress("rank"),),
         "launcher": lambda: (progress("launcher"),),

@@ -23,6 +23,7 @@ from trainer.engine.assemble import assemble
 from trainer.engine.fit import fit
 from trainer.engine.global_batch import share_out
 from trainer.engine.preflight import Plan, preflight
+from trainer.engine.run_lock import only_writer
 from trainer.engine.stop import Stopped
 from trainer.evaluation.during_training import EvaluationCallback, check_evaluation
 from trainer.runtime import (
@@ -53,7 +54,8 @@ def train(config_path: str | Path, overrides: Sequence[str] = ()) -> Path:
         if runtime.is_main:
             for warning in plan.warnings:
                 click.echo(f"Warning: {warning}", err=True)
-        with assemble(plan, runtime, [EvaluationCallback(plan.config.train.evaluation)]) as experiment:
+        evaluation = EvaluationCallback(plan.config.train.evaluation)
+        with only_writer(plan.run, runtime.is_main), assemble(plan, runtime, [evaluation]) as experiment:
             if experiment.progress.iteration and runtime.is_main:
                 click.echo(f"Taking up {plan.run} after step {experiment.progress.iteration}.", err=True)
             fit(experiment)

@@ -38,6 +38,8 @@ def explained_faults(e: Experiment) -> Iterator[Faults]:
     faults = Faults()
     try:
         yield faults
+    except TrainingFault:
+        raise
     except (RuntimeError, MemoryError) as error:
         message = _explanation(e, faults, error)
         if message is None:
@@ -50,7 +52,7 @@ def _explanation(e: Experiment, faults: Faults, error: Exception) -> str | None:
     at = f"at step {e.progress.iteration}"
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in text:
         wanted = re.search(r"(?:allocate|allocate memory: you tried to allocate) ([\d.]+ ?\w+)", text)
-        amount = f" when {wanted[1]} more were asked for" if wanted else ""
+        amount = f" when {_readable(wanted[1])} more were asked for" if wanted else ""
         return (
             f"out of memory {at}{amount}. The batch: {_shapes(faults.batch)}; {_memory(e.runtime.device)}. "
             f"Lower data.batch_size ({e.config.data.batch_size}) and raise train.accumulate_grad_batches "
@@ -58,9 +60,10 @@ def _explanation(e: Experiment, faults: Faults, error: Exception) -> str | None:
         )
     worker = re.search(r"DataLoader worker \(pid\(?s?\)? ([\d, ]+)\) (.*)", text)
     if worker:
+        how = worker[2].strip().rstrip(".").removeprefix("is ")
         return (
-            f"a loader worker (process {worker[1]}) ended {at}: {worker[2].strip().rstrip('.')}. A worker "
-            "that is killed has mostly run out of memory: lower data.num_workers or data.prefetch_factor"
+            f"a loader worker (process {worker[1]}) ended {at}: {how}. A worker that is killed has mostly "
+            "run out of memory: lower data.num_workers or data.prefetch_factor"
         )
     if "Expected to have finished reduction" in text:
         return (
@@ -68,6 +71,11 @@ def _explanation(e: Experiment, faults: Faults, error: Exception) -> str | None:
             "model.find_unused_parameters: true"
         )
     return None
+
+
+def _readable(amount: str) -> str:
+    """Return an amount of memory as torch gives it, bytes as MB."""
+    return f"{int(amount.split()[0]) / 1e6:,.1f} MB" if amount.endswith(" bytes") else amount
 
 
 def _shapes(batch: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from trainer.engine.experiment import Experiment
-from trainer.engine.faults import check_gradients_came, explained_faults
+from trainer.engine.faults import Faults, check_gradients_came, explained_faults
 from trainer.engine.finite import LossWatch, check_weights
 from trainer.engine.run_folder import now, read_run_facts, write_first_batch, write_run_facts
 from trainer.engine.stop import Stopped, StopRequest
@@ -36,12 +36,13 @@ def fit(experiment: Experiment) -> None:
     e = experiment
     started, begun = time.perf_counter(), e.progress.iteration
     watch = LossWatch(skipping=getattr(e.trainer, "finite", None) is not None)
-    with _bar(e) as bar, StopRequest() as stop:
+    # A loader worker that is killed makes itself felt anywhere in this thread, not only where batches come.
+    with explained_faults(e) as faults, _bar(e) as bar, StopRequest() as stop:
         for callback in e.callbacks:
             callback.before_training(e)
         pace = Pace(e)
         while not e.finished:
-            for metrics in _updates(e):
+            for metrics in _updates(e, faults):
                 rates = pace.tick()
                 position = e.progress.iteration / e.loader.steps_per_epoch
                 lines = e.tracker.record(e.progress.iteration, metrics, {"epoch": position, **rates})
@@ -74,28 +75,27 @@ def fit(experiment: Experiment) -> None:
         click.echo(f"Ended after {e.progress.iteration} updates: {e.stop_reason}.", err=True)
 
 
-def _updates(e: Experiment) -> Iterator[Mapping[str, Any]]:
+def _updates(e: Experiment, faults: Faults) -> Iterator[Mapping[str, Any]]:
     """Make the updates that are left of this epoch and of the run, and yield the metrics of each."""
     per_epoch = e.loader.steps_per_epoch
     done = e.progress.iteration - e.progress.epoch * per_epoch
     first = True
-    with explained_faults(e) as faults:
-        batches = e.loader.epoch(e.progress.epoch, start_step=done)
-        for _ in range(min(per_epoch - done, e.total_steps - e.progress.iteration)):
-            parts = []
-            for part in range(e.loader.parts):
-                batch = faults.batch = e.augmented(next(batches), part)
-                if e.progress.iteration == 0 and part == 0 and e.runtime.is_main:
-                    write_first_batch(e.run, batch)
-                with e.runtime.autocast():
-                    metrics = e.trainer.train_step(batch, **e.step_arguments(part))
-                if e.batch_metrics is not None:
-                    metrics = {**metrics, **e.batch_metrics(batch)}
-                parts.append(metrics)
-            if first:
-                check_gradients_came(e)
-                first = False
-            yield parts[0] if len(parts) == 1 else _mean(parts)
+    batches = e.loader.epoch(e.progress.epoch, start_step=done)
+    for _ in range(min(per_epoch - done, e.total_steps - e.progress.iteration)):
+        parts = []
+        for part in range(e.loader.parts):
+            batch = faults.batch = e.augmented(next(batches), part)
+            if e.progress.iteration == 0 and part == 0 and e.runtime.is_main:
+                write_first_batch(e.run, batch)
+            with e.runtime.autocast():
+                metrics = e.trainer.train_step(batch, **e.step_arguments(part))
+            if e.batch_metrics is not None:
+                metrics = {**metrics, **e.batch_metrics(batch)}
+            parts.append(metrics)
+        if first:
+            check_gradients_came(e)
+            first = False
+        yield parts[0] if len(parts) == 1 else _mean(parts)
 
 
 def _mean(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -7,6 +7,8 @@ import signal
 from types import FrameType, TracebackType
 from typing import Any
 
+import torch.distributed as dist
+
 from trainer.runtime import AgreedEnd, a_rank_is_lost, environment_rank
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -46,6 +48,7 @@ class StopRequest:
     def __init__(self) -> None:
         self._process = os.getpid()
         self._number = 0
+        self._ending = False
         self._before: dict[int, Any] = {}
 
     @property
@@ -63,13 +66,16 @@ class StopRequest:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not a_rank_is_lost():
+        failing = error is not None and not isinstance(error, AgreedEnd)
+        # A collective may fail a moment before it is known that a rank is lost, and torchrun is as quick.
+        self._ending = a_rank_is_lost() or (failing and dist.is_initialized())
+        if not self._ending:
             self._restore()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
             return  # a process of the loader: it serves until the step is done
-        if a_rank_is_lost():
+        if self._ending or a_rank_is_lost():
             return  # torchrun asks the others to end; they are about to, and say why
         if self._number:
             _say(b"Stopped at once; what was saved before is whole.")

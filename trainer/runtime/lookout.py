@@ -311,7 +311,7 @@ class Lookout:
             report_loss(self.loss)
         elif self._is_speaker(self.loss) and not self._said:
             self._said = True
-            click.echo(f"Error: {self.loss}", err=True)
+            click.echo(f"\nError: {self.loss}", err=True)  # on a line of its own, not behind a progress bar
 
     def _is_speaker(self, loss: Loss) -> bool:
         """One surviving rank of a host speaks; where the lost one had words of its own, only rank 0 does."""

@@ -1,0 +1,123 @@
+"""Training processes that something happens to."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from trainer.engine.checkpoint import find_checkpoint, read_manifest
+
+ROOT = Path(__file__).parents[2]
+PATIENCE_SECONDS = 150.0
+EPOCHS, STEPS_PER_EPOCH = 20, 11
+
+
+def long_run(config: dict[str, Any]) -> None:
+    """Make the tiny experiment train for a while and save all the time."""
+    config["train"].update(epoch=EPOCHS, save_every=2, log_every_n_steps=2)
+    config["train"]["checkpoint"] = {"save_every_n_steps": 4, "keep": 2}
+
+
+class Run:
+    """One command, given again and again.
+
+    Args:
+        path: the experiment YAML.
+        ranks: number of ranks; several are started by torchrun.
+
+    Attributes:
+        folder: the run folder.
+        process: the last one started.
+    """
+
+    def __init__(self, path: Path, ranks: int = 1) -> None:
+        self.path, self.ranks = path, ranks
+        self.folder = Path(yaml.safe_load(path.read_text())["train"]["save_dir"])
+        self.process: subprocess.Popen[str] | None = None
+
+    def start(self, *overrides: str) -> None:
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={self.ranks}"]
+        script = [str(ROOT / "trainer/offline_trainer.py"), "--train_config", str(self.path)]
+        command = [sys.executable, *(launcher if self.ranks > 1 else []), *script]
+        command += [word for one in overrides for word in ("--set", one)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+
+    def when(self, ready: Callable[[], bool]) -> None:
+        """Wait for a moment of the training."""
+        assert self.process is not None
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not ready():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise AssertionError(f"that moment did not come: {self.process.communicate()[1]}")
+            time.sleep(0.001)
+
+    def start_and_save(self, *overrides: str) -> str:
+        """Start, and return the name of the checkpoint that is there when some updates are made."""
+        self.start(*overrides)
+        self.when(lambda: self.updates() >= 15 and (self.folder / "latest").exists())
+        return find_checkpoint(self.folder).name
+
+    def updates(self) -> int:
+        """Return how many updates are written down."""
+        try:
+            return (self.folder / "metrics.jsonl").read_text().count("\n")
+        except (FileNotFoundError, IsADirectoryError):
+            return 0
+
+    def end(self) -> tuple[int, str]:
+        """Return exit code and what was said, without the progress bar."""
+        assert self.process is not None
+        said = self.process.communicate(timeout=PATIENCE_SECONDS)[1]
+        kept = [line for line in said.splitlines() if line.strip() and "step/s" not in line]
+        print(f"exit code {self.process.returncode}:", *kept, sep="\n  ")
+        return self.process.returncode, "\n".join(kept)
+
+    def fails(self, *, code: int | None = 2) -> str:
+        """Wait for the end and return the one sentence that the user gets."""
+        found, said = self.end()
+        assert found == code if code is not None else found != 0
+        sentences = [line for line in said.splitlines() if line.startswith("Error: ")]
+        assert len(sentences) == 1, said
+        own = said.partition("torch/distributed/")[0] if self.ranks > 1 else said
+        assert "Traceback" not in own, said
+        return sentences[0].removeprefix("Error: ")
+
+    def goes_on(self, *overrides: str, updates: int = EPOCHS * STEPS_PER_EPOCH) -> None:
+        """Give the command again; it must come to the end, with every update written down once."""
+        self.start(*overrides)
+        code, said = self.end()
+        assert code == 0, said
+        assert "Taking up" in said
+        self.is_whole()
+        lines = (self.folder / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(line)["step"] for line in lines] == list(range(updates))
+
+    def is_whole(self) -> Path:
+        """Return the checkpoint to go on from, which is whole, as are all others."""
+        for folder in self.checkpoints():
+            read_manifest(folder)
+        latest = find_checkpoint(self.folder)
+        read_manifest(latest)
+        return latest
+
+    def checkpoints(self) -> Iterator[Path]:
+        for folder in self.folder.iterdir():
+            if folder.is_dir() and folder.name.startswith(("epoch_", "step_")) and "." not in folder.name:
+                yield folder
+
+    def children(self) -> list[int]:
+        """Return the processes that the last one has started."""
+        assert self.process is not None
+        task = Path(f"/proc/{self.process.pid}/task")
+        return [int(pid) for one in task.iterdir() for pid in (one / "children").read_text().split()]
