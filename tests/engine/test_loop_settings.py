@@ -160,3 +160,15 @@ def test_among_ranks_they_must_be_allowed_for(tiny_experiment: Write) -> None:
     with pytest.raises(TrainingFault, match=r"\(head: bias\); set model\.find_unused_parameters: true"):
         check_gradients_came(experiment(False, True))
     check_gradients_came(experiment(True, True))
+
+
+def test_loader_settings_that_do_nothing_here_are_named(tiny_experiment: Write) -> None:
+    from trainer.config.loader import load_located
+    from trainer.engine.preflight import preflight
+
+    path = tiny_experiment(lambda c: c["data"].update(persistent_workers=True, prefetch_factor=2))
+    assert preflight(load_located(path)).warnings == [
+        "data.persistent_workers has no effect, because data.num_workers is 0.",
+        "data.prefetch_factor has no effect, because data.num_workers is 0.",
+    ]
+    assert preflight(load_located(path, ["data.num_workers=1"])).warnings == []

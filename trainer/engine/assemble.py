@@ -128,23 +128,20 @@ def _rehearse(
 
 def _build_loader(plan: Plan, runtime: Runtime) -> BatchLoader:
     data = plan.config.data
-    try:
-        return BatchLoader(
-            plan.dataset,
-            batch_size=data.batch_size,
-            rank=runtime.rank,
-            world_size=runtime.world_size,
-            parts=plan.config.train.accumulate_grad_batches,
-            seed=plan.config.run_seed,
-            num_workers=data.num_workers,
-            pin_memory=data.pin_memory,
-            persistent_workers=data.persistent_workers,
-            prefetch_factor=data.prefetch_factor,
-            normalizer=plan.normalizer,
-            device=runtime.device,
-        )
-    except ValueError as error:
-        raise refusal(plan.located, ("data", "batch_size"), str(error)) from error
+    return BatchLoader(
+        plan.dataset,
+        batch_size=data.batch_size,
+        rank=runtime.rank,
+        world_size=runtime.world_size,
+        parts=plan.config.train.accumulate_grad_batches,
+        seed=plan.config.run_seed,
+        num_workers=data.num_workers,
+        pin_memory=data.pin_memory,
+        persistent_workers=data.persistent_workers,
+        prefetch_factor=data.prefetch_factor,
+        normalizer=plan.normalizer,
+        device=runtime.device,
+    )
 
 
 def _build_models(plan: Plan, runtime: Runtime) -> nn.ModuleDict:

@@ -97,3 +97,15 @@ def idle_components(config: ExperimentConfig) -> list[str]:
         for name in config.model.component_config_paths
         if name not in config.optimizers and name not in frozen
     ]
+
+
+def idle_settings(config: ExperimentConfig) -> list[str]:
+    """Return a sentence per setting that does nothing here, but may where the same file is used elsewhere."""
+    data = config.data
+    idle = {
+        "data.persistent_workers": data.persistent_workers and data.num_workers == 0,
+        "data.prefetch_factor": data.prefetch_factor is not None and data.num_workers == 0,
+    }
+    return [
+        f"{name} has no effect, because data.num_workers is 0." for name, is_idle in idle.items() if is_idle
+    ]

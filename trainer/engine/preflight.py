@@ -21,7 +21,7 @@ from trainer.data.augmentation import Augmentation
 from trainer.data.errors import DatasetError
 from trainer.data.normalization import Normalizer
 from trainer.data.split import split_episodes
-from trainer.engine.effects import check_effects, idle_components
+from trainer.engine.effects import check_effects, idle_components, idle_settings
 from trainer.registry import (
     CALLBACK_REGISTRY,
     DATASET_BUILDER_REGISTRY,
@@ -140,7 +140,7 @@ def preflight(
     assert config is not None
     assert run is not None
     assert normalizer is not None
-    warnings = idle_components(config)
+    warnings = [*idle_components(config), *idle_settings(config)]
     return Plan(
         config=config,
         located=located,
