@@ -4,7 +4,7 @@ CONFIG ?= examples/configs/metaworld_pick_place.yaml
 BIN := .venv/bin
 export PYTHONUNBUFFERED = 1
 
-.PHONY: demo test test-slow lint fuzz setup help
+.PHONY: demo test test-slow lint fuzz kill-matrix setup help
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -28,6 +28,9 @@ test: lint ## lint, type check and every test that is quick
 
 fuzz: setup ## 100,000 mutated model YAMLs raise nothing but ConfigError
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz_model_yaml.py --cases 100000 --seed 0
+
+kill-matrix: setup ## kill 33 runs, take them up, compare with the run that was never stopped
+	$(BIN)/python benchmarks/kill_matrix.py --seed 0 > kill_matrix.json
 
 test-slow: setup ## the tests that take their time
 	OMP_NUM_THREADS=1 WANDB_MODE=disabled $(BIN)/python -m pytest -m slow

@@ -23,7 +23,7 @@ PATIENCE_SECONDS = 240.0
 # A trainer that notes what it sees, and that ends its process where it is told to. Aims are audit events of
 # the thread that writes checkpoints, so that a kill falls between two chosen operations of the file system.
 PLUGIN = '''
-import hashlib, json, os, signal, sys, threading
+import hashlib, json, os, re, signal, sys, threading
 
 from experiment_training.components.trainer.imitation_learning.state_flow_matching import policy
 from trainer.engine.step import PolicyTrainer
@@ -75,10 +75,10 @@ class Aim:
             source, target = str(arguments[0]), str(arguments[1])
             if self.what == "replacing":
                 self.armed = target.endswith(".replaced")
-            elif self.what == "renamed":
-                self.armed = source.endswith(".incomplete") and ("/epoch_" in target or "/step_" in target)
-            elif self.what == "epoch_renamed":
-                self.armed = source.endswith(".incomplete") and "/epoch_" in target
+            elif self.what in ("renamed", "epoch_renamed"):
+                kind = "epoch" if self.what == "epoch_renamed" else "epoch|step"
+                folder = re.fullmatch(rf".*/({kind})_[0-9]+", target)
+                self.armed = source.endswith(".incomplete") and folder is not None
         if event == "shutil.rmtree":
             self.armed = self.what == "removing" and text.split()[0].endswith(".removed")
 
@@ -364,7 +364,7 @@ def draw(random_: random.Random, number: int, way: str, what: str, lines: int, w
         "operation": lambda: (Kill("operation", random_.randrange(40, 500)),),
         "renamed": lambda: (Kill("renamed", saved),),
         # A folder is replaced where the run before was killed when the folder had its name and no more.
-        "replacing": lambda: (Kill("epoch_renamed", saved // 3 + 1), Kill("replacing", 1)),
+        "replacing": lambda: (Kill("epoch_renamed", saved // 2 + 1), Kill("replacing", 1)),
         "removing": lambda: (Kill("removing", random_.randrange(1, 50)),),
         "rank": lambda: (progress("rank"),),
         "launcher": lambda: (progress("launcher"),),
