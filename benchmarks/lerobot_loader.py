@@ -4,6 +4,12 @@ Run by `dataset_throughput.py` with the Python of an environment where lerobot i
 
     python -m venv <env> && <env>/bin/pip install torch lerobot "torchcodec<0.14"
 
+Where lerobot 0.4.4 must live with a newer torch than it asks for: `pip install --no-deps lerobot==0.4.4
+diffusers accelerate torchvision`, then `datasets==4.1.1 jsonlines "av<16" "draccus==0.10.0"
+"huggingface-hub<1" einops gymnasium deepdiff imageio pyserial termcolor psutil regex safetensors`. A
+torchvision without operators for that torch imports once `_meta_registrations` is taken out of its
+`__init__.py` and `torchvision::nms` is declared; the dataset uses none.
+
 Takes one JSON argument: root, windows (feature → offsets in frames), batch, workers, seconds. One number of
 workers a process: films that are open when lerobot's loader forks its workers are read wrongly there.
 """
