@@ -219,7 +219,7 @@ def measure(
     else:
         root = folder / {"cached": "cameras"}.get(case, case)
     if not root.is_dir():
-        _write(case, root)
+        write_case(case, root)
     dataset = open_dataset(root, folder / "cache" if case == "cached" else None)
     used: list[float] = []
 
@@ -266,7 +266,7 @@ def measure(
     return result
 
 
-def _write(case: str, root: Path) -> None:
+def write_case(case: str, root: Path) -> None:
     small = {"observation.images.left": SMALL, "observation.images.right": SMALL}
     if case == "metaworld":
         from metaworld_films import write_metaworld  # needs Meta-World
