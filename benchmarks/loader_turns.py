@@ -2,9 +2,10 @@
 
     PYTHONPATH=.:policy_constructor <env>/bin/python benchmarks/loader_turns.py <folder> [--pusht <folder>]
 
-Run it with the Python of an environment where lerobot is installed (`lerobot_loader.py` says how) beside
-click, pydantic and h5py. One thread on either side, samples per second of processor time; nothing is made ahead, for
-it would be made in the other's turn. Datasets are written to the folder where they are missing. Prints JSON.
+Run it with the Python of an environment where lerobot is installed (`lerobot_loader.py` says how)
+beside click, pydantic and h5py. One thread on either side, samples per second of processor time;
+nothing is made ahead, for it would be made in the other's turn. Datasets are written to the folder
+where they are missing. Prints JSON.
 """
 
 from __future__ import annotations
