@@ -52,7 +52,7 @@ class LoopByHand:
         self.encoder = build_model(folder / "observation_encoder.yaml")
         self.decoder = build_model(folder / "velocity_decoder.yaml")
         self.groups = [list(m.parameters()) for m in (self.encoder, self.decoder)]
-        self.optimizers = [torch.optim.AdamW(g, lr=1e-3, weight_decay=0.0) for g in self.groups]
+        self.optimizers = [torch.optim.AdamW(g, lr=1e-3, weight_decay=0.0, fused=True) for g in self.groups]
         self.schedules = [
             torch.optim.lr_scheduler.LambdaLR(o, lambda s: 0.5 * (1 + math.cos(math.pi * s / steps)))
             for o in self.optimizers

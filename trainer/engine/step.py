@@ -84,6 +84,8 @@ class PolicyTrainer:
         self.settings = settings
         self.policy = type(self).policy_class(models, loss, **params)
         self.average = WeightAverage(models, settings.ema_decay) if settings.ema_decay else None
+        # Setting the mode walks through all modules and sets it in each; looking at it costs a tenth of that.
+        self._trained = {name: list(models[name].modules()) for name in optimizers}
         watched = settings.non_finite != "stop"
         self.finite = FiniteUpdates(device, settings.non_finite == "lower") if watched else None
 
@@ -120,7 +122,8 @@ class PolicyTrainer:
 
     def _train_mode(self) -> None:
         for name, optimizer in self.optimizers.items():
-            self.models[name].train()
+            if not all(module.training for module in self._trained[name]):
+                self.models[name].train()
             switch_optimizer(optimizer, "train")
 
     def _update(self) -> dict[str, Any]:
