@@ -13,6 +13,9 @@ work on the machine moves little. `data_wait.py` measures what of this a trainin
 
 from __future__ import annotations
 
+import trainer  # noqa: F401  (before torch: it says how threads wait, as in training)
+
+# isort: split
 import argparse
 import itertools
 import json

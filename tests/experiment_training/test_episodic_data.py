@@ -251,7 +251,9 @@ def test_workers_read_the_same(folder, workers):
     rows = [batch["index"].tolist() for batch in batches]
     for batch, wanted in zip(batches, rows, strict=True):
         expected = dataset.__getitems__(wanted)
-        assert torch.equal(batch["observation.images.head"], expected["observation.images.head"].float() / 255)
+        assert torch.equal(
+            batch["observation.images.head"], expected["observation.images.head"].float() / 255
+        )
         assert torch.equal(batch["action"], expected["action"])
     assert len(batches) == 5
 
