@@ -127,10 +127,13 @@ def test_strangers_are_not_listened_to() -> None:
             word = {"hello": 1, "token": "guess", "lost": {"place": {}, "why": "x"}}
             stranger.sendall(json.dumps(word).encode() + b"\n")
             assert stranger.recv(100) in (b"",)
-        with socket.create_connection(server.getsockname()) as stranger:
-            stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
-            stranger.settimeout(20)
-            assert stranger.recv(100) == b""
+        for line in (b"GET / HTTP/1.1\r\n\r\n", b"5\n", b"[" * 20_000 + b"\n"):
+            with socket.create_connection(server.getsockname()) as stranger:
+                stranger.sendall(line)
+                stranger.settimeout(20)
+                with contextlib.suppress(ConnectionResetError):
+                    assert stranger.recv(100) == b""
+        assert lookouts[0]._thread.is_alive()
         time.sleep(0.1)
         assert losses(lookouts) == [None, None]
 

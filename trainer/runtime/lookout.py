@@ -265,7 +265,9 @@ class Lookout:
         """Act on a message; False when it does not come from one of us."""
         try:
             message = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
+            return False
+        if not isinstance(message, dict):
             return False
         if peer.rank is None:
             if message.get("token") != self._token:
