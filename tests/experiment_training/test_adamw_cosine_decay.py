@@ -66,6 +66,18 @@ def test_state_carries_the_schedule_on() -> None:
     assert optimizer.param_groups[0]["lr"] == resumed.param_groups[0]["lr"]
 
 
+def test_the_state_of_a_plain_adamw_is_loaded_onto_the_device() -> None:
+    weight = torch.nn.Parameter(torch.ones(3))
+    plain = torch.optim.AdamW([weight])
+    weight.grad = torch.ones(3)
+    plain.step()
+    elsewhere = torch.nn.Parameter(torch.ones(3, device="meta"))
+    ours = AdamWWarmupCosineBuilder(0.1, total_steps=20, warmup_steps=3).build([elsewhere])
+    ours.load_state_dict(plain.state_dict())
+    assert ours.state[elsewhere]["step"].device == elsewhere.device
+    assert ours.param_groups[0]["fused"]
+
+
 def test_groups_keep_their_ratio_to_the_first() -> None:
     groups = [{"params": [torch.nn.Parameter(torch.ones(1))]},
               {"params": [torch.nn.Parameter(torch.ones(1))], "lr": 0.01}]  # fmt: skip

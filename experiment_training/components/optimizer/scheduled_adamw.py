@@ -51,9 +51,10 @@ class ScheduledAdamW(torch.optim.AdamW):
         """
         state = dict(state_dict)
         schedule = state.pop("scheduler", None)
+        # Also where the state comes from another optimizer. Before it is loaded, because the loaded groups
+        # decide whether torch puts the counts of updates on the device, where the fused update needs them.
+        state["param_groups"] = [{**group, "fused": True} for group in state["param_groups"]]
         super().load_state_dict(state)
-        for group in self.param_groups:
-            group["fused"] = True  # also where the state comes from another optimizer
         if schedule is None:
             return
         own = {name: getattr(self.scheduler, name) for name in self.settings}
