@@ -205,3 +205,15 @@ def test_tensorboard_reads_each_step_once_after_a_restart(tmp_path: Path) -> Non
     events.Reload()
     found = [(e.step, round(e.value, 4)) for e in events.Scalars("total")]
     assert found == [(s, float(s)) for s in range(5)] + [(s, s + 0.05) for s in range(5, 12)]
+
+
+def test_tensorboard_forgets_a_run_that_was_killed_before_its_first_checkpoint(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    for last in (3, 6):
+        logger = TensorBoardLogger()
+        logger.start(identity(tmp_path))
+        logger.log([(step, {"total": float(step)}) for step in range(last)])
+        logger.finish()
+        events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+        events.Reload()
+        assert [(e.step, e.value) for e in events.Scalars("total")] == [(s, float(s)) for s in range(last)]

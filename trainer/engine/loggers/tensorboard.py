@@ -34,8 +34,8 @@ class TensorBoardLogger:
 
     def start(self, run: RunIdentity) -> int:
         """Open a new event file; TensorBoard forgets what an earlier one has from `first_step` on."""
-        purge = run.first_step or None
-        self._writer = self._writer_class(str(run.folder / self.folder), purge_step=purge)
+        # Also from 0 on: a run that was killed before its first checkpoint has left steps, too.
+        self._writer = self._writer_class(str(run.folder / self.folder), purge_step=run.first_step)
         return run.first_step - 1
 
     def log(self, rows: Sequence[tuple[int, Mapping[str, float]]]) -> None:
