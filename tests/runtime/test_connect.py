@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,21 @@ def test_a_device_that_is_not_there_is_refused(text: str, message: str) -> None:
 
 
 def test_a_process_group_of_somebody_else_is_used_and_left_alone(
+@pytest.mark.parametrize(("native", "precision"), [(True, "bf16"), (False, "fp32")])
+def test_emulated_bf16_is_not_taken(monkeypatch: pytest.MonkeyPatch, native: bool, precision: str) -> None:
+    module = sys.modules["trainer.runtime.connect"]
+    monkeypatch.setattr(module, "select_device", lambda *_: torch.device("cuda", 0))
+    monkeypatch.setattr(torch.cuda, "set_device", lambda _: None)
+    supported = lambda including_emulation=True: native or including_emulation  # noqa: E731
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    with connect() as runtime:
+        assert runtime.precision == precision
+
+
+def test_other_ranks_wait_for_a_long_evaluation() -> None:
+    assert RANK_TIMEOUT.total_seconds() >= 6 * 3600
+
+
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "7")

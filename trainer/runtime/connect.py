@@ -128,7 +128,9 @@ def connect(
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     if precision == "auto":
-        precision = "bf16" if chosen.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+        # A GPU that only emulates bf16 is slower with it than with fp32.
+        has_it = chosen.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+        precision = "bf16" if has_it else "fp32"
     runtime = Runtime(chosen, precision, rank, local_rank, world_size)
     if world_size == 1:
         yield runtime
