@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from trainer.runtime import connect, select_device
+from trainer.runtime.connect import RANK_TIMEOUT
 
 
 def test_alone_there_is_one_rank_in_fp32_on_a_cpu() -> None:
@@ -40,7 +41,6 @@ def test_a_device_that_is_not_there_is_refused(text: str, message: str) -> None:
         select_device(text)
 
 
-def test_a_process_group_of_somebody_else_is_used_and_left_alone(
 @pytest.mark.parametrize(("native", "precision"), [(True, "bf16"), (False, "fp32")])
 def test_emulated_bf16_is_not_taken(monkeypatch: pytest.MonkeyPatch, native: bool, precision: str) -> None:
     module = sys.modules["trainer.runtime.connect"]
@@ -56,6 +56,7 @@ def test_other_ranks_wait_for_a_long_evaluation() -> None:
     assert RANK_TIMEOUT.total_seconds() >= 6 * 3600
 
 
+def test_a_process_group_of_somebody_else_is_used_and_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "7")

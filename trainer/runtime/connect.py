@@ -18,8 +18,9 @@ from trainer.runtime.memory import keep_freed_memory
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-# Other ranks wait this long while rank 0 evaluates or writes.
-RANK_TIMEOUT = datetime.timedelta(minutes=30)
+# Other ranks wait this long while rank 0 evaluates or writes. It may be generous, because it is not what
+# notices a rank that is gone: the lookout does, within a minute. An evaluation of many episodes takes hours.
+RANK_TIMEOUT = datetime.timedelta(hours=12)
 
 
 @dataclass(frozen=True)
