@@ -14,6 +14,7 @@ from trainer.data.lerobot import LeRobotReader
 from trainer.data.loader import BatchLoader
 from trainer.data.normalization import Normalizer
 from trainer.data.order import GlobalBatchSampler
+from trainer.data.packing import PackedBatch
 from trainer.data.windows import Window
 
 
@@ -63,6 +64,19 @@ def test_without_workers_all_flags_are_fine(dataset, options):
     assert len(batches) == 7
     for step, batch in enumerate(batches):
         same(batch, dataset_as_float32(dataset, sampler.indices(2, step)))
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "pinned"),
+    [(None, "cuda", True), (False, "cuda", False), (True, "cuda", True), (True, "cpu", False)],
+)
+def test_memory_is_pinned_for_a_gpu_unless_told_otherwise(dataset, monkeypatch, asked, device, pinned):
+    calls = []
+    monkeypatch.setattr(PackedBatch, "pin_memory", lambda self: calls.append(self) or self)
+    options = {} if asked is None else {"pin_memory": asked}
+    loader = BatchLoader(dataset, batch_size=5, device=device, **options)
+    loader._for_the_way({"state": torch.ones(3)})
+    assert bool(calls) == pinned
 
 
 def dataset_as_float32(dataset, indices):

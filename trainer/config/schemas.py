@@ -83,8 +83,9 @@ class DataConfig(Section):
         None, gt=0, description="samples per update over all ranks, however many there are"
     )
     num_workers: int = Field(0, ge=0, description="loader processes; 0 gathers in the training process")
-    pin_memory: bool = Field(
-        False, description="pin host memory, so that copies to a GPU run beside the step"
+    pin_memory: bool | None = Field(
+        None,
+        description="pin host memory, so that copies to a GPU run beside the step; null: where there is a GPU",
     )
     persistent_workers: bool = Field(False, description="keep loader processes from epoch to epoch")
     prefetch_factor: int | None = Field(None, gt=0, description="batches in flight per worker")

@@ -55,7 +55,7 @@ class BatchLoader:
         parts: batches of a rank that make one update together; they come one after the other.
         seed: seed of the order, and of the random generators in the workers.
         num_workers: worker processes; 0 gathers in this one, up to two batches (or groups of them) ahead.
-        pin_memory: pin host memory, so that copies to a GPU run beside the computation.
+        pin_memory: pin host memory, so that copies to a GPU run beside the computation; None: on a GPU.
         persistent_workers: keep the workers from one epoch to the next.
         prefetch_factor: batches in flight per worker; torch's default if not given.
         normalizer: applied on the CPU, before the cast.
@@ -80,7 +80,7 @@ class BatchLoader:
         parts: int = 1,
         seed: int = 0,
         num_workers: int = 0,
-        pin_memory: bool = False,
+        pin_memory: bool | None = None,
         persistent_workers: bool = False,
         prefetch_factor: int | None = None,
         normalizer: Normalizer | None = None,
@@ -102,7 +102,7 @@ class BatchLoader:
         self._device = torch.device(device)
         self._batches = _Batches(dataset, normalizer)
         # Pinned memory belongs to a GPU; without one the flag has nothing to do.
-        self._pin_memory = pin_memory and self._device.type == "cuda"
+        self._pin_memory = pin_memory is not False and self._device.type == "cuda"
         self._image_keys = frozenset(getattr(dataset, "image_keys", ()))
         lookahead = getattr(dataset, "lookahead", None)
         together = 1 if lookahead is None else int(lookahead(batch_size))
