@@ -9,21 +9,22 @@ from typing import Any
 
 import pytest
 import torch
-from test_training import fixed_schedule, weights
+import yaml
+from test_training import fixed_schedule, metrics, weights
 
 from trainer.offline_trainer import train
 
 Write = Callable[..., Path]
 
 PLUGIN = """
-import json, os
+import json
 from trainer.registry import CALLBACK_REGISTRY
 from trainer.templates import Callback
 
 @CALLBACK_REGISTRY.register("diary")
 class Diary(Callback):
     def __init__(self, file: str):
-        self.file = os.path.join(os.path.dirname(__file__), file)
+        self.file = file
         self.steps = 0
 
     def write(self, what, experiment):
@@ -59,7 +60,7 @@ def with_diary(tiny_experiment: Write, tmp_path: Path) -> Path:
     def change(config: dict[str, Any]) -> None:
         fixed_schedule(config)
         config["plugins"].append("diary_plugin")
-        config["train"]["callbacks"] = [{"type": "diary", "params": {"file": "diary.jsonl"}}]
+        config["train"]["callbacks"] = [{"type": "diary", "params": {"file": str(tmp_path / "diary.jsonl")}}]
         config["train"]["checkpoint"] = {"keep": 1, "best": {"metric": "steps", "mode": "min"}}
 
     return tiny_experiment(change)
@@ -91,8 +92,72 @@ def test_the_example_measures_distances(tiny_experiment: Write) -> None:
 
     run = train(tiny_experiment(change))
     state = torch.load(run / "epoch_2/training_state.pt", weights_only=True)
-    start = state["callbacks"][-1]["start"]["velocity_decoder"]
+    start = state["callbacks"][-1][1]["start"]["velocity_decoder"]
     now = torch.cat([value.reshape(-1) for value in weights(run / "epoch_2").values()])
     lines = [json.loads(line) for line in (run / "distances.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == [1, 2]
     assert lines[1]["distance/velocity_decoder"] == pytest.approx(float((now - start).norm()), rel=1e-5)
+
+
+STOPPING = """
+import torch
+from trainer.registry import CALLBACK_REGISTRY
+from trainer.templates import Callback
+
+@CALLBACK_REGISTRY.register("drawing")
+class Drawing(Callback):
+    def before_training(self, experiment):
+        torch.rand(13)
+
+    def after_epoch(self, experiment):
+        torch.rand(7)
+
+@CALLBACK_REGISTRY.register("stopping")
+class Stopping(Callback):
+    def after_step(self, experiment, metrics):
+        if experiment.progress.iteration == 4:
+            experiment.stop_reason = "enough"
+"""
+
+
+def with_plugin(tiny_experiment: Write, tmp_path: Path, kind: str) -> Path:
+    (tmp_path / "stopping_plugin.py").write_text(STOPPING)
+
+    def change(config: dict[str, Any]) -> None:
+        fixed_schedule(config)
+        config["plugins"].append("stopping_plugin")
+        config["train"]["callbacks"] = [{"type": kind}]
+        decoder = tmp_path / "models/velocity_decoder.yaml"
+        decoder.write_text(decoder.read_text().replace("dropout: 0.0", "dropout: 0.2"))
+
+    return tiny_experiment(change)
+
+
+def test_what_they_draw_changes_nothing_also_of_a_run_that_is_taken_up(
+    tiny_experiment: Write, tmp_path: Path
+) -> None:
+    path = with_plugin(tiny_experiment, tmp_path, "drawing")
+    whole = train(path, [f"train.save_dir={tmp_path / 'whole'}"])
+    halves = [f"train.save_dir={tmp_path / 'halves'}"]
+    train(path, [*halves, "train.epoch=1"])
+    run = train(path, halves)
+    assert [m["total"] for m in metrics(run)] == [m["total"] for m in metrics(whole)]
+
+
+def test_a_run_that_is_to_end_after_the_epoch_still_saves_within_it(
+    tiny_experiment: Write, tmp_path: Path
+) -> None:
+    path = with_plugin(tiny_experiment, tmp_path, "stopping")
+    run = train(path, ["train.checkpoint.save_every_n_steps=5"])
+    assert len(metrics(run)) == 11
+    assert (run / "latest").read_text() == "epoch_1\n"
+
+
+def test_states_find_their_callbacks_in_another_order(with_diary: Path) -> None:
+    train(with_diary, ["train.epoch=1"])
+    config = yaml.safe_load(with_diary.read_text())
+    config["train"]["callbacks"].insert(0, {"type": "early_stopping", "params": {"metric": "steps"}})
+    with_diary.write_text(yaml.safe_dump(config, sort_keys=False))
+    train(with_diary)
+    diary = [json.loads(line) for line in (with_diary.parent / "diary.jsonl").read_text().splitlines()]
+    assert ["before_training", 11, 11] in diary

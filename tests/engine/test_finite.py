@@ -153,8 +153,47 @@ def test_nothing_but_skipped_updates_ends_the_run() -> None:
 
 def test_broken_weights_are_not_saved() -> None:
     models = {"good": nn.Linear(2, 2), "bad": nn.Linear(2, 2)}
-    check_weights(models, 7)
+    check_weights(models, {}, 7)
     with torch.no_grad():
         models["bad"].weight[0, 0] = float("inf")
     with pytest.raises(NonFiniteError, match="after 7 updates the weights of bad are not finite"):
-        check_weights(models, 7)
+        check_weights(models, {}, 7)
+    average = {"good": {"weight": torch.tensor([float("nan")])}}
+    with pytest.raises(NonFiniteError, match="the averaged weights of good and the weights of bad"):
+        check_weights(models, average, 7)
+
+
+def test_batch_norms_that_saw_nan_are_not_saved_and_masks_are() -> None:
+    norm = nn.BatchNorm1d(2)
+    norm(torch.tensor([[1.0, 2.0], [float("nan"), 3.0]]))
+    with pytest.raises(NonFiniteError, match="the statistics of norm are not finite"):
+        check_weights({"norm": norm}, {}, 7)
+    masked = nn.Linear(2, 2)
+    masked.register_buffer("mask", torch.tensor([0.0, -float("inf")]))
+    check_weights({"masked": masked}, {}, 7)
+
+
+def test_the_best_moment_is_not_one_with_broken_weights(tiny_experiment: Write, tmp_path: Path) -> None:
+    (tmp_path / "breaking.py").write_text(
+        "import torch\n"
+        "from trainer.registry import CALLBACK_REGISTRY\n"
+        "from trainer.templates import Callback\n"
+        "@CALLBACK_REGISTRY.register('breaking')\n"
+        "class Breaking(Callback):\n"
+        "    def after_epoch(self, experiment):\n"
+        "        if experiment.progress.epoch == 2:\n"
+        "            with torch.no_grad():\n"
+        "                next(experiment.models['velocity_decoder'].parameters()).fill_(float('nan'))\n"
+        "        return {'luck': float(experiment.progress.epoch)}\n"
+    )
+
+    def change(config: dict[str, Any]) -> None:
+        config["plugins"].append("breaking")
+        config["train"]["callbacks"] = [{"type": "breaking"}]
+        config["train"]["checkpoint"] = {"best": {"metric": "luck", "mode": "max"}}
+
+    with pytest.raises(NonFiniteError, match="after 22 updates the weights of velocity_decoder"):
+        train(tiny_experiment(change))
+    run = tmp_path / "run"
+    assert (run / "latest").read_text() == "epoch_1\n"
+    assert (run / "best").read_text().startswith("epoch_1\n")

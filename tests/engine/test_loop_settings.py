@@ -86,6 +86,16 @@ def test_a_norm_for_some_components(tiny_experiment: Write) -> None:
         ),
         ({"loggers": [{"type": "tensorbord"}]}, r"train\.loggers\[0\]\.type.*did you mean 'tensorboard'"),
         ({"compile": {"enabled": True, "backend": "inducto"}}, "did you mean 'inductor'"),
+        ({"compile": {"enabled": True, "mode": "fastest"}}, "'fastest' is no mode; there are default"),
+        (
+            {"callbacks": [{"type": "early_stopping"}]},
+            r"callbacks\[0\].*data\.validation, which is not there",
+        ),
+        (
+            {"checkpoint": {"best": {"metric": "success_rate", "mode": "max"}}},
+            r"'success_rate' is measured by train\.evaluation, which is not there",
+        ),
+        ({"save_every": 50, "checkpoint": {"save_last": False}}, "nothing would ever be saved"),
         (
             {"checkpoint": {"best": {"metric": "validation/total", "mode": "min"}}},
             r"'validation/total' is measured on data\.validation, which is not there",

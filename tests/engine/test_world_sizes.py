@@ -129,3 +129,56 @@ def test_a_rank_that_fails_ends_the_others_and_says_why(
     assert done.returncode != 0
     assert re.search(r"Error: Rank 1 \(.*\) failed: RuntimeError: the gripper fell off", done.stderr)
     assert done.stderr.count("[rank1]: RuntimeError: the gripper fell off") == 1
+
+
+ODD_METRICS = '''
+from experiment_training.components.trainer.imitation_learning.state_flow_matching import policy
+from trainer.engine.step import PolicyTrainer
+from trainer.registry import TRAINER_REGISTRY
+
+@TRAINER_REGISTRY.register("odd_trainer")
+class OddTrainer(PolicyTrainer):
+    """One rank has something more to tell."""
+
+    policy_class = policy.StateFlowMatchingPolicy
+
+    def train_step(self, data, iterations):
+        metrics = super().train_step(data, iterations)
+        if self.settings.rank == 1 and iterations == 2:
+            metrics["surprise"] = metrics["total"] * 1000
+        return metrics
+'''
+
+
+def test_metrics_that_not_all_ranks_have_are_refused(
+    tiny_experiment: Callable[..., Path], tmp_path: Path
+) -> None:
+    (tmp_path / "odd.py").write_text(ODD_METRICS)
+
+    def change(config: dict[str, Any]) -> None:
+        config["plugins"].append("odd")
+        config["train"]["trainer"]["type"] = "odd_trainer"
+
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += ["trainer/offline_trainer.py", "--train_config", str(tiny_experiment(change))]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0
+    assert "metric 'surprise' of step 2 came from rank 1 and not from all ranks" in done.stderr
+
+
+def test_validation_is_the_same_for_any_number_of_ranks(tiny_experiment: Callable[..., Path]) -> None:
+    def change(config: dict[str, Any]) -> None:
+        config["data"]["validation"] = {"episodes": [1, 4]}
+        config["train"]["metrics"] = [{"type": "action_error"}]
+        config["train"]["trainer"]["params"]["train_on_padding"] = True
+
+    path = tiny_experiment(change)
+    one, two = run(path, 1, 16), run(path, 2, 8)
+    a, b = (
+        [json.loads(line) for line in (folder / "validations.jsonl").read_text().splitlines()]
+        for folder in (one, two)
+    )
+    assert [line["step"] for line in a] == [line["step"] for line in b] == [7, 14]
+    for name in ("validation/total", "validation/action_error"):
+        np.testing.assert_allclose([line[name] for line in a], [line[name] for line in b], rtol=1e-5)

@@ -20,6 +20,7 @@ from trainer.data.loader import BatchLoader
 from trainer.data.stats_file import save_stats
 from trainer.engine.checkpoint_writer import CheckpointWriter
 from trainer.engine.deployment import CONFIG, DATASET, MODELS, STATS, build_loss, build_models, load_component
+from trainer.engine.errors import TrainingFault
 from trainer.engine.experiment import Experiment
 from trainer.engine.preflight import Plan, dataset_facts, refusal
 from trainer.engine.rehearsal import explain, rehearse
@@ -48,7 +49,7 @@ from trainer.registry import OPTIMIZER_BUILDER_REGISTRY, TRAINER_REGISTRY
 from trainer.runtime import Runtime
 from trainer.templates import Callback, RunIdentity
 from trainer.utils.files import write_json
-from trainer.utils.seed import set_global_seed
+from trainer.utils.seed import kept_random_state, set_global_seed
 
 
 def assemble(plan: Plan, runtime: Runtime, callbacks: Sequence[Callback] = ()) -> Experiment:
@@ -67,9 +68,16 @@ def assemble(plan: Plan, runtime: Runtime, callbacks: Sequence[Callback] = ()) -
         ConfigError: the run in `save_dir` was made with other settings.
     """
     config, run = plan.config, plan.run
+    runtime.barrier()  # rank 0 is the only writer from here on, so all ranks see the same checkpoints
     loader = _build_loader(plan, runtime)
     global_batch = config.data.batch_size * loader.parts * runtime.world_size
     resumed = checkpoint_to_resume(plan, global_batch, loader.steps_per_epoch)
+    seen = runtime.from_main(None if resumed is None else resumed.name)
+    if seen != (None if resumed is None else resumed.name):
+        raise TrainingFault(
+            f"rank 0 goes on from {seen or 'nothing'} and rank {runtime.rank} from "
+            f"{resumed.name if resumed else 'nothing'}: {run} must be the same folder for all ranks"
+        )
     set_global_seed(config.seed, config.deterministic)
     models = _build_models(plan, runtime)
     total_steps = config.total_steps(loader.steps_per_epoch)
@@ -107,7 +115,8 @@ def assemble(plan: Plan, runtime: Runtime, callbacks: Sequence[Callback] = ()) -
         if aside is not None:
             click.echo(f"The earlier run of {run} is now {aside}.", err=True)
         _write_run_folder(plan, experiment, total_steps)
-        experiment.tracker.start(plan.loggers, _identity(config, run, experiment.progress.iteration))
+        with kept_random_state():
+            experiment.tracker.start(plan.loggers, _identity(config, run, experiment.progress.iteration))
     runtime.barrier()
     return experiment
 
@@ -156,7 +165,7 @@ def _build_models(plan: Plan, runtime: Runtime) -> nn.ModuleDict:
             load_component(module, source / f"{name}.pt")
         elif flags is not None and flags.init:
             init_weights(module)
-        if flags is not None and flags.freeze:
+        if name not in config.optimizers:
             freeze(module)
         models[name] = wrap(module, runtime, config.model.find_unused_parameters)
     return nn.ModuleDict(models)
@@ -239,7 +248,8 @@ def _write_run_folder(plan: Plan, experiment: Experiment, total_steps: int) -> N
     run, config, runtime = plan.run, plan.config, experiment.runtime
     (run / MODELS).mkdir(parents=True, exist_ok=True)
     known = read_run_facts(run)
-    if experiment.progress.iteration >= total_steps and known.get("finished"):
+    known_end = (known.get("iterations"), known.get("total_steps"))
+    if known.get("finished") and known_end == (experiment.progress.iteration, total_steps):
         return
     forget_from(run / METRICS, experiment.progress.iteration)
     for file in (VALIDATIONS, EVALUATIONS):

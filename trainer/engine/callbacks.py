@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
+import click
+
 from trainer.engine.experiment import Experiment
 from trainer.registry import CALLBACK_REGISTRY
 from trainer.templates import Callback
@@ -60,6 +62,11 @@ class EarlyStopping(Callback):
             experiment.stop_reason = (
                 f"{self.metric} has not improved on {self.sign * self.best:.6g} in {self.waited} measurements"
             )
+
+    def after_training(self, experiment: Experiment) -> None:
+        """Say so where nothing measured what was watched."""
+        if math.isinf(self.best) and experiment.runtime.is_main:
+            click.echo(f"Warning: early_stopping watched '{self.metric}', which nothing measured.", err=True)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best value so far and how long ago it was."""

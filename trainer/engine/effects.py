@@ -40,10 +40,31 @@ def check_effects(issues: Issues, config: ExperimentConfig) -> None:
         message = "fp16 needs its loss scale, which is found by skipping updates and lowering it"
         issues.add(("train", "non_finite"), message, "use auto or lower")
     best = train.checkpoint.best
-    if best is not None and best.metric.startswith("validation/") and config.data.validation is None:
-        message = f"'{best.metric}' is measured on data.validation, which is not there"
-        _no_effect(issues, ("train", "checkpoint", "best", "metric"), message)
+    if best is not None:
+        _check_measured(issues, config, ("train", "checkpoint", "best", "metric"), best.metric)
+    for number, spec in enumerate(train.callbacks):
+        watched = spec.params.get("metric", "validation/total")
+        if spec.type == "early_stopping" and isinstance(watched, str):
+            place: ConfigPath = ("train", "callbacks", number)
+            named = (*place, "params", "metric") if "metric" in spec.params else place
+            _check_measured(issues, config, named, watched)
+    saving = train.checkpoint
+    never = train.max_steps is None and train.epoch is not None and train.save_every > train.epoch
+    if never and not saving.save_last and saving.save_every_n_steps is None and saving.best is None:
+        message = f"with save_every {train.save_every} and {train.epoch} epochs nothing would ever be saved"
+        issues.add(("train", "checkpoint", "save_last"), message)
     _check_compile(issues, config)
+
+
+_EVALUATED = ("success_rate", "mean_score")
+
+
+def _check_measured(issues: Issues, config: ExperimentConfig, path: ConfigPath, metric: str) -> None:
+    """Refuse to wait for what cannot come; what plugins measure is theirs to know."""
+    if metric.startswith("validation/") and config.data.validation is None:
+        _no_effect(issues, path, f"'{metric}' is measured on data.validation, which is not there")
+    if metric in _EVALUATED and config.train.evaluation is None:
+        _no_effect(issues, path, f"'{metric}' is measured by train.evaluation, which is not there")
 
 
 def _no_effect(issues: Issues, path: ConfigPath, why: str) -> None:
@@ -79,6 +100,15 @@ def _check_compile(issues: Issues, config: ExperimentConfig) -> None:
         near = closest(settings.backend, known)
         hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(known)}"
         issues.add(("train", "compile", "backend"), f"torch has no backend '{settings.backend}'", hint)
+    if settings.backend == "inductor":
+        from torch._inductor import list_mode_options
+
+        modes = list(list_mode_options())
+        if settings.mode not in modes:
+            path = ("train", "compile", "mode")
+            issues.add(path, f"'{settings.mode}' is no mode", f"there are {', '.join(modes)}")
+    elif settings.mode != "default":
+        _no_effect(issues, ("train", "compile", "mode"), "only inductor has modes")
     compilers = [os.environ.get("CXX", "g++"), "clang++"]
     on_cpu = config.device == "cpu" or not torch.cuda.is_available()
     if settings.backend == "inductor" and on_cpu and not any(shutil.which(c) for c in compilers):
@@ -101,11 +131,25 @@ def idle_components(config: ExperimentConfig) -> list[str]:
 
 def idle_settings(config: ExperimentConfig) -> list[str]:
     """Return a sentence per setting that does nothing here, but may where the same file is used elsewhere."""
-    data = config.data
-    idle = {
-        "data.persistent_workers": data.persistent_workers and data.num_workers == 0,
-        "data.prefetch_factor": data.prefetch_factor is not None and data.num_workers == 0,
+    data, train = config.data, config.train
+    initialised = [name for name, flags in config.model.component_build_args.items() if flags.init]
+    common = train.optimizer is not None and ("train", "optimizer") not in {
+        path for path, _ in config.optimizers.values()
     }
-    return [
-        f"{name} has no effect, because data.num_workers is 0." for name, is_idle in idle.items() if is_idle
-    ]
+    trainer: Any = TRAINER_REGISTRY.get(train.trainer.type)
+    idle = {
+        "data.persistent_workers has no effect, because data.num_workers is 0.": (
+            data.persistent_workers and data.num_workers == 0
+        ),
+        "data.prefetch_factor has no effect, because data.num_workers is 0.": (
+            data.prefetch_factor is not None and data.num_workers == 0
+        ),
+        f"init of {', '.join(initialised)} has no effect, because train.load_dir gives the weights.": (
+            bool(initialised) and train.load_dir is not None
+        ),
+        "train.optimizer has no effect, because every component has its own or is frozen.": common,
+        f"train.evaluation has no effect, because trainer '{train.trainer.type}' names no policy_class.": (
+            train.evaluation is not None and getattr(trainer, "policy_class", None) is None
+        ),
+    }
+    return [sentence for sentence, is_idle in idle.items() if is_idle]

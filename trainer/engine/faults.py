@@ -6,6 +6,7 @@ import contextlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import click
@@ -92,10 +93,11 @@ def _memory(device: torch.device) -> str:
         free, total = torch.cuda.mem_get_info(device)
         peak = torch.cuda.max_memory_allocated(device)
         return f"the GPU has {total / 1e9:.1f} GB, {free / 1e9:.1f} free; tensors took up to {peak / 1e9:.1f}"
-    with open("/proc/meminfo", encoding="utf-8") as file:
-        facts = {
-            line.split(":")[0]: int(line.split()[1]) * 1024 for line in file if line.split()[1].isdigit()
-        }
+    try:
+        words = [line.split() for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines()]
+    except OSError:
+        return "this system does not tell how much memory there is"
+    facts = {name.rstrip(":"): int(size) * 1024 for name, size, *_ in words if size.isdigit()}
     return f"the machine has {facts['MemTotal'] / 1e9:.1f} GB, {facts['MemAvailable'] / 1e9:.1f} free"
 
 

@@ -115,25 +115,47 @@ class LossWatch:
                 )
 
 
-def check_weights(models: Mapping[str, nn.Module], step: int) -> None:
-    """Make sure that weights are worth saving; this waits for the device.
+def check_weights(
+    models: Mapping[str, nn.Module], averages: Mapping[str, Mapping[str, Tensor]], step: int
+) -> None:
+    """Make sure that a moment is worth saving; this waits for the device once.
+
+    Parameters must be finite. Buffers must not be NaN, which a batch norm keeps for ever; infinite ones are
+    masks.
+
+    Args:
+        models: component → module.
+        averages: component → averaged state.
+        step: number of updates so far.
 
     Raises:
-        NonFiniteError: some are inf or NaN, and of which component.
+        NonFiniteError: something is not, and in which component.
     """
-    norms = {
-        name: torch.stack(torch._foreach_norm([p.detach() for p in module.parameters()])).float().sum()
-        for name, module in models.items()
-        if any(True for _ in module.parameters())
-    }
-    if not norms:
+    names: list[str] = []
+    sound: list[Tensor] = []
+    for name, module in models.items():
+        with torch.no_grad():
+            parts: dict[str, list[Tensor]] = {
+                "weights": [p for p in module.parameters() if p.is_floating_point()],
+                "averaged weights": [t for t in averages.get(name, {}).values() if t.is_floating_point()],
+            }
+            for what, tensors in parts.items():
+                if tensors:
+                    names.append(f"the {what} of {name}")
+                    norms = [norm.float() for norm in torch._foreach_norm(tensors)]
+                    sound.append(torch.stack(norms).isfinite().all())
+            buffers = [b for b in module.buffers() if b.is_floating_point()]
+            if buffers:
+                names.append(f"the statistics of {name}")
+                sound.append(~torch.stack([b.isnan().any() for b in buffers]).any())
+    if not sound:
         return
-    finite = torch.stack(list(norms.values())).isfinite().tolist()
-    broken = [name for name, good in zip(norms, finite, strict=True) if not good]
+    verdicts = torch.stack(sound).tolist()
+    broken = [name for name, good in zip(names, verdicts, strict=True) if not good]
     if broken:
         raise NonFiniteError(
-            f"after {step} updates the weights of {' and '.join(broken)} are not finite, so they are not "
-            "saved; the last checkpoint is from before"
+            f"after {step} updates {' and '.join(broken)} are not finite, so they are not saved; the last "
+            "checkpoint is from before. Look for NaN in the data with `trainer data inspect`"
         )
 
 

@@ -13,12 +13,11 @@ from torch import Tensor
 
 from trainer.engine.experiment import Experiment
 from trainer.engine.faults import Faults, check_gradients_came, explained_faults
-from trainer.engine.finite import LossWatch, check_weights
+from trainer.engine.finite import LossWatch
 from trainer.engine.run_folder import now, read_run_facts, write_first_batch, write_run_facts
 from trainer.engine.stop import Stopped, StopRequest
-from trainer.modeling.prepare import unwrapped
 from trainer.utils.progress import progress_bar
-from trainer.utils.seed import random_state, restore_random_state
+from trainer.utils.seed import kept_random_state
 
 
 def fit(experiment: Experiment) -> None:
@@ -35,11 +34,13 @@ def fit(experiment: Experiment) -> None:
     """
     e = experiment
     started, begun = time.perf_counter(), e.progress.iteration
+    ended = e.runtime.from_main(read_run_facts(e.run).get("finished"))
     watch = LossWatch(skipping=getattr(e.trainer, "finite", None) is not None)
     # A loader worker that is killed makes itself felt anywhere in this thread, not only where batches come.
     with explained_faults(e) as faults, _bar(e) as bar, StopRequest() as stop:
-        for callback in e.callbacks:
-            callback.before_training(e)
+        with kept_random_state():
+            for callback in e.callbacks:
+                callback.before_training(e)
         pace = Pace(e)
         while not e.finished:
             for metrics in _updates(e, faults):
@@ -54,7 +55,7 @@ def fit(experiment: Experiment) -> None:
                 if rates:
                     bar.set_postfix(pace.shown(rates), refresh=False)
                 bar.update()
-                if not _at_epoch_end(e) and not e.finished:
+                if not _at_epoch_end(e) and e.progress.iteration < e.total_steps:
                     if _due_within_epoch(e):
                         _save(e, watch)
                         pace.restart()
@@ -67,10 +68,10 @@ def fit(experiment: Experiment) -> None:
                 _stop_if_asked(e, stop, watch, started, at_once=True)
         watch.look(e.tracker.flush())
         e.writer.wait()
-        if e.progress.iteration > begun:
-            _note_time(e, started, now())
+        if e.progress.iteration > begun or not ended:
             for callback in e.callbacks:
                 callback.after_training(e)
+            _note_time(e, started, now())
     if e.stop_reason is not None and e.runtime.is_main:
         click.echo(f"Ended after {e.progress.iteration} updates: {e.stop_reason}.", err=True)
 
@@ -122,10 +123,9 @@ def _end_epoch(e: Experiment, watch: LossWatch) -> None:
     train = e.config.train
     watch.look(e.tracker.flush())
     e.scores = {}
-    state = random_state()
-    for callback in e.callbacks:
-        e.scores.update(e.runtime.from_main(callback.after_epoch(e)) or {})
-    restore_random_state(state)
+    with kept_random_state():
+        for callback in e.callbacks:
+            e.scores.update(e.runtime.from_main(callback.after_epoch(e)) or {})
     whole = e.progress.iteration == e.progress.epoch * e.loader.steps_per_epoch
     due = whole and e.progress.epoch % train.save_every == 0
     e.consider_best(e.scores)  # first, because what is saved knows which is best
@@ -136,7 +136,6 @@ def _end_epoch(e: Experiment, watch: LossWatch) -> None:
 def _save(e: Experiment, watch: LossWatch) -> None:
     """Save what is worth saving."""
     watch.look(e.tracker.flush())
-    check_weights(dict(unwrapped(e.models)), e.progress.iteration)
     e.save()
 
 
@@ -159,7 +158,8 @@ def _note_time(e: Experiment, started: float, finished: str | None) -> None:
     """Add the time of this process to that of the run."""
     if e.runtime.is_main:
         seconds = read_run_facts(e.run).get("train_seconds", 0.0) + time.perf_counter() - started
-        write_run_facts(e.run, {"finished": finished, "train_seconds": seconds})
+        facts = {"finished": finished, "iterations": e.progress.iteration, "train_seconds": seconds}
+        write_run_facts(e.run, facts)
 
 
 def _bar(e: Experiment) -> Any:

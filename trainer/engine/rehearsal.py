@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from trainer.data.loader import BatchLoader
 from trainer.runtime import Runtime
 from trainer.utils.random import RowRandom
-from trainer.utils.seed import random_state, restore_random_state
+from trainer.utils.seed import kept_random_state
 
 SAMPLES = 2
 
@@ -36,18 +36,16 @@ def rehearse(
         Exception: whatever a component raises about the shapes that it is given.
     """
     modes = [(m, m.training) for m in models.modules()]
-    state = random_state()
     try:
         models.eval()
-        batch = loader.sample(np.arange(SAMPLES))
-        draws = RowRandom(range(SAMPLES), runtime.device)
-        with torch.no_grad(), runtime.autocast():
+        with kept_random_state(), torch.no_grad(), runtime.autocast():
+            batch = loader.sample(np.arange(SAMPLES))
+            draws = RowRandom(range(SAMPLES), runtime.device)
             losses = policy.loss(batch, draws)
             chunk = policy.predict_action(batch, draws)
     finally:
         for module, training in modes:
             module.training = training
-        restore_random_state(state)
     if not isinstance(losses, Mapping) or "total" not in losses:
         raise ValueError("the policy's loss returns no 'total', so there is nothing to train")
     _check_chunk(chunk, policy, facts)

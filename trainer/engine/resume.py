@@ -36,6 +36,7 @@ MAY_CHANGE = frozenset(
         "data.prefetch_factor",
         "data.recording",
         "train.callbacks",
+        "train.accumulate_grad_batches",
         "train.checkpoint",
         "train.compile",
         "train.epoch",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,15 +23,19 @@ from trainer.engine.checkpoint import (
 )
 from trainer.engine.deployment import CONFIG, DATASET, MODELS, STATS, load_component
 from trainer.engine.ema import WeightAverage
+from trainer.engine.finite import check_weights
 from trainer.engine.snapshot import Copies, HostCopier, deployed_in_place
 from trainer.engine.step import PolicyTrainer
-from trainer.engine.tracking import METRICS
+from trainer.engine.tracking import EVALUATIONS, METRICS, VALIDATIONS
 from trainer.modeling.prepare import is_trainable, unwrapped
-from trainer.utils.seed import random_state, restore_random_state
+from trainer.utils.seed import random_state, restore_random_state, set_global_seed
 from trainer.utils.versions import library_versions
 
 if TYPE_CHECKING:
     from trainer.engine.experiment import Experiment
+
+# What the run knows up to the moment of a checkpoint is on disk before the checkpoint counts.
+RECORDS = (METRICS, VALIDATIONS, EVALUATIONS)
 
 
 class Saving:
@@ -85,6 +90,7 @@ class Saving:
         if self._saved == (e.progress.epoch, e.progress.iteration):
             return e.moment
         e.tracker.flush()
+        check_weights(dict(unwrapped(e.models)), self._averaged(), e.progress.iteration)
         random = e.runtime.gather(random_state())
         name, self._saved = e.moment, (e.progress.epoch, e.progress.iteration)
         if not e.runtime.is_main:
@@ -104,14 +110,14 @@ class Saving:
             "iteration": e.progress.iteration,
             "models": {n: m.state_dict() for n, m in unwrapped(e.models) if n in e.optimizers},
             "trainer": getattr(e.trainer, "state_dict", dict)(),
-            "callbacks": [callback.state_dict() for callback in e.callbacks],
+            "callbacks": [[type(c).__name__, c.state_dict()] for c in e.callbacks],
             "rng": random,
             "best": self.best,
         }
         tensors |= copies.later(rest)
         copies.start()
         e.writer.submit(
-            Snapshot(name, tensors, self._files(), self._facts(), copies, flushed=[e.run / METRICS])
+            Snapshot(name, tensors, self._files(), self._facts(), copies, [e.run / f for f in RECORDS])
         )
         return name
 
@@ -250,12 +256,23 @@ class Saving:
             )
         if hasattr(e.trainer, "load_state_dict"):
             e.trainer.load_state_dict(state["trainer"])
-        for callback, own in zip(e.callbacks, state.get("callbacks", ()), strict=False):
-            callback.load_state_dict(own)
+        self._restore_callbacks(state.get("callbacks", ()))
         e.progress.epoch, e.progress.iteration = state["epoch"], state["iteration"]
         if len(state["rng"]) == e.runtime.world_size:
             restore_random_state(state["rng"][e.runtime.rank])
+        else:
+            # No rank has a past to go on from; at least none draws again what was drawn before.
+            words = np.random.SeedSequence([e.config.run_seed, e.runtime.rank, e.progress.iteration])
+            set_global_seed(int(words.generate_state(1)[0]))
         self._restore_best(state.get("best"))
+
+    def _restore_callbacks(self, saved: Sequence[tuple[str, dict[str, Any]]]) -> None:
+        """Give every callback its own state; there may be more of them now, or fewer, or in another order."""
+        left = list(saved)
+        for callback in self.e.callbacks:
+            place = next((i for i, (kind, _) in enumerate(left) if kind == type(callback).__name__), None)
+            if place is not None:
+                callback.load_state_dict(left.pop(place)[1])
 
     def _restore_best(self, saved: dict[str, Any] | None) -> None:
         """Take up the best score so far: it may have been measured after the checkpoint was written."""

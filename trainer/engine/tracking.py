@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -122,12 +123,35 @@ class Tracker:
             {"step": step, **facts, **{k: v for k, v in metrics.items() if not isinstance(v, Tensor)}}
             for step, metrics, facts in self._steps
         ]
+        if together and self.runtime.distributed:
+            self._agree_on_names([f"{self._steps[i][0]} {name}" for i, name, _ in tensors])
         if tensors:
             stacked = torch.stack([v.detach().reshape(()).float() for _, _, v in tensors])
             values = (self.runtime.mean(stacked) if together else stacked).tolist()
             for (index, name, _), value in zip(tensors, values, strict=True):
                 lines[index][name] = value
         return lines
+
+    def _agree_on_names(self, names: Sequence[str]) -> None:
+        """Make sure that all ranks average the same metrics of the same steps.
+
+        Raises:
+            TrainingFault: they do not, on every rank.
+        """
+        digest = zlib.crc32("\n".join(names).encode())
+        if self.runtime.largest(digest) == -self.runtime.largest(-digest):
+            return
+        of_ranks = self.runtime.from_main(self.runtime.gather(list(names)))
+        common = set(of_ranks[0]).intersection(*of_ranks)
+        for rank, own in enumerate(of_ranks):
+            odd = next((name for name in own if name not in common), None)
+            if odd is not None:
+                step, _, metric = odd.partition(" ")
+                raise TrainingFault(
+                    f"metric '{metric}' of step {step} came from rank {rank} and not from all ranks; "
+                    "return the same names on every rank, with NaN where there is nothing to tell"
+                )
+        raise TrainingFault("the ranks return their metrics in different orders; return them in the same one")
 
     def close(self, together: bool = True) -> None:
         """Write what is left and end the loggers; `together` as in `flush`."""

@@ -13,14 +13,17 @@ from trainer.config.schemas import ValidationConfig
 from trainer.engine.experiment import Experiment
 from trainer.engine.tracking import VALIDATIONS
 from trainer.templates import Callback, Metric
-from trainer.utils.random import VALIDATION, SampleRandom
+from trainer.utils.random import RowRandom
+
+_VALIDATION = 0x7A11
+"""Sets these numbers apart from others of the run's seed."""
 
 
 class Validation(Callback):
     """Measures the weights that would be deployed on the validation episodes, every so many epochs.
 
-    Every sample counts once and with the same noise each time, whatever the number of ranks, so that numbers
-    of different epochs and runs compare. Ranks share the batches.
+    Every sample counts once and with the same noise each time, in whatever batch and on whatever rank it is
+    measured, so that numbers of different epochs and runs compare. Ranks share the batches.
 
     Args:
         settings: the `data.validation` section.
@@ -47,10 +50,12 @@ class Validation(Callback):
         deployed = e.deployed_policy()
         assert deployed is not None, "the preflight asks for a policy class"
         assert e.validation_data is not None
+        # Among ranks without shared batch norms each has statistics of its own; those of rank 0 are deployed.
+        e.runtime.copy_from_main(list(deployed.policy.buffers()))
         sums: dict[str, Tensor] = {}
-        for number, rows in self._batches(e):
+        for rows in self._batches(e):
             batch = e.validation_data.sample(rows)
-            for name, values in self._values(e, deployed.policy, batch, number).items():
+            for name, values in self._values(e, deployed.policy, batch, rows).items():
                 counted = values.isfinite() if values.ndim else torch.ones((), device=values.device)
                 weight = len(rows) if values.ndim == 0 else 1
                 part = torch.stack(
@@ -61,26 +66,30 @@ class Validation(Callback):
         rows_of = torch.stack([sums[n] for n in names]).tolist() if names else []
         return {name: (total, count) for name, (total, count) in zip(names, rows_of, strict=True)}
 
-    def _values(self, e: Experiment, policy: Any, batch: dict[str, Any], number: int) -> dict[str, Tensor]:
+    def _values(
+        self, e: Experiment, policy: Any, batch: dict[str, Any], rows: np.ndarray
+    ) -> dict[str, Tensor]:
         """Return the losses of a batch as scalars and its metrics as numbers per sample, in float64."""
 
-        def random() -> SampleRandom:
-            return SampleRandom(e.config.run_seed, number, device=e.runtime.device, stream=VALIDATION)
+        first = int(np.random.SeedSequence([e.config.run_seed, _VALIDATION]).generate_state(1)[0])
+
+        def random() -> RowRandom:
+            return RowRandom((first + rows).tolist(), e.runtime.device)
 
         with torch.no_grad(), e.runtime.autocast():
             found = dict(policy.loss(batch, random()))
             found |= {name: metric.measure(policy, batch, random()) for name, metric in self.metrics.items()}
         return {f"validation/{name}": value.double() for name, value in found.items()}
 
-    def _batches(self, e: Experiment) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield number and samples of this rank's batches."""
+    def _batches(self, e: Experiment) -> Iterator[np.ndarray]:
+        """Yield the samples of this rank's batches."""
         assert e.validation_data is not None
         length, size = e.validation_data.sampler.length, e.config.data.batch_size
         count = -(-length // size)
         wanted = min(self.settings.batches or count, count)
         numbers = np.linspace(0, count - 1, wanted).round().astype(int)
         for number in numbers[e.runtime.rank :: e.runtime.world_size].tolist():
-            yield number, np.arange(number * size, min((number + 1) * size, length))
+            yield np.arange(number * size, min((number + 1) * size, length))
 
 
 def _means(totals: Sequence[Mapping[str, tuple[float, float]]]) -> dict[str, float]:

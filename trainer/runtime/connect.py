@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,6 +83,12 @@ class Runtime:
         gathered: list[Any] | None = [None] * self.world_size if self.is_main else None
         dist.gather_object(value, gathered, dst=0)
         return gathered or []
+
+    def copy_from_main(self, tensors: Sequence[Tensor]) -> None:
+        """Overwrite tensors, the same ones on every rank, with the values of rank 0."""
+        if self.distributed:
+            for tensor in tensors:
+                dist.broadcast(tensor, src=0)
 
     def from_main(self, value: Any) -> Any:
         """Return rank 0's (picklable) value on every rank."""

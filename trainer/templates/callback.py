@@ -10,8 +10,9 @@ class Callback:
     """Something that happens beside training; a plugin overrides what it needs.
 
     Every rank calls every callback, in the order of the configuration. What a callback draws from the global
-    random generators does not change the training. `experiment` is a `trainer.engine.experiment.Experiment`;
-    a callback that sets its `stop_reason`, on every rank alike, ends the run after the present epoch.
+    random generators does not change the training, except in `after_step`, which had better draw nothing.
+    `experiment` is a `trainer.engine.experiment.Experiment`; a callback that sets its `stop_reason`, on every
+    rank alike, ends the run after the present epoch.
     """
 
     def before_training(self, experiment: Any) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-POLICY, AUGMENTATION, VALIDATION = 0, 1, 2
+POLICY, AUGMENTATION = 0, 1
 
 
 class Random(Protocol):
@@ -38,7 +38,7 @@ class SampleRandom:
         world_size: number of ranks, all with equal batches.
         device: where the numbers are needed; they are drawn on the CPU, so that every device sees the same.
         stream: numbers of different streams have nothing to do with each other, so that who draws more from
-            one leaves the others as they are: `POLICY`, `AUGMENTATION` or `VALIDATION`.
+            one leaves the others as they are: `POLICY` or `AUGMENTATION`.
     """
 
     def __init__(
