@@ -51,9 +51,9 @@ def test_what_does_not_come_out_even_is_refused(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
+@pytest.mark.parametrize(("before", "after", "parts"), [(1, 2, 1), (2, 1, 1), (1, 2, 2), (2, 1, 2)])
 def test_a_run_goes_on_with_another_number_of_ranks(
-    tiny_experiment: Write, tmp_path: Path, before: int, after: int
+    tiny_experiment: Write, tmp_path: Path, before: int, after: int, parts: int
 ) -> None:
     def change(config: dict[str, Any]) -> None:
         del config["data"]["batch_size"]
@@ -65,7 +65,7 @@ def test_a_run_goes_on_with_another_number_of_ranks(
     whole = train(path, [f"train.save_dir={tmp_path / 'whole'}"])
     run = tmp_path / "changed"
     launch(path, run, before, "train.epoch=3")
-    said = launch(path, run, after)
+    said = launch(path, run, after, f"train.accumulate_grad_batches={parts}")
     assert f"Taking up {run} after step 33" in said
     steps, totals = ([m[key] for m in metrics(run)] for key in ("step", "total"))
     assert steps == list(range(88))
