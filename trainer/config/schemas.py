@@ -85,7 +85,7 @@ class DataConfig(Section):
     num_workers: int = Field(0, ge=0, description="loader processes; 0 gathers in the training process")
     pin_memory: bool | None = Field(
         None,
-        description="pin host memory, so that copies to a GPU run beside the step; null: where there is a GPU",
+        description="pin host memory, so that copies to a GPU run beside the step; null: on a GPU",
     )
     persistent_workers: bool = Field(False, description="keep loader processes from epoch to epoch")
     prefetch_factor: int | None = Field(None, gt=0, description="batches in flight per worker")
