@@ -44,6 +44,8 @@ def only_writer(run: Path, needed: bool = True) -> Iterator[None]:
         _acquire(descriptor, run)
         yield
     finally:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # loader workers may hold the file open for a while yet
         os.close(descriptor)
         _leave_nothing(run)
 
