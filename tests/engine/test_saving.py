@@ -14,7 +14,7 @@ import pytest
 import torch
 from test_training import STEPS_PER_EPOCH, assert_same, fixed_schedule, metrics
 
-from trainer.engine import snapshot
+from trainer.engine import checkpoint, snapshot
 from trainer.engine.checkpoint import find_checkpoint, load_tensors, read_manifest
 from trainer.engine.deployment import load_policy
 from trainer.engine.experiment import Experiment
@@ -252,3 +252,12 @@ def test_checkpoints_are_the_same_when_copying_takes_longer_than_the_next_batch(
     assert len(copied) > 8, "nothing was left to copy late, so this tests nothing"
     for name in ("velocity_decoder.pt", "velocity_decoder_opt.pt", "training_state.pt"):
         assert_same(load_tensors(usual / "epoch_1" / name), load_tensors(slow / "epoch_1" / name))
+def test_what_was_measured_is_on_disk_before_the_checkpoint_counts(
+    tiny_experiment: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[str] = []
+    monkeypatch.setattr(checkpoint, "fsync_path", lambda path: flushed.append(path.name))
+    train(tiny_experiment(lambda c: c["data"].update(validation={"fraction": 0.3})), ["train.epoch=1"])
+    assert {"metrics.jsonl", "validations.jsonl"} <= set(flushed)
+
+
