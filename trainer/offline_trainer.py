@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 # Run as a file, this folder is first on the path and the project is not: put that right before our imports.
 if __package__ in (None, ""):
@@ -104,7 +105,8 @@ def attempt(config_path: str | Path, overrides: Sequence[str] = ()) -> Outcome:
     try:
         folder = train(config_path, overrides)
     except Stopped as stopped:
-        text = f"Saved and {stopped}; the same command goes on from there."
+        way = way_on(config_path, overrides, "there")
+        text = f"Saved and {stopped}; {way[0].lower()}{way[1:]}."
         return Outcome(stopped.exit_code, text if main_rank else "")
     except RankLost as lost:
         if not lost.loss.final:
@@ -116,6 +118,16 @@ def attempt(config_path: str | Path, overrides: Sequence[str] = ()) -> Outcome:
             raise
         return Outcome(2, "" if said_by_main_rank() else f"Error: {message}")
     return Outcome(0, f"Trained: {folder}" if main_rank else "")
+
+
+def way_on(config_path: str | Path, overrides: Sequence[str], where: str) -> str:
+    """Return how a user goes on with a run that has ended before its time."""
+    raw: Any = load_located(config_path, overrides).data
+    for key in ("train", "checkpoint"):
+        raw = (raw or {}).get(key)
+    asked = (raw or {}).get("resume_from", "auto")
+    more = "" if asked == "auto" else " with --set train.checkpoint.resume_from=auto"
+    return f"The same command{more} goes on from {where}"
 
 
 def run(config_path: str | Path, overrides: Sequence[str] = ()) -> None:

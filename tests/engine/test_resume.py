@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
+import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +17,11 @@ from conftest import write_dataset
 from test_training import STEPS_PER_EPOCH, assert_same, metrics, weights
 
 from trainer.config.errors import ConfigError
-from trainer.engine.checkpoint import read_manifest
+from trainer.engine.checkpoint import find_checkpoint, read_manifest
 from trainer.engine.deployment import load_policy
 from trainer.engine.experiment import Experiment
-from trainer.offline_trainer import train
+from trainer.engine.run_lock import LOCK, only_writer
+from trainer.offline_trainer import train, way_on
 from trainer.templates import Callback
 
 Write = Callable[..., Path]
@@ -78,6 +82,108 @@ def test_a_run_that_must_not_be_taken_up_is_moved_aside(tiny_experiment: Write) 
     assert_same(weights(aside / "epoch_2"), before)
     assert_same(weights(again / "epoch_2"), before)
     assert len(metrics(again)) == 2 * STEPS_PER_EPOCH
+
+
+def test_a_run_that_begins_anew_in_the_place_of_another_is_locked(tiny_experiment: Write) -> None:
+    path = tiny_experiment()
+    run = train(path)
+    tried: list[bool] = []
+
+    class Rival(Callback):
+        def after_epoch(self, experiment: Experiment) -> None:
+            with (experiment.run / LOCK).open() as file, contextlib.suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                tried.append(True)
+            tried.append(False)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("trainer.offline_trainer.EvaluationCallback", lambda _: Rival())
+        train(path, ["train.checkpoint.resume_from=null"])
+    assert tried == [False, False]
+    assert (run / LOCK).exists()
+
+
+def test_a_process_that_outlives_training_does_not_keep_the_lock(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").touch()
+    with only_writer(tmp_path):
+        descriptors = {int(p.name): p for p in Path("/proc/self/fd").iterdir() if p.is_symlink()}
+        (held,) = (n for n, p in descriptors.items() if os.path.realpath(p) == str(tmp_path / LOCK))
+        inherited = os.dup(held)  # as a forked loader worker has it
+    try:
+        with (tmp_path / LOCK).open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        os.close(inherited)
+
+
+def test_going_on_from_an_older_checkpoint_sets_aside_what_came_after(
+    tiny_experiment: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tiny_experiment()
+    run = train(path, ["train.epoch=6"])
+    (run / "best").write_text(f'epoch_5\n{{"iteration": {5 * STEPS_PER_EPOCH}}}\n')
+    older = [f"train.checkpoint.resume_from={run / 'epoch_2'}", "train.checkpoint.keep=1", "train.epoch=4"]
+    train(path, older)
+    (aside,) = run.glob("set_aside-*")
+    assert f"What {run} had saved beyond epoch_2 is now in {aside}." in capsys.readouterr().err
+    assert sorted(p.name for p in aside.iterdir()) == ["epoch_3", "epoch_4", "epoch_5", "epoch_6"]
+    assert read_manifest(aside / "epoch_6")["iteration"] == 6 * STEPS_PER_EPOCH
+    assert sorted(p.name for p in run.glob("epoch_*")) == ["epoch_4"]
+    assert not (run / "best").exists()
+    train(path, [f"train.checkpoint.resume_from={run / 'epoch_4'}", "train.epoch=4"])
+    assert list(run.glob("set_aside-*")) == [aside], "nothing lay beyond"
+
+
+def test_until_it_saves_a_run_that_went_back_can_be_taken_up_where_it_went_back_to(
+    tiny_experiment: Write,
+) -> None:
+    path = tiny_experiment()
+    run = train(path)
+
+    class Failing(Callback):
+        def after_step(self, experiment: Experiment, metrics: Mapping[str, Any]) -> None:
+            raise RuntimeError("gone")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("trainer.offline_trainer.EvaluationCallback", lambda _: Failing())
+        with pytest.raises(RuntimeError, match="gone"):
+            train(path, [f"train.checkpoint.resume_from={run / 'epoch_1'}"])
+    assert find_checkpoint(run) == run / "epoch_1"
+    assert len(metrics(train(path))) == 2 * STEPS_PER_EPOCH
+
+
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("choice", ["null", "epoch_1"])
+def test_ranks_that_are_started_again_go_on_with_what_their_launch_began(
+    tiny_experiment: Write, monkeypatch: pytest.MonkeyPatch, choice: str, again: bool
+) -> None:
+    path = tiny_experiment()
+    run = train(path)
+    asked = "null" if choice == "null" else str(run / choice)
+    overrides = [f"train.checkpoint.resume_from={asked}", "train.epoch=4"]
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "one")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    train(path, [*overrides, "train.epoch=3"])
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "one" if again else "another")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    begun: list[int] = []
+
+    class Noting(Callback):
+        def before_training(self, experiment: Experiment) -> None:
+            begun.append(experiment.progress.epoch)
+
+    monkeypatch.setattr("trainer.offline_trainer.EvaluationCallback", lambda _: Noting())
+    train(path, overrides)
+    assert begun == [3 if again else 0 if choice == "null" else 1]
+
+
+def test_the_way_on_is_the_one_that_goes_on(tiny_experiment: Write) -> None:
+    path, key = tiny_experiment(), "train.checkpoint.resume_from"
+    for overrides in ([], [f"{key}=auto"]):
+        assert way_on(path, overrides, "there") == "The same command goes on from there"
+    for asked in ("null", "runs/a/epoch_1"):
+        said = way_on(path, [f"{key}={asked}"], "there")
+        assert said == f"The same command with --set {key}=auto goes on from there"
 
 
 class DrawingCallback(Callback):

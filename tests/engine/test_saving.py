@@ -127,6 +127,31 @@ def test_a_resumed_run_knows_the_best_score_so_far(
         assert find_checkpoint(run / "best") == run / f"epoch_{best}"
 
 
+def test_going_back_lets_best_name_the_best_moment_so_far(
+    tiny_experiment: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored(monkeypatch, {1: 0.5, 2: 0.4, 3: 0.9})
+    path = tiny_experiment(lambda c: c["train"].update(checkpoint={"best": BEST}))
+    run = train(path, ["train.epoch=3"])
+    assert find_checkpoint(run / "best") == run / "epoch_3"
+    scored(monkeypatch, {3: 0.45})
+    train(path, ["train.epoch=3", f"train.checkpoint.resume_from={run / 'epoch_2'}"])
+    assert find_checkpoint(run / "best") == run / "epoch_1"
+    assert json.loads((run / "best").read_text().splitlines()[1])["iteration"] == STEPS_PER_EPOCH
+
+
+def test_in_another_folder_the_best_moment_is_one_that_is_there(
+    tiny_experiment: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored(monkeypatch, {1: 0.9, 2: 0.1, 3: 0.5, 4: 0.4})
+    path = tiny_experiment(lambda c: c["train"].update(checkpoint={"best": BEST}))
+    run = train(path)
+    other = tmp_path / "other"
+    choices = [f"train.save_dir={other}", f"train.checkpoint.resume_from={run / 'epoch_2'}", "train.epoch=4"]
+    train(path, choices)
+    assert find_checkpoint(other / "best") == other / "epoch_3"
+
+
 def test_a_best_metric_that_nothing_measures_is_reported(
     tiny_experiment: Write, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -231,6 +256,15 @@ def test_metrics_are_never_older_than_a_checkpoint(tiny_experiment: Write) -> No
     assert all(seen)
 
 
+def test_what_was_measured_is_on_disk_before_the_checkpoint_counts(
+    tiny_experiment: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[str] = []
+    monkeypatch.setattr(checkpoint, "fsync_path", lambda path: flushed.append(path.name))
+    train(tiny_experiment(lambda c: c["data"].update(validation={"fraction": 0.3})), ["train.epoch=1"])
+    assert {"metrics.jsonl", "validations.jsonl"} <= set(flushed)
+
+
 def test_checkpoints_are_the_same_when_copying_takes_longer_than_the_next_batch(
     tiny_experiment: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -252,12 +286,3 @@ def test_checkpoints_are_the_same_when_copying_takes_longer_than_the_next_batch(
     assert len(copied) > 8, "nothing was left to copy late, so this tests nothing"
     for name in ("velocity_decoder.pt", "velocity_decoder_opt.pt", "training_state.pt"):
         assert_same(load_tensors(usual / "epoch_1" / name), load_tensors(slow / "epoch_1" / name))
-def test_what_was_measured_is_on_disk_before_the_checkpoint_counts(
-    tiny_experiment: Write, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    flushed: list[str] = []
-    monkeypatch.setattr(checkpoint, "fsync_path", lambda path: flushed.append(path.name))
-    train(tiny_experiment(lambda c: c["data"].update(validation={"fraction": 0.3})), ["train.epoch=1"])
-    assert {"metrics.jsonl", "validations.jsonl"} <= set(flushed)
-
-

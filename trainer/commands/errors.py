@@ -63,5 +63,5 @@ def user_message(error: BaseException) -> str | None:
     if isinstance(error, (ConfigError, ConfigLoadError, CheckpointError, DatasetError, TrainingFault)):
         return str(error)
     if isinstance(error, OSError) and (trouble := disk_trouble(error)):
-        return f"{trouble}; what was saved before is intact, and the same command goes on from there"
+        return f"{trouble}; what was saved before is intact, and the run can go on from there"
     return None

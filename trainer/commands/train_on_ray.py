@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from trainer.commands.errors import Outcome, user_message
 from trainer.config.loader import LocatedConfig, load_located
+from trainer.engine.run_folder import RAY_LAUNCH
 from trainer.engine.stop import ask_to_stop
-from trainer.offline_trainer import attempt, check
+from trainer.offline_trainer import attempt, check, way_on
 from trainer.runtime import RankLost, select_device
 from trainer.runtime.ray_cluster import Interrupted, RayError, RayJob, run_on_ray
 
@@ -44,7 +46,7 @@ def train_on_ray(
         check(_checked_here(located, path, overrides, device), num_workers)
         job = RayJob(
             work=_work,
-            argument=(str(path), list(overrides)),
+            argument=(str(path), list(overrides), uuid.uuid4().hex),
             ask_to_stop=ask_to_stop,
             num_workers=num_workers,
             address=address,
@@ -59,7 +61,7 @@ def train_on_ray(
         return Outcome(128 + stop.number, f"{text[0].upper()}{text[1:]}.")
     except RankLost as lost:
         tries = "" if max_failures == 0 else f" Given up after starting again {max_failures} times."
-        text = f"Error: {lost}.{tries} The same command goes on from the last checkpoint."
+        text = f"Error: {lost}.{tries} {way_on(path, overrides, 'the last checkpoint')}."
         return Outcome(1, text)
     except RayError as error:
         return Outcome(2, f"Error: {error}")
@@ -70,9 +72,10 @@ def train_on_ray(
         return Outcome(2, f"Error: {message}")
 
 
-def _work(argument: tuple[str, list[str]]) -> dict[str, Any]:
+def _work(argument: tuple[str, list[str], str]) -> dict[str, Any]:
     """Train as one rank; an error that would come again is an outcome, others are raised and tried again."""
-    return dataclasses.asdict(attempt(*argument))
+    path, overrides, os.environ[RAY_LAUNCH] = argument
+    return dataclasses.asdict(attempt(path, overrides))
 
 
 def _checked_here(located: LocatedConfig, path: Path, overrides: Sequence[str], device: str) -> LocatedConfig:

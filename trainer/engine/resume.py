@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +13,21 @@ from pydantic import ValidationError
 from trainer.config.paths import output_path
 from trainer.config.schemas import ExperimentConfig
 from trainer.engine.checkpoint import (
+    BEST,
     LATEST,
+    MANIFEST,
     CheckpointError,
+    checkpoint_folders,
     find_checkpoint,
     newest_good_checkpoint,
+    point_at,
     read_manifest,
+    read_pointer,
 )
 from trainer.engine.deployment import CONFIG, MODELS
 from trainer.engine.preflight import Plan, refusal
-from trainer.engine.run_folder import flat_model, now
+from trainer.engine.run_folder import flat_model, now, read_run_facts, restarted_launch
+from trainer.engine.run_lock import LOCK
 
 # Settings that a resumed run may change without becoming another run. The batch size may change with the
 # number of ranks: what counts is the global batch, which is compared.
@@ -65,6 +73,9 @@ def checkpoint_to_resume(plan: Plan, global_batch: int, steps_per_epoch: int) ->
         CheckpointError: it is missing, incomplete or damaged.
     """
     asked = plan.config.train.checkpoint.resume_from
+    launch = restarted_launch()
+    if launch is not None and read_run_facts(plan.run).get("launch") == launch and _has_saved(plan.run):
+        asked = "auto"  # this launch has begun the run, and started its ranks again
     if asked is None or (asked == "auto" and not (plan.run / LATEST).is_file()):
         return None
     folder, manifest = _good(plan.run if asked == "auto" else output_path(asked, plan.located.path))
@@ -85,6 +96,10 @@ def checkpoint_to_resume(plan: Plan, global_batch: int, steps_per_epoch: int) ->
         hint = "choose another save_dir, or set the old values to go on with this run"
         raise refusal(plan.located, ("train", "save_dir"), message, hint)
     return folder
+
+
+def _has_saved(run: Path) -> bool:
+    return (run / LATEST).is_file()
 
 
 def _good(path: Path) -> tuple[Path, dict[str, Any]]:
@@ -122,9 +137,67 @@ def set_aside(run: Path) -> Path | None:
     """Move an earlier run out of the way of a new one, and return where it went; nothing is deleted."""
     if not (run / LATEST).exists():
         return None
-    aside = run.with_name(f"{run.name}.until-{now().replace(':', '').replace('+0000', '')}")
+    aside = _with_time(run.with_name(f"{run.name}.until-"))
     run.rename(aside)
+    if (aside / LOCK).exists():  # it is held, and belongs to the run that begins
+        run.mkdir()
+        (aside / LOCK).rename(run / LOCK)
     return aside
+
+
+def set_aside_later(run: Path, taken_up: Path) -> Path | None:
+    """Move out of the way what a run saved after a checkpoint from which it goes on; nothing is deleted.
+
+    The two would be mixed: what is kept would be counted over both, and `best` might name what the run has
+    not come to yet. Where the checkpoint is another run's, all that this one saved goes.
+
+    Args:
+        run: the run folder.
+        taken_up: the checkpoint.
+
+    Returns:
+        Where it went; None if there was nothing.
+    """
+    inside = is_in(taken_up, run)
+    until = _iteration(taken_up) if inside else -1
+    assert until is not None
+    later = [p for _, _, p in checkpoint_folders(run) if (_iteration(p) or 0) > until] if run.is_dir() else []
+    if not later:
+        return None
+    best = read_pointer(run, BEST)
+    if best and (best[0] in {p.name for p in later} or best[1].get("iteration", 0) > until):
+        (run / BEST).unlink()
+    if inside:  # first, so that a process that is killed here leaves a run that can be taken up
+        point_at(run, LATEST, taken_up.name)
+    else:
+        (run / LATEST).unlink(missing_ok=True)
+    aside = _with_time(run / "set_aside-")
+    aside.mkdir()
+    for path in later:
+        path.rename(aside / path.name)
+    return aside
+
+
+def is_in(checkpoint: Path, run: Path) -> bool:
+    """Say whether a checkpoint is one of a run."""
+    return checkpoint.parent.resolve() == run.resolve()
+
+
+def _iteration(checkpoint: Path) -> int | None:
+    try:
+        return int(json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["iteration"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _with_time(start: Path) -> Path:
+    """Return a path that is free and says when it was made."""
+    path = named = start.with_name(start.name + now().replace(":", "").replace("+0000", ""))
+    for number in itertools.count(2):
+        if not path.exists():
+            break
+        path = named.with_name(f"{named.name}-{number}")
+    return path
 
 
 def resolved(config: ExperimentConfig) -> dict[str, Any]:

@@ -24,6 +24,8 @@ from trainer.utils.versions import library_versions
 RUN_FACTS = "run.json"
 FIRST_BATCH = "first_batch.npz"
 FIRST_BATCH_SAMPLES = 8
+# The environment variable that names a job on Ray, where each start of the ranks is a new process.
+RAY_LAUNCH = "TRAINER_RAY_LAUNCH"
 
 
 def write_yaml(path: Path, value: Any) -> None:
@@ -92,10 +94,25 @@ def command_line() -> list[str]:
     return ["python", os.path.relpath(program), *sys.argv[1:]]
 
 
+def launch() -> str | None:
+    """Return what the starts of the ranks by one torchrun or on one Ray job share; None outside of these."""
+    return os.environ.get(RAY_LAUNCH) or os.environ.get("TORCHELASTIC_RUN_ID")
+
+
+def restarted_launch() -> str | None:
+    """Return the launch where it may have started its ranks before; the same on all ranks.
+
+    Torchrun counts its starts. Not every one of them has a name of its own, so the first is never a restart.
+    """
+    again = RAY_LAUNCH in os.environ or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+    return launch() if again else None
+
+
 def environment_facts() -> dict[str, Any]:
     """Return command, versions, machine and revision of this process."""
     return {
         "command": command_line(),
+        "launch": launch(),
         "started": now(),
         "finished": None,
         "versions": library_versions(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from trainer.engine.checkpoint import (
     BEST,
+    MANIFEST,
     TRAINING_STATE,
     Snapshot,
     Unchanged,
@@ -24,6 +26,7 @@ from trainer.engine.checkpoint import (
 from trainer.engine.deployment import CONFIG, DATASET, MODELS, STATS, load_component
 from trainer.engine.ema import WeightAverage
 from trainer.engine.finite import check_weights
+from trainer.engine.resume import is_in, set_aside_later
 from trainer.engine.snapshot import Copies, HostCopier, deployed_in_place
 from trainer.engine.step import PolicyTrainer
 from trainer.engine.tracking import EVALUATIONS, METRICS, VALIDATIONS
@@ -264,7 +267,9 @@ class Saving:
             # No rank has a past to go on from; at least none draws again what was drawn before.
             words = np.random.SeedSequence([e.config.run_seed, e.runtime.rank, e.progress.iteration])
             set_global_seed(int(words.generate_state(1)[0]))
-        self._restore_best(state.get("best"))
+        if e.runtime.is_main:
+            self._restore_best(state.get("best"), folder)
+        self.best = e.runtime.from_main(self.best)
 
     def _restore_callbacks(self, saved: Sequence[tuple[str, dict[str, Any]]]) -> None:
         """Give every callback its own state; there may be more of them now, or fewer, or in another order."""
@@ -274,26 +279,36 @@ class Saving:
             if place is not None:
                 callback.load_state_dict(left.pop(place)[1])
 
-    def _restore_best(self, saved: dict[str, Any] | None) -> None:
-        """Take up the best score so far: it may have been measured after the checkpoint was written."""
-        wanted = self.e.config.train.checkpoint.best
-        if wanted is None:
+    def _restore_best(self, saved: dict[str, Any] | None, folder: Path) -> None:
+        """Take up the best score so far: it may have been measured after the checkpoint was written.
+
+        Only what this run still has counts, so that `best` can name it: a checkpoint of another run may know
+        of a better one that is not here.
+        """
+        run, wanted = self.e.run, self.e.config.train.checkpoint.best
+        if self.e.config.train.checkpoint.resume_from != "auto":
+            aside = set_aside_later(run, folder)
+            if aside is not None:
+                click.echo(f"What {run} had saved beyond {folder.name} is now in {aside}.", err=True)
+        if wanted is None or not is_in(folder, run):
             return
-        pointer = read_pointer(self.e.run, BEST)
-        known = [saved, pointer[1] if pointer else None]
-        for one in known:
+        pointer = read_pointer(run, BEST)
+        for one in (saved, pointer[1] if pointer else None):
             fits = one and (one["metric"], one["mode"]) == (wanted.metric, wanted.mode)
             if fits and one.get("iteration", 0) <= self.e.progress.iteration:  # type: ignore[union-attr]
                 assert one is not None
-                if _improves(one["value"], self.best, wanted.mode):
+                there = one["name"] == self.e.moment or (run / one["name"] / MANIFEST).is_file()
+                if there and _improves(one["value"], self.best, wanted.mode):
                     self.best = {key: one[key] for key in ("name", "metric", "mode", "value")}
-        self._point_at_best_again(pointer[0] if pointer else None)
+        self._point_at_best_again(pointer[0] if pointer else None, folder)
 
-    def _point_at_best_again(self, named: str | None) -> None:
-        """Let `best` name this moment, if the process that saved it was killed before it could."""
-        e = self.e
-        if self.best is not None and self.best["name"] == e.moment != named and e.runtime.is_main:
-            e.writer.point_at_best(e.moment, {**self.best, **vars(e.progress)})
+    def _point_at_best_again(self, named: str | None, folder: Path) -> None:
+        """Let `best` name the best moment, if the process that saved it was killed before it could."""
+        if self.best is not None and self.best["name"] != named:
+            own = folder if self.best["name"] == self.e.moment else self.e.run / self.best["name"]
+            manifest = json.loads((own / MANIFEST).read_text(encoding="utf-8"))
+            facts = {**self.best, **{key: manifest[key] for key in vars(self.e.progress)}}
+            self.e.writer.point_at_best(self.best["name"], facts)
 
 
 def _improves(value: float, best: Mapping[str, Any] | None, mode: str) -> bool:
