@@ -111,6 +111,9 @@ def test_a_second_signal_ends_a_run_at_once_and_harms_nothing(
     options: dict[str, Any] = {"cwd": ROOT, "env": environment(), "text": True, "stderr": subprocess.PIPE}
     process = subprocess.Popen(command(path, run, 1), **options)
     wait_for_steps(run, process, 30)  # the next step takes an hour
+    deadline = time.monotonic() + 60
+    while not (run / "latest").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
     time.sleep(0.5)
     process.send_signal(signal.SIGINT)
     assert process.stderr is not None
