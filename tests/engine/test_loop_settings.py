@@ -182,3 +182,9 @@ def test_loader_settings_that_do_nothing_here_are_named(tiny_experiment: Write) 
         "data.prefetch_factor has no effect, because data.num_workers is 0.",
     ]
     assert preflight(load_located(path, ["data.num_workers=1"])).warnings == []
+
+
+def test_speed_is_told_also_where_epochs_are_shorter_than_logging_windows(tiny_experiment: Write) -> None:
+    run = train(tiny_experiment(), ["data.batch_size=60", "train.epoch=4", "train.log_every_n_steps=5"])
+    told = [line["step"] for line in metrics(run) if "samples_per_s" in line]
+    assert told == [4, 9], "three steps an epoch, five a window"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -57,13 +58,13 @@ def fit(experiment: Experiment) -> None:
                 bar.update()
                 if not _at_epoch_end(e) and e.progress.iteration < e.total_steps:
                     if _due_within_epoch(e):
-                        _save(e, watch)
-                        pace.restart()
+                        with pace.paused():
+                            _save(e, watch)
                     _stop_if_asked(e, stop, watch, started)
             if _at_epoch_end(e):
                 e.progress.epoch += 1
-            _end_epoch(e, watch)
-            pace.restart()
+            with pace.paused():
+                _end_epoch(e, watch)
             if not e.finished:
                 _stop_if_asked(e, stop, watch, started, at_once=True)
         watch.look(e.tracker.flush())
@@ -184,8 +185,15 @@ class Pace:
         gc.collect()
         gc.freeze()
 
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Let what the block does, such as saving and evaluating, not count as training."""
+        begun = time.perf_counter()
+        yield
+        self._since += time.perf_counter() - begun
+
     def restart(self) -> None:
-        """Begin a new window, so that saving and evaluating do not count as training."""
+        """Begin a new window."""
         self._steps = 0
         self._since = time.perf_counter()
         self._waited = self.e.loader.wait_seconds
