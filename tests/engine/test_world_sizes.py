@@ -49,6 +49,14 @@ def launch(path: Path, folder: Path, ranks: int, *overrides: str) -> str:
     return done.stderr
 
 
+def two_ranks(path: Path) -> subprocess.CompletedProcess[str]:
+    """Train with two ranks, whatever comes of it."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += ["trainer/offline_trainer.py", "--train_config", str(path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+
+
 def run(path: Path, ranks: int, batch_size: int) -> Path:
     folder = path.parent / f"run_{ranks}"
     launch(path, folder, ranks, f"data.batch_size={batch_size}")
@@ -87,10 +95,7 @@ def test_two_ranks_draw_the_samples_of_one_and_their_losses_agree(
 
 def test_a_mistake_is_said_once_by_all_ranks_together(tiny_experiment: Callable[..., Path]) -> None:
     path = tiny_experiment(lambda c: c["train"].update(epochs=3))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += ["trainer/offline_trainer.py", "--train_config", str(path)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    done = two_ranks(path)
     assert done.returncode != 0
     assert done.stderr.count("did you mean 'epoch'?") == 1
 
@@ -122,10 +127,7 @@ def test_a_rank_that_fails_ends_the_others_and_says_why(
         config["plugins"].append("failing")
         config["train"]["trainer"]["type"] = "failing_trainer"
 
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += ["trainer/offline_trainer.py", "--train_config", str(tiny_experiment(change))]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    done = two_ranks(tiny_experiment(change))
     assert done.returncode != 0
     assert re.search(r"Error: Rank 1 \(.*\) failed: RuntimeError: the gripper fell off", done.stderr)
     assert done.stderr.count("[rank1]: RuntimeError: the gripper fell off") == 1
@@ -159,10 +161,7 @@ def test_metrics_that_not_all_ranks_have_are_refused(
         config["plugins"].append("odd")
         config["train"]["trainer"]["type"] = "odd_trainer"
 
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += ["trainer/offline_trainer.py", "--train_config", str(tiny_experiment(change))]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    done = two_ranks(tiny_experiment(change))
     assert done.returncode != 0
     assert "metric 'surprise' of step 2 came from rank 1 and not from all ranks" in done.stderr
 
