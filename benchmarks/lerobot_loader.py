@@ -17,6 +17,7 @@ workers a process: films that are open when lerobot's loader forks its workers a
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
 import json
 import sys
 import time
@@ -27,17 +28,20 @@ from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
 
 def rates(dataset: LeRobotDataset, batch: int, workers: int, seconds: float) -> tuple[float, float]:
-    """Return samples per second, and per second of this process, after the first two batches."""
-    loader = torch.utils.data.DataLoader(dataset, batch_size=batch, shuffle=True, num_workers=workers)
-    samples, began, used = 0, 0.0, 0.0
-    while True:
-        for number, found in enumerate(loader):
-            if number == 1:
-                samples, began, used = 0, time.perf_counter(), time.process_time()
-            samples += len(found["index"])
-            if number > 1 and time.perf_counter() - began > seconds:
-                counted = samples - len(found["index"])
-                return counted / (time.perf_counter() - began), counted / (time.process_time() - used)
+    """Return samples per second, and per second of this process, after the first two batches.
+
+    Epochs follow each other and workers stay, so a dataset of any size is measured for the same time.
+    """
+    loader = torch.utils.data.DataLoader(
+        dataset, batch_size=batch, shuffle=True, num_workers=workers, persistent_workers=workers > 0
+    )
+    batches = itertools.chain.from_iterable(itertools.repeat(loader))
+    for _ in range(2):
+        next(batches)
+    samples, began, used = 0, time.perf_counter(), time.process_time()
+    while time.perf_counter() - began < seconds:
+        samples += len(next(batches)["index"])
+    return samples / (time.perf_counter() - began), samples / (time.process_time() - used)
 
 
 def main() -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import functools
+import itertools
 import random
 import subprocess
 import sys
@@ -40,32 +42,47 @@ class Counted(Dataset):
         return {"x": torch.as_tensor(indices)}
 
 
-def test_items_come_in_order_and_are_made_ahead():
+def calls(results):
+    """Return what makes results, each of which may be an error."""
+
+    def make(result):
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    return (functools.partial(make, result) for result in results)
+
+
+def test_results_come_in_order_and_are_made_ahead():
     made = []
-
-    def items():
-        for number in range(10):
-            made.append(number)
-            yield number
-
-    ahead = Ahead(items(), 2)
-    assert next(ahead) == 0
-    until(lambda: len(made) == 4)  # two that are ready, and one that waits for room
+    ahead = Ahead((functools.partial(made.append, number) for number in range(10)), 3)
+    next(ahead)
+    until(lambda: len(made) == 4)  # as many as may be ready, and the one that was taken
     time.sleep(0.05)
     assert made == [0, 1, 2, 3]
-    assert list(ahead) == [1, 2, 3, 4, 5, 6, 7, 8, 9]
+    assert list(ahead) == [None] * 9
+    assert made == list(range(10))
     with pytest.raises(StopIteration):
         next(ahead)
     ahead.close()
 
 
-def test_what_is_raised_comes_at_its_place():
-    def items():
-        yield 1
-        yield 2
-        raise KeyError("the third")
+def test_a_result_that_is_ready_early_waits_for_its_turn():
+    second = threading.Event()
 
-    ahead = Ahead(items(), 5)
+    def slow():
+        assert second.wait(10), "the second is made while the first still is"
+        return "first"
+
+    def fast():
+        second.set()
+        return "second"
+
+    assert list(Ahead(iter([slow, fast]), 2, threads=2)) == ["first", "second"]
+
+
+def test_what_is_raised_comes_at_its_place():
+    ahead = Ahead(calls([1, 2, KeyError("the third"), 4]), 5)
     assert [next(ahead), next(ahead)] == [1, 2]
     with pytest.raises(KeyError, match="the third"):
         next(ahead)
@@ -73,17 +90,21 @@ def test_what_is_raised_comes_at_its_place():
         next(ahead)
 
 
-def test_closing_early_ends_the_thread():
+def test_closing_early_ends_the_threads():
     before = threading.active_count()
-    ahead = Ahead(iter(int, 1), 3)
+    ahead = Ahead(calls(itertools.count()), 3, threads=2)
     assert next(ahead) == 0
     ahead.close()
     ahead.close()
     assert threading.active_count() == before
+    assert list(ahead) == []
 
 
 def test_the_program_ends_though_nobody_closed_it():
-    program = "from trainer.data.ahead import Ahead\nheld = Ahead(iter(int, 1), 3)\nprint(next(held))"
+    program = (
+        "import itertools; from trainer.data.ahead import Ahead\n"
+        "held = Ahead((int for _ in itertools.count()), 3)\nprint(next(held))"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr
 

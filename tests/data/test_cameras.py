@@ -17,7 +17,7 @@ from dataset_samples import FILM_FEATURES, edit_json, film_episodes, recorded_pu
 
 from trainer.data.dataset import WindowedDataset
 from trainer.data.errors import DatasetError
-from trainer.data.lerobot import LeRobotReader
+from trainer.data.lerobot import LeRobotReader, cameras
 from trainer.data.lerobot.cameras import open_camera
 from trainer.data.loader import BatchLoader
 from trainer.data.normalization import Normalizer
@@ -150,27 +150,29 @@ def test_loader_scales_frames_on_the_device(root, workers):
     assert seen == 8
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_several_batches_decoded_at_once_are_the_same_batches(root, workers, monkeypatch):
-    dataset = WindowedDataset(LeRobotReader(root), WINDOWS)
-    assert dataset.lookahead(4) == 1  # every second frame is a keyframe
-    expected = list(BatchLoader(dataset, batch_size=4).epoch(0, 1))
-    monkeypatch.setattr(dataset, "lookahead", lambda batch_size: 3)
-    found = list(BatchLoader(dataset, batch_size=4, num_workers=workers).epoch(0, 1))
-    assert len(found) == len(expected) == 7
-    for a, b in zip(found, expected, strict=True):
-        assert set(a) == set(b)
-        for key in a:
-            assert torch.equal(a[key], b[key]) if isinstance(a[key], torch.Tensor) else a[key] == b[key]
+@pytest.mark.parametrize(("every", "between"), [(6, "3"), (6, "0"), (2, "0")])
+def test_frames_of_one_keyframe_are_known_to_come_together(tmp_path, every, between):
+    """Also where frames between others are decoded after them (`bf`)."""
+    how = {"g": str(every), "bf": between, "sc_threshold": "0"}
+    options = {"video_encoder": "libx264", "video_options": how}
+    root = write_dataset(tmp_path / "set", film_episodes(LENGTHS), features=FILM_FEATURES, **options)
+    reader = LeRobotReader(root)
+    for positions in (np.arange(4), np.array([1, 3])):
+        camera = open_camera(reader, TOP, positions)
+        groups = [(file, number // every) for file, number in camera.identity().tolist()]
+        rows = range(len(camera))
+        for chosen in ([0], [len(camera) - 1], [1, 7, 2], list(rows)):
+            expected = [row for row in rows if groups[row] in {groups[one] for one in chosen}]
+            assert sorted(camera.together(np.array(chosen)).tolist()) == expected
 
 
-def test_more_is_read_at_once_where_keyframes_are_rare(root, monkeypatch):
-    dataset = WindowedDataset(LeRobotReader(root), WINDOWS)
-    for camera in dataset._cameras.values():
-        camera.frames_per_keyframe = 200.0
-    bytes_per_batch = 64 * (2 * 3 * 32 * 48 + 3 * 24 * 16)
-    assert dataset.lookahead(64) == 2**28 // bytes_per_batch
-    assert dataset.lookahead(10**7) == 1
+def test_where_keyframes_are_is_read_with_the_header_of_a_later_file(root, monkeypatch):
+    reader = LeRobotReader(root)
+    expected = open_camera(reader, TOP, np.arange(4)).together(np.array([0, 32]))
+    monkeypatch.setattr(cameras, "CHECKED_AT_OPEN", 1)
+    late = open_camera(reader, TOP, np.arange(4))
+    assert not late._checked.all()
+    np.testing.assert_array_equal(late.together(np.array([0, 32])), expected)
 
 
 def test_a_dataset_of_format_2_1(root, tmp_path):

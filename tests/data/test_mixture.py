@@ -404,22 +404,3 @@ def test_facts_are_of_all_and_of_each():
     small = facts["datasets"][1]
     assert (small["name"], small["weight"], small["frames"]) == ("b", 1.0, 7)
     assert small["passes_per_epoch"] == pytest.approx(19 / 7)
-
-
-class _Filmed(Columns):
-    image_keys = (CAMERA,)
-
-    def __init__(self, batches, **options):
-        super().__init__(**options, **{CAMERA: torch.zeros(20, 3, 4, 4, dtype=torch.uint8)})
-        self.batches = batches
-
-    def lookahead(self, batch_size):
-        return self.batches
-
-
-def test_frames_are_read_ahead_within_the_memory_of_each_dataset():
-    parts = [Part("a", _Filmed(6), 3.0), Part("b", _Filmed(1, seed=1), 1.0)]
-    mixture = MixtureDataset(parts)
-    assert mixture.image_keys == (CAMERA,)
-    assert mixture.lookahead(8) == 4  # a could have 8, for three quarters of a batch, b one, for a quarter
-    assert MixtureDataset(three()).lookahead(8) == 1

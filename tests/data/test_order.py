@@ -41,7 +41,7 @@ def test_ranks_share_out_an_epoch_without_overlap(seed, epoch, length, batch_siz
         for rank in range(world_size)
     ]
     assert {sampler.steps_per_epoch for sampler in ranks} == {length // (batch_size * world_size)}
-    drawn = [index for sampler in ranks for indices in sampler.iterate(epoch) for index in indices.tolist()]
+    drawn = [index for sampler in ranks for indices in sampler.batches(epoch) for index in indices.tolist()]
     assert len(drawn) == len(set(drawn)) == length // (batch_size * world_size) * batch_size * world_size
     assert set(drawn) <= set(range(length))
 
@@ -64,14 +64,14 @@ def test_the_global_batch_does_not_depend_on_the_number_of_ranks(seed, epoch, le
 @given(st.integers(0, 10))
 def test_a_resumed_epoch_goes_on_where_it_stopped(start):
     sampler = GlobalBatchSampler(103, 10, seed=4)
-    whole = list(sampler.iterate(3))
-    rest = list(GlobalBatchSampler(103, 10, seed=4).iterate(3, start_step=start))
+    whole = list(sampler.batches(3))
+    rest = list(GlobalBatchSampler(103, 10, seed=4).batches(3, start_step=start))
     np.testing.assert_array_equal(np.array(whole[start:]).ravel(), np.array(rest).ravel())
 
 
 def test_other_samples_are_left_out_each_epoch():
     sampler = GlobalBatchSampler(103, 10)
-    left_out = [set(range(103)) - set(np.concatenate(list(sampler.iterate(e)))) for e in range(4)]
+    left_out = [set(range(103)) - set(np.concatenate(list(sampler.batches(e)))) for e in range(4)]
     assert all(len(tail) == 3 for tail in left_out)
     assert len({frozenset(tail) for tail in left_out}) == 4
 

@@ -89,6 +89,12 @@ class DataConfig(Section):
     )
     persistent_workers: bool = Field(False, description="keep loader processes from epoch to epoch")
     prefetch_factor: int | None = Field(None, gt=0, description="batches in flight per worker")
+    frame_memory: int = Field(
+        1024,
+        ge=0,
+        description="MB of decoded camera frames that a rank keeps, those that are needed soonest; "
+        "workers share them; 0 keeps none",
+    )
     normalization: NormalizationMode | dict[str, NormalizationMode] = Field(
         "mean_std", description="one mode for all features, or feature → mode (mean_std where not named)"
     )

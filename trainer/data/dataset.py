@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from trainer.data.errors import DatasetError
-from trainer.data.frame_cache import cached_camera
+from trainer.data.frame_cache import CachedCamera, cached_camera
+from trainer.data.frame_memory import FrameMemory
 from trainer.data.lerobot import BOOKKEEPING, LeRobotReader
 from trainer.data.lerobot.cameras import Camera, open_camera
 from trainer.data.statistics import Stats, column_statistics
@@ -21,15 +23,6 @@ from trainer.data.windows import Window, WindowGather
 
 Batch = dict[str, Any]
 """Feature → tensor `(B, …)`; `task` is a list of B texts."""
-
-_RARE_KEYFRAMES = 8
-"""Where keyframes are further apart, frames decoded at once save much, else a little."""
-
-_LOOKAHEAD_BYTES = {True: 256 * 2**20, False: 32 * 2**20}
-"""Memory for the frames of batches that are decoded at once: where keyframes are rare, and elsewhere."""
-
-_GROUPS_PER_EPOCH = 16
-"""At least so many groups of batches, where keyframes are not rare: workers share them out."""
 
 
 class WindowedDataset(Dataset[Batch]):
@@ -50,7 +43,7 @@ class WindowedDataset(Dataset[Batch]):
 
     Attributes:
         image_keys: the features that are camera frames.
-        concurrent_reads: a sample depends on its index alone, and any thread may read it.
+        concurrent_reads: a sample depends on its index alone, and several threads may read at once.
 
     Raises:
         DatasetError: a column or a video cannot be read, the timestamps do not follow the rate, an episode
@@ -100,6 +93,8 @@ class WindowedDataset(Dataset[Batch]):
                     camera if frame_cache is None else cached_camera(camera, Path(frame_cache))
                 )
         self.image_keys = tuple(self._cameras)
+        self._memories: dict[str, FrameMemory] = {}
+        self._memories_of = os.getpid()
         self._tasks = reader.tasks
         unknown = columns["task_index"].max() >= len(self._tasks) or columns["task_index"].min() < 0
         if unknown:
@@ -134,7 +129,7 @@ class WindowedDataset(Dataset[Batch]):
         gathered = self._gather(rows)
         for key, camera in self._cameras.items():
             wanted = gathered[key]
-            frames = camera.read(wanted.reshape(-1))
+            frames = self._memories.get(key, camera).read(wanted.reshape(-1))
             gathered[key] = frames if wanted.shape[1] == 1 else frames.reshape(*wanted.shape, *camera.shape)
         for key, column in self._plain.items():
             gathered[key] = column[self._rows_in(key, rows)]
@@ -142,21 +137,33 @@ class WindowedDataset(Dataset[Batch]):
         batch["task"] = [self._tasks[i] for i in gathered["task_index"].tolist()]
         return batch
 
-    def lookahead(self, batch_size: int) -> int:
-        """Return how many batches are best read at once.
+    def expect(self, samples: np.ndarray, memory: int) -> None:
+        """Take over which samples will be read, int64 `(L,)` in their order, and keep frames for them.
 
-        A random frame of a video costs the decoding of all from the keyframe before it. The more frames
-        are wanted at once, the more of them share that, so there are more the rarer keyframes are; their
-        memory is the limit.
+        Only what frames cost depends on it, never their values. Frames that were kept before stay.
+
+        Args:
+            samples: until the next call, and some way beyond it.
+            memory: bytes for decoded frames.
         """
-        frames = {window.key: len(window.offsets) for window in self.windows}
-        size = sum(frames[key] * int(np.prod(camera.shape)) for key, camera in self._cameras.items())
-        distance = max((camera.frames_per_keyframe for camera in self._cameras.values()), default=1.0)
-        if distance <= 1:
-            return 1
-        rare = distance >= _RARE_KEYFRAMES
-        batches = max(1, _LOOKAHEAD_BYTES[rare] // (size * batch_size))
-        return batches if rare else max(1, min(batches, len(self) // (batch_size * _GROUPS_PER_EPOCH)))
+        cameras = {
+            key: camera for key, camera in self._cameras.items() if not isinstance(camera, CachedCamera)
+        }
+        room = memory // max(1, sum(int(np.prod(camera.shape)) for camera in cameras.values()))
+        kept = self._memories if self._memories_of == os.getpid() else {}
+        self._memories_of = os.getpid()
+        self._memories = {
+            key: kept[key] if key in kept and kept[key].room == room else FrameMemory(camera, room)
+            for key, camera in cameras.items()
+            if room
+        }
+        for window in self.windows:
+            if window.key in self._memories:
+                rows = self._gather.rows(window.offsets, samples)
+                self._memories[window.key].expect(rows.reshape(-1))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_memories": {}}
 
     def statistics(self, keys: Sequence[str]) -> Stats:
         """Return exact statistics of low-dimensional features over the chosen episodes."""

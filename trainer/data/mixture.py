@@ -145,15 +145,25 @@ class MixtureDataset(Dataset[Batch]):
         batch[DATASET_INDEX] = torch.from_numpy(which)
         return batch
 
-    def lookahead(self, batch_size: int) -> int:
-        """Return how many batches are best read at once, within the memory that each dataset allows."""
-        asked = [
-            (part.dataset.lookahead(batch_size), drawn / self.samples_per_epoch)
-            for part, drawn in zip(self.parts, self._drawn.tolist(), strict=True)
-            if getattr(part.dataset, "image_keys", ()) and hasattr(part.dataset, "lookahead")
+    def expect(self, samples: np.ndarray, memory: int) -> None:
+        """Tell each dataset which of its samples will be read, and its memory.
+
+        The memory is shared out as the samples of an epoch are, among the datasets that have frames.
+
+        Args:
+            samples: int64 `(L,)`, in their order.
+            memory: bytes for decoded frames.
+        """
+        seeing = [
+            place
+            for place, part in enumerate(self.parts)
+            if getattr(part.dataset, "image_keys", ()) and hasattr(part.dataset, "expect")
         ]
-        # Of each batch a dataset reads its share alone.
-        return min((max(1, int(batches / share)) for batches, share in asked), default=1)
+        which = np.searchsorted(self._starts, samples, side="right") - 1
+        for place in seeing:
+            own = samples[which == place] - self._starts[place]
+            share = int(memory * self._drawn[place] / self._drawn[seeing].sum())
+            cast(Any, self.parts[place].dataset).expect(own, share)
 
     def norm_stats(self) -> Stats | None:
         """Return the statistics of all datasets, under `<dataset>/<feature>`; None if none has any.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 
@@ -77,8 +77,8 @@ class GlobalBatchSampler:
         self.parts = parts
         self.seed = seed
         self.steps_per_epoch = length // global_batch
-        self._draw = order or (lambda seed, epoch: epoch_order(seed, epoch, length))
-        self._cached: tuple[int, np.ndarray] | None = None
+        self._draw = order
+        self._cached: dict[int, np.ndarray] = {}
 
     def indices(self, epoch: int, step: int, part: int = 0) -> np.ndarray:
         """Return this rank's samples, int64 `(B,)`, of a part of a step of an epoch, both from 0."""
@@ -86,14 +86,17 @@ class GlobalBatchSampler:
         place = (step * self.parts + part) * self.world_size + self.rank
         return self._order(epoch)[place * self.batch_size : (place + 1) * self.batch_size]
 
-    def iterate(self, epoch: int, start_step: int = 0) -> Iterator[np.ndarray]:
-        """Yield this rank's samples of each part of each step of an epoch, from `start_step` on."""
-        for step in range(start_step, self.steps_per_epoch):
-            for part in range(self.parts):
-                yield self.indices(epoch, step, part)
+    def batches(self, epoch: int, start_step: int = 0) -> np.ndarray:
+        """Return this rank's samples of all parts of all steps from `start_step` on, int64 `(n, B)`."""
+        used = self.steps_per_epoch * self.parts * self.world_size
+        places = self._order(epoch)[: used * self.batch_size].reshape(-1, self.world_size, self.batch_size)
+        return places[start_step * self.parts :, self.rank]
 
     def _order(self, epoch: int) -> np.ndarray:
-        cached = self._cached  # one thread may begin an epoch while another still ends the one before
-        if cached is None or cached[0] != epoch:
-            self._cached = cached = (epoch, self._draw(self.seed, epoch))
-        return cached[1]
+        found = self._cached.get(epoch)
+        if found is None:
+            draw = self._draw
+            found = epoch_order(self.seed, epoch, self.length) if draw is None else draw(self.seed, epoch)
+            # One thread may begin an epoch while another still ends the one before, so two stay.
+            self._cached = {**dict([*self._cached.items()][-1:]), epoch: found}
+        return found

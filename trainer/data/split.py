@@ -30,7 +30,7 @@ class EpisodeSubset(Dataset[Batch]):
 
     Attributes:
         image_keys: the features that are camera frames.
-        concurrent_reads: whether any thread may read the dataset, and a sample depends on its index alone.
+        concurrent_reads: whether several threads may read at once, and a sample depends on its index alone.
     """
 
     def __init__(self, dataset: Dataset[Any], rows: np.ndarray, episodes: int) -> None:
@@ -53,10 +53,10 @@ class EpisodeSubset(Dataset[Batch]):
         """Return the samples `indices` `(B,)` as one batch."""
         return fetch_batch(self.dataset, self.rows[np.asarray(indices, np.int64)])
 
-    def lookahead(self, batch_size: int) -> int:
-        """Return how many batches are best read at once."""
-        own = getattr(self.dataset, "lookahead", None)
-        return 1 if own is None else int(own(batch_size))
+    def expect(self, samples: np.ndarray, memory: int) -> None:
+        """Tell the dataset which samples will be read, `(L,)` in their order, and its memory in bytes."""
+        if hasattr(self.dataset, "expect"):
+            self.dataset.expect(self.rows[samples], memory)
 
     def facts(self) -> dict[str, Any]:
         """Return what the dataset says of itself, with the numbers of these episodes."""

@@ -138,3 +138,8 @@ class WindowGather:
                     gathered[key] = column.take(place, axis=0, mode="clip")
                 gathered[f"{key}_is_pad"] = is_pad.copy()
         return gathered
+
+    def rows(self, offsets: tuple[int, ...], rows: np.ndarray) -> np.ndarray:
+        """Return the rows that a window holds, int64 `(B, len(offsets))`."""
+        wanted = rows[:, None] + np.asarray(offsets, np.int64)
+        return np.minimum(np.maximum(wanted, self._first[rows][:, None]), self._last[rows][:, None])

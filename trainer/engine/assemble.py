@@ -150,6 +150,7 @@ def _build_loader(plan: Plan, runtime: Runtime) -> BatchLoader:
         prefetch_factor=data.prefetch_factor,
         normalizer=plan.normalizer,
         device=runtime.device,
+        frame_memory=data.frame_memory * 2**20,
     )
 
 

@@ -129,7 +129,7 @@ def idle_components(config: ExperimentConfig) -> list[str]:
     ]
 
 
-def idle_settings(config: ExperimentConfig) -> list[str]:
+def idle_settings(config: ExperimentConfig, dataset: Any) -> list[str]:
     """Return a sentence per setting that does nothing here, but may where the same file is used elsewhere."""
     data, train = config.data, config.train
     initialised = [name for name, flags in config.model.component_build_args.items() if flags.init]
@@ -137,12 +137,17 @@ def idle_settings(config: ExperimentConfig) -> list[str]:
         path for path, _ in config.optimizers.values()
     }
     trainer: Any = TRAINER_REGISTRY.get(train.trainer.type)
+    cached = data.datamodule.params.get("frame_cache") is not None
+    decodes = bool(getattr(dataset, "image_keys", ())) and hasattr(dataset, "expect") and not cached
     idle = {
         "data.persistent_workers has no effect, because data.num_workers is 0.": (
             data.persistent_workers and data.num_workers == 0
         ),
         "data.prefetch_factor has no effect, because data.num_workers is 0.": (
             data.prefetch_factor is not None and data.num_workers == 0
+        ),
+        "data.frame_memory has no effect, because there are no camera frames to decode.": (
+            "frame_memory" in data.model_fields_set and not decodes
         ),
         f"init of {', '.join(initialised)} has no effect, because train.load_dir gives the weights.": (
             bool(initialised) and train.load_dir is not None

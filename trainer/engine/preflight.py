@@ -140,7 +140,7 @@ def preflight(
     assert config is not None
     assert run is not None
     assert normalizer is not None
-    warnings = [*idle_components(config), *idle_settings(config)]
+    warnings = [*idle_components(config), *idle_settings(config, train_data)]
     return Plan(
         config=config,
         located=located,

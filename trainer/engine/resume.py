@@ -37,6 +37,8 @@ MAY_CHANGE = frozenset(
         "params",
         "plugins",
         "data.batch_size",
+        "data.datamodule.params.frame_cache",
+        "data.frame_memory",
         "data.global_batch_size",
         "data.num_workers",
         "data.persistent_workers",

@@ -53,6 +53,10 @@ class Camera(Protocol):
         """Return the frames of rows `(K,)`, in any order and repeated at will: uint8 `(K, 3, H, W)`."""
         ...
 
+    def together(self, rows: np.ndarray) -> np.ndarray:
+        """Return all rows whose frames are decoded from the same keyframes as those of `rows`, these too."""
+        ...
+
     def sources(self) -> list[Path]:
         """Return the files that the frames come from."""
         ...
@@ -114,6 +118,7 @@ class VideoCamera:
                 f"{self._where(int(wrong[0]))} is wanted at {times[wrong[0]]:.4f} s, where a video of "
                 f"{self._fps:g} frames/s has none"
             )
+        self._pictures = _PictureGroups(self._file, self._number, len(self._paths))
         self._checked = np.zeros(len(self._paths), bool)
         for file, path in enumerate(self._paths):
             if not path.is_file():
@@ -128,12 +133,19 @@ class VideoCamera:
     def read(self, rows: np.ndarray) -> np.ndarray:
         """Return the frames of rows `(K,)`: uint8 `(K, 3, H, W)`."""
         out = np.empty((len(rows), *self.shape), np.uint8)
-        parts = list(self._parts(rows))
-        for file in {part.file for part in parts}:
+        self._check_files(rows)
+        side_by_side(lambda part: self._decode(part, rows, out), list(self._parts(rows)))
+        return out
+
+    def together(self, rows: np.ndarray) -> np.ndarray:
+        """Return the rows of the groups of pictures that `rows` are in, `(K,)`, each once."""
+        self._check_files(rows)
+        return self._pictures.together(rows)
+
+    def _check_files(self, rows: np.ndarray) -> None:
+        for file in np.unique(self._file[rows]).tolist() if not self._checked.all() else ():
             if not self._checked[file]:
                 self._check(file)
-        side_by_side(lambda part: self._decode(part, rows, out), parts)
-        return out
 
     def _decode(self, part: _Part, rows: np.ndarray, out: np.ndarray) -> None:
         """Write the frames of a part to their places in `out`."""
@@ -150,7 +162,13 @@ class VideoCamera:
                 f"has a frame at {times[first]:.4f} s"
             )
         pictures = frames.transpose(0, 3, 1, 2)
-        out[part.places] = pictures if len(part.which) == len(part.numbers) else pictures[part.which]
+        if len(part.which) > len(part.numbers):
+            pictures = pictures[part.which]
+        first, last = int(part.places[0]), int(part.places[-1])
+        if (np.diff(part.places) == 1).all():
+            out[first : last + 1] = pictures  # twice as fast as by places
+        else:
+            out[part.places] = pictures
 
     def sources(self) -> list[Path]:
         """Return the video files."""
@@ -174,10 +192,13 @@ class VideoCamera:
             which = which.reshape(-1)  # ascending, as the places are in the order of their frames
             runs = max(1, min(lanes(), len(numbers) // _SHORTEST_RUN))
             bounds = np.linspace(0, len(numbers), runs + 1).astype(int)
-            inside = np.searchsorted(which, bounds)
-            for run in range(runs):
-                low, high, own = bounds[run], bounds[run + 1], slice(inside[run], inside[run + 1])
-                yield _Part(int(files[begin]), places[own], numbers[low:high], which[own] - low)
+            # A run ends where a group of pictures does, or two threads would decode the same frames.
+            groups = self._pictures.group(rows[places[np.searchsorted(which, np.arange(len(numbers)))]])
+            bounds[1:-1] = np.searchsorted(groups, groups[bounds[1:-1]])
+            for low, high in itertools.pairwise(bounds.tolist()):
+                if low < high:
+                    own = slice(*np.searchsorted(which, [low, high]))
+                    yield _Part(int(files[begin]), places[own], numbers[low:high], which[own] - low)
 
     def _check(self, file: int) -> VideoHeader:
         """Hold the header of a file against the dataset."""
@@ -186,7 +207,7 @@ class VideoCamera:
             header = read_header(path)
         except DatasetError as problem:
             raise DatasetError(f"{problem}; {self._episodes_in(file)} should be in it") from None
-        rows = np.flatnonzero(self._file == file)
+        rows = self._pictures.rows_of(file)
         if header.fps and abs(header.fps - self._fps) > 1e-3 * self._fps and header.frames > 1:
             raise DatasetError(
                 f"{self._where(int(rows[0]))}: the video has {header.fps:g} frames/s, the dataset "
@@ -203,6 +224,7 @@ class VideoCamera:
                 f"{self._where(int(missing[0]))} is frame {self._number[missing[0]]} of the video, which is "
                 f"too short: it has {header.frames} frames"
             )
+        self._pictures.divide(file, self._number[rows], header.keyframes)
         self._checked[file] = True
         return header
 
@@ -217,13 +239,60 @@ class VideoCamera:
         return DatasetError(f"{self._where(row)} cannot be decoded; the video is damaged: {reason}")
 
     def _episodes_in(self, file: int) -> str:
-        episodes = np.searchsorted(self._ends, np.flatnonzero(self._file == file), side="right")
+        episodes = np.searchsorted(self._ends, self._pictures.rows_of(file), side="right")
         return named_episodes(self._episodes[np.unique(episodes)])
 
     def _where(self, row: int) -> str:
         episode = int(np.searchsorted(self._ends, row, side="right"))
         frame = row - (int(self._ends[episode - 1]) if episode else 0)
         return f"{self._paths[self._file[row]]}: frame {frame} of episode {self._episodes[episode]}"
+
+
+class _PictureGroups:
+    """Which frames share a keyframe, over the rows of a camera.
+
+    A row's place is that in the order of files, and of frames within them; a group is a run of places. Until
+    a file is divided each of its rows is a group of its own.
+
+    Args:
+        file: of each row, int64 `(N,)`.
+        number: of each row's frame in its file, int64 `(N,)`.
+        files: how many there are.
+    """
+
+    def __init__(self, file: np.ndarray, number: np.ndarray, files: int) -> None:
+        self._rows = np.lexsort((number, file)).astype(np.int32)
+        self._edges = np.searchsorted(file[self._rows], np.arange(files + 1))
+        self._place = np.empty_like(self._rows)
+        self._place[self._rows] = np.arange(len(file), dtype=np.int32)
+        self._begin = np.arange(len(file), dtype=np.int32)
+        self._end = self._begin + 1
+
+    def rows_of(self, file: int) -> np.ndarray:
+        """Return the rows of a file, in the order of its frames."""
+        return self._rows[self._edges[file] : self._edges[file + 1]]
+
+    def divide(self, file: int, numbers: np.ndarray, keyframes: np.ndarray) -> None:
+        """Take over where the keyframes of a file are; `numbers` are those of the frames of its rows."""
+        if not len(keyframes):
+            return
+        first = int(self._edges[file])
+        begins = np.flatnonzero(np.diff(np.searchsorted(keyframes, numbers, side="right"), prepend=-1))
+        sizes = np.diff(begins, append=len(numbers))
+        own = slice(first, int(self._edges[file + 1]))
+        self._begin[own] = first + np.repeat(begins, sizes)
+        self._end[own] = first + np.repeat(begins + sizes, sizes)
+
+    def group(self, rows: np.ndarray) -> np.ndarray:
+        """Return a number for each row's group, ascending with files and frames."""
+        return self._begin[self._place[rows]]
+
+    def together(self, rows: np.ndarray) -> np.ndarray:
+        """Return all rows of the groups that `rows` are in, each once."""
+        begins = np.unique(self.group(rows))
+        sizes = self._end[begins] - begins
+        ends = np.cumsum(sizes)
+        return self._rows[np.arange(ends[-1]) + np.repeat(begins - (ends - sizes), sizes)]
 
 
 def _video_places(
@@ -302,6 +371,10 @@ class ImageCamera:
                     f"'{self.key}' that cannot be read: {problem}"
                 ) from None
         return out
+
+    def together(self, rows: np.ndarray) -> np.ndarray:
+        """Return `rows`: a picture needs no other."""
+        return rows
 
     def sources(self) -> list[Path]:
         """Return the data files."""

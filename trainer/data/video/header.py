@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import av
+import numpy as np
 
 from trainer.data.errors import DatasetError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class VideoHeader:
     """A video file in numbers.
 
@@ -21,7 +22,8 @@ class VideoHeader:
         width: in pixels.
         codec: such as `h264` or `av1`.
         pix_fmt: such as `yuv420p`.
-        keyframes: number of frames that can be decoded without another, 0 where the header does not tell.
+        keyframes: numbers of the frames that can be decoded without another, int64, ascending; empty where
+            the header does not tell.
     """
 
     frames: int
@@ -30,12 +32,12 @@ class VideoHeader:
     width: int
     codec: str
     pix_fmt: str
-    keyframes: int
+    keyframes: np.ndarray
 
     @property
     def frames_per_keyframe(self) -> float:
         """Mean distance of keyframes; 1 where the header does not tell."""
-        return self.frames / self.keyframes if self.keyframes else 1.0
+        return self.frames / len(self.keyframes) if len(self.keyframes) else 1.0
 
 
 def read_header(path: Path) -> VideoHeader:
@@ -62,7 +64,8 @@ def read_header(path: Path) -> VideoHeader:
                 width=context.width,
                 codec=stream.codec.canonical_name,
                 pix_fmt=context.pix_fmt or "",
-                keyframes=sum(1 for entry in entries if entry.is_keyframe),
+                # In the order of decoding; before a keyframe come the same frames as in that of showing.
+                keyframes=np.flatnonzero([entry.is_keyframe for entry in entries]),
             )
     except (av.FFmpegError, OSError) as problem:
         reason = getattr(problem, "strerror", None) or str(problem)

@@ -1,0 +1,173 @@
+"""Decoded frames in memory until their turn, so that what one keyframe gives is decoded once."""
+
+from __future__ import annotations
+
+import math
+import mmap
+import threading
+
+import numpy as np
+
+from trainer.data.lerobot.cameras import Camera
+from trainer.data.threads import lanes
+
+_NEVER = np.iinfo(np.int64).max
+
+_BYTES_AT_ONCE = 64 * 2**20
+"""Frames that one call decodes, for each thread."""
+
+_SHORTEST = 64
+"""So many frames are decoded in one call whatever they take."""
+
+
+class FrameMemory:
+    """Reads the frames of a camera, and keeps of what was decoded the frames that are needed soonest.
+
+    A random frame of a video costs the decoding of all from the keyframe before it, while the order of an
+    epoch is known from its beginning. So where a frame has to be decoded, those of its group of pictures that
+    are needed within a horizon come out with it and wait in memory. Where all frames have room none leaves,
+    and from the second epoch on nothing is decoded at all. What is kept changes no value.
+
+    **The horizon.** Of N frames in groups of g, one group is asked for in every N/g uses. If a visit to it
+    brings everything that is needed in the next h uses, it brings 1 + gh/N frames and is due again after as
+    long, and a frame waits h/2 on average: so g h²/2N ÷ (1 + gh/N) frames wait at any time. There is room for
+    M of them where h = M + √(M² + 2MN/g), which is up to twice what reading whole runs of batches at once
+    shares with the same memory, and more in a large dataset.
+
+    Several threads may read at once. Frames are kept only between `expect` and the end of what it told.
+
+    Args:
+        camera: where the frames come from.
+        room: frames that are kept at most (M); their memory is taken at once.
+    """
+
+    def __init__(self, camera: Camera, room: int) -> None:
+        count = len(camera)
+        self.room = room
+        self._camera = camera
+        self._all = room >= count
+        room = min(room, count)
+        self._kept = np.empty((room, *camera.shape), np.uint8)
+        self._kept.reshape(-1)[:: mmap.PAGESIZE] = 0  # so that no batch waits for the system to give it
+        self._slot = np.full(count, -1, np.int64)  # row → place in `_kept`
+        self._free = np.arange(room)[
+            ::-1
+        ].copy()  # the first `_left` of it are free; the last of them is next
+        self._left = room
+        visits = 2 * room * count / camera.frames_per_keyframe
+        self._horizon = math.inf if self._all else room + math.sqrt(room**2 + visits)
+        # When each row is used: `_uses[_next[row] : _end[row]]`, ascending, in rows read since `expect`.
+        self._uses = np.zeros(1, np.int64)
+        self._next = np.zeros(count, np.int64)
+        self._end = np.zeros(count, np.int64)
+        self._now = 0
+        self._first = True
+        self._lock = threading.RLock()
+
+    @property
+    def frames(self) -> int:
+        """Number of frames that are kept now."""
+        return len(self._free) - self._left
+
+    def expect(self, rows: np.ndarray) -> None:
+        """Take over which rows will be read, `(L,)` in the order of their use."""
+        uses = np.argsort(rows, kind="stable")
+        counts = np.bincount(rows, minlength=len(self._slot))
+        with self._lock:
+            self._uses = uses
+            self._end = np.cumsum(counts)
+            self._next = self._end - counts
+            self._now = 0
+            self._release(np.flatnonzero(self._slot >= 0))
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """Return the frames of rows `(K,)`, in any order and repeated at will: uint8 `(K, 3, H, W)`."""
+        out = np.empty((len(rows), *self._camera.shape), np.uint8)
+        with self._lock:
+            slots = self._slot[rows]
+            lacking = np.flatnonzero(slots < 0)
+            if len(lacking) < len(rows):
+                # Whatever comes where a frame lacks is overwritten below.
+                self._kept.take(slots, axis=0, out=out, mode="clip")
+            self._count_use(rows)
+            if not len(lacking):
+                return out
+            missing, which = np.unique(rows[lacking], return_inverse=True)
+            others = self._worth_decoding(missing)
+            first, self._first = self._first, False
+            if first:  # others who read wait, for they will need what comes out
+                self._decode(missing, others, out, lacking, which)
+        if not first:
+            self._decode(missing, others, out, lacking, which)
+        return out
+
+    def _decode(
+        self, missing: np.ndarray, others: np.ndarray, out: np.ndarray, lacking: np.ndarray, which: np.ndarray
+    ) -> None:
+        """Decode; write to each place `lacking[i]` of `out` the row `missing[which[i]]`, keep the others."""
+        asked = np.sort(np.concatenate([missing, others]))
+        places = np.searchsorted(asked, missing)[which]
+        waits = np.isin(asked, others)
+        step = max(_SHORTEST, lanes() * _BYTES_AT_ONCE // int(np.prod(self._camera.shape)))
+        for begin in range(0, len(asked), step):
+            some = asked[begin : begin + step]
+            frames = self._camera.read(some)
+            here = (begin <= places) & (places < begin + step)
+            for target, place in zip(lacking[here].tolist(), (places[here] - begin).tolist(), strict=True):
+                out[target] = frames[place]
+            own = np.flatnonzero(waits[begin : begin + step])
+            with self._lock:
+                self._keep(some[own], frames, own)
+        with self._lock:  # these come last, for there may be room for some only
+            self._keep(missing, out, lacking[np.unique(which, return_index=True)[1]])
+
+    def _count_use(self, rows: np.ndarray) -> None:
+        used = self._next_use(rows)
+        self._now = max(self._now, int(used.max(initial=0, where=used < _NEVER)))
+        np.add.at(self._next, rows, 1)
+        self._next[rows] = np.minimum(self._next[rows], self._end[rows])
+        self._release(rows)
+
+    def _next_use(self, rows: np.ndarray) -> np.ndarray:
+        place, end = self._next[rows], self._end[rows]
+        return np.where(place < end, self._uses[np.minimum(place, len(self._uses) - 1)], _NEVER)
+
+    def _needed(self, rows: np.ndarray) -> np.ndarray:
+        """Tell which rows are worth keeping."""
+        if self._all:
+            return np.ones(len(rows), bool)
+        return self._next_use(rows) <= self._now + self._horizon
+
+    def _worth_decoding(self, missing: np.ndarray) -> np.ndarray:
+        """Return the rows to decode beside those that are missing."""
+        others = np.setdiff1d(self._camera.together(missing), missing)
+        others = others[self._slot[others] < 0]
+        use = self._next_use(others)
+        if not self._all:
+            # At the beginning the horizon differs from group to group, or all of them would be due at once
+            # again and again.
+            spread = np.linspace(0, 1, len(others)) if self._first else 1.0
+            near = use <= self._now + self._horizon * spread
+            others, use = others[near], use[near]
+        if len(others) > self._left:
+            others = others[np.argpartition(use, self._left)[: self._left]]
+        return others
+
+    def _keep(self, rows: np.ndarray, frames: np.ndarray, places: np.ndarray) -> None:
+        """Keep the frames of rows as long as there is room; they are at `places` in `frames`."""
+        new = np.flatnonzero((self._slot[rows] < 0) & self._needed(rows))[: self._left]
+        self._left -= len(new)
+        slots = self._free[self._left : self._left + len(new)]
+        self._slot[rows[new]] = slots
+        for slot, place in zip(slots.tolist(), places[new].tolist(), strict=True):
+            self._kept[slot] = frames[place]
+
+    def _release(self, rows: np.ndarray) -> None:
+        """Give up the frames of those rows that are needed late or never."""
+        if self._all:
+            return
+        held = np.unique(rows[self._slot[rows] >= 0])
+        gone = held[~self._needed(held)]
+        self._free[self._left : self._left + len(gone)] = self._slot[gone]
+        self._left += len(gone)
+        self._slot[gone] = -1
