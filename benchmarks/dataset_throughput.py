@@ -6,9 +6,11 @@ The datasets are made for the run, in a temporary folder, but for `pusht`, the d
 itself wrote; `lerobot_loader.py` says how to install lerobot in an environment of its own. Each case is
 measured here, there, and here again, so a ratio is one of the same minutes; of the numbers of workers the
 best counts on either side. Both sides have all cores: without workers torch's threads, with workers the
-processes. Beside samples per second stand those per second of processor time without workers, which other
-work on the machine moves little. `data_wait.py` measures what of this a training step feels,
-`large_dataset.py` its memory. Prints JSON.
+processes. Where frames are decoded on the fly, whole epochs are measured, each of which begins with an empty
+`frame_memory`: no frame is there that was decoded in another epoch. What epochs find that follow one another
+stands beside it. So do samples per second of processor time without workers, which other work on the machine
+moves little. `data_wait.py` measures what of this a training step feels, `large_dataset.py` its memory.
+Prints JSON.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,16 +35,21 @@ import numpy as np
 import PIL.Image
 import torch
 
+from trainer.config.schemas import DataConfig
 from trainer.data.dataset import WindowedDataset
 from trainer.data.lerobot import LeRobotReader, LeRobotWriter
 from trainer.data.loader import BatchLoader
 from trainer.data.normalization import Normalizer
 from trainer.data.video.decoder import backend, open_decoder
+from trainer.data.video.header import read_header
 from trainer.data.windows import Window
 from trainer.runtime.memory import keep_freed_memory
 
 BATCH = 64
 WORKERS = (0, 1, 2)
+FRAME_MEMORY = DataConfig.model_fields["frame_memory"].default * 2**20
+IN_FLIGHT = 4
+"""Batches that may be ready or being made when an epoch's second one has come; they are not counted."""
 CASES = ("state", "metaworld", "pusht", "cameras", "busy", "cached", "large", "large busy")
 SMALL, LARGE = (96, 96), (480, 640)
 
@@ -110,33 +117,61 @@ def open_dataset(root: Path, frame_cache: Path | None = None) -> WindowedDataset
     return WindowedDataset(reader, [*windows, Window("action", tuple(range(16)))], frame_cache=frame_cache)
 
 
-def rates_of(batches: Callable[[], Any], seconds: float) -> tuple[float, float]:
-    """Return samples per second, and per CPU second, of an endless iterator after its first two."""
-    found = iter(batches())
+def rates_of(batches: Iterator[int], seconds: float) -> tuple[float, float]:
+    """Return samples per second, and per CPU second, of endless batches after the first two."""
     for _ in range(2):
-        next(found)
+        next(batches)
     samples, began, used = 0, time.perf_counter(), time.process_time()
     while time.perf_counter() - began < seconds:
-        samples += next(found)
+        samples += next(batches)
     passed, computed = time.perf_counter() - began, time.process_time() - used
     return round(samples / passed, 1), round(samples / computed, 1)
 
 
-def rate_of(batches: Callable[[], Any], seconds: float) -> float:
+def rate_of(batches: Iterator[int], seconds: float) -> float:
     """Return samples per second."""
     return rates_of(batches, seconds)[0]
 
 
-def through_loader(dataset: WindowedDataset, workers: int) -> Callable[[], Any]:
-    normalizer = Normalizer(dataset.statistics(["observation.state", "action"]))
-    loader = BatchLoader(
+def loader_of(dataset: WindowedDataset, workers: int) -> BatchLoader:
+    return BatchLoader(
         dataset,
         batch_size=BATCH,
         num_workers=workers,
-        persistent_workers=workers > 0,
-        normalizer=normalizer,
+        normalizer=Normalizer(dataset.statistics(["observation.state", "action"])),
+        frame_memory=FRAME_MEMORY,
     )
-    return lambda: (len(batch["index"]) for epoch in itertools.count() for batch in loader.epoch(epoch))
+
+
+def endless(dataset: WindowedDataset, workers: int, forgetful: bool = False) -> Iterator[int]:
+    """Yield the sizes of batches of one epoch after the other, all frames forgotten in between or not."""
+    loader = loader_of(dataset, workers)
+    for epoch in itertools.count():
+        if forgetful:
+            dataset._memories.forget()
+        for batch in loader.epoch(epoch):
+            yield len(batch["index"])
+
+
+def rates_of_epochs(dataset: WindowedDataset, workers: int, seconds: float) -> tuple[float, float]:
+    """Return samples per second, and per CPU second, of epochs that find no frame in memory.
+
+    Of each the first two batches are left out, as in lerobot's measurement, and those in flight behind them.
+    """
+    loader = loader_of(dataset, workers)
+    samples, passed, used = 0, 0.0, 0.0
+    for epoch in itertools.count():
+        dataset._memories.forget()  # worker processes are new ones in every epoch, with nothing in theirs
+        batches = loader.epoch(epoch)
+        for _ in range(2):
+            next(batches)
+        began, used_before = time.perf_counter(), time.process_time()
+        samples += sum(len(batch["index"]) for batch in batches) - IN_FLIGHT * BATCH
+        passed += time.perf_counter() - began
+        used += time.process_time() - used_before
+        if passed > seconds:
+            return round(samples / passed, 1), round(samples / used, 1)
+    raise AssertionError
 
 
 def random_batches(dataset: WindowedDataset) -> Any:
@@ -145,47 +180,41 @@ def random_batches(dataset: WindowedDataset) -> Any:
         yield rng.integers(0, len(dataset), BATCH)
 
 
-def copy_floor(dataset: WindowedDataset, frames: np.ndarray | None) -> Callable[[], Any]:
+def copy_floor(dataset: WindowedDataset, frames: np.ndarray | None) -> Iterator[int]:
     """One bare index per key, frames in memory; no windows clamped, no flags, no floats made."""
     columns = dataset.reader.columns(["observation.state", "action"])
     chunk = np.arange(16)
     last = len(dataset) - 1
-
-    def batches() -> Any:
-        for rows in random_batches(dataset):
-            columns["observation.state"][rows[:, None]]
-            columns["action"][np.minimum(rows[:, None] + chunk, last)]
-            if frames is not None:
-                frames.take(rows, axis=1)
-            yield BATCH
-
-    return batches
+    for rows in random_batches(dataset):
+        columns["observation.state"][rows[:, None]]
+        columns["action"][np.minimum(rows[:, None] + chunk, last)]
+        if frames is not None:
+            frames.take(rows, axis=1)
+        yield BATCH
 
 
-def decode_floor(root: Path) -> Callable[[], Any]:
+def decode_floor(root: Path) -> Iterator[int]:
     """The frames of a batch decoded in one call per file and in one thread, and nothing else."""
     films = sorted(root.glob("videos/**/*.mp4"))
     dataset = open_dataset(root)
-    decoders = [open_decoder(path, dataset.reader.fps) for path in films]
-
-    def batches() -> Any:
-        for rows in random_batches(dataset):
-            for decoder in decoders:
-                decoder.frames(np.unique(rows).tolist())
-            yield BATCH
-
     assert len(films) == len(dataset.image_keys), "one file per camera"
-    return batches
+    decoders = [open_decoder(path, dataset.reader.fps) for path in films]
+    for rows in random_batches(dataset):
+        for decoder in decoders:
+            decoder.frames(np.unique(rows).tolist())
+        yield BATCH
 
 
 def every_frame(root: Path) -> float:
-    """Frames per second of a film that is decoded from beginning to end."""
-    [film] = root.glob("videos/**/*.mp4")
-    decoder, total = open_decoder(film, 30), len(LeRobotReader(root))
+    """Samples per second if each frame is decoded once, from the beginning of each film to its end."""
+    total, reader = 0, LeRobotReader(root)
     began = time.perf_counter()
-    for first in range(0, total, 100):
-        decoder.frames(list(range(first, min(first + 100, total))))
-    return round(total / (time.perf_counter() - began), 1)
+    for film in sorted(root.glob("videos/**/*.mp4")):
+        decoder, count = open_decoder(film, reader.fps), read_header(film).frames
+        total += count
+        for first in range(0, count, 100):
+            decoder.frames(list(range(first, min(first + 100, count))))
+    return round(total / len(reader.camera_features()) / (time.perf_counter() - began), 1)
 
 
 def lerobot_rates(python: str, root: Path, seconds: float) -> dict[str, Any]:
@@ -224,16 +253,22 @@ def measure(
     if not root.is_dir():
         write_case(case, root)
     dataset = open_dataset(root, folder / "cache" if case == "cached" else None)
+    on_the_fly = case not in ("state", "cached")
     used: list[float] = []
 
     def ours() -> dict[int, float]:
         rates = {}
         for workers in WORKERS:
-            rates[workers], per_cpu = rates_of(through_loader(dataset, workers), seconds)
+            if on_the_fly:
+                rates[workers], per_cpu = rates_of_epochs(dataset, workers, seconds)
+            else:
+                rates[workers], per_cpu = rates_of(endless(dataset, workers), seconds)
             if not workers:
                 used.append(per_cpu)
         return rates
 
+    if on_the_fly:
+        rate_of(endless(dataset, 0), 0.1)  # memory that a virtual machine never had is slow to come
     before = ours()
     theirs = lerobot_rates(lerobot, root, seconds) if lerobot else None
     print(f"{case}: {before}, lerobot {theirs}", file=sys.stderr)
@@ -247,17 +282,22 @@ def measure(
         "bytes per frame": round(films),
         "samples_per_s": rates,
         "samples per CPU second, no workers": round(sum(used) / len(used), 1),
-        "batches decoded at once": dataset.lookahead(BATCH),
     }
+    if on_the_fly:
+        following = endless(dataset, 0)
+        for _ in range(len(dataset) // BATCH):  # an epoch
+            next(following)
+        result["samples_per_s, epochs after the first, no workers"] = rate_of(following, seconds)
     if case == "state":
         floors = {"one copy": rate_of(copy_floor(dataset, None), seconds)}
     elif case == "cached":
         arrays = [np.load(path, mmap_mode="r") for path in sorted((folder / "cache").glob("*.npy"))]
         floors = {"one copy": rate_of(copy_floor(dataset, np.stack(arrays)), seconds)}
     else:
-        floors = {"one batched decode, one thread": rate_of(decode_floor(root), seconds)}
-        if case.startswith("large"):
-            floors["every frame once, in order, one thread"] = every_frame(root)
+        floors = {
+            "one batched decode, one thread": rate_of(decode_floor(root), seconds),
+            "every frame once, in order, one thread": every_frame(root),
+        }
     result["floor"] = floors
     result["share of the floor"] = {n: round(max(rates.values()) / floor, 3) for n, floor in floors.items()}
     if theirs:
@@ -274,7 +314,7 @@ def write_case(case: str, root: Path) -> None:
     if case == "metaworld":
         from metaworld_films import write_metaworld  # needs Meta-World
 
-        write_metaworld(root, SMALL[0])
+        write_metaworld(root, SMALL[0], episodes=20)
     elif case.startswith("large"):
         # Encoded as ffmpeg does when it is told nothing: a keyframe in 250 frames.
         options = {"video_encoder": "libx264", "video_options": {}}

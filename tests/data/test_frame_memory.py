@@ -201,16 +201,16 @@ def test_frames_are_kept_only_for_who_says_what_comes(root, tmp_path):
     dataset = opened(root)
     dataset.__getitems__([1, 2, 3])
     BatchLoader(dataset, batch_size=4, frame_memory=EVERYTHING).sample(np.arange(4))
-    assert dataset._memories == {}
+    assert dataset._memories.frames == {}
     cached = opened(root, frame_cache=tmp_path / "cache")
     list(BatchLoader(cached, batch_size=4, frame_memory=EVERYTHING).epoch(0))
-    assert cached._memories == {}
+    assert cached._memories.frames == {}
     list(BatchLoader(dataset, batch_size=4, frame_memory=0).epoch(0))
-    assert dataset._memories == {}
+    assert dataset._memories.frames == {}
     list(BatchLoader(dataset, batch_size=4, frame_memory=EVERYTHING).epoch(0))
-    assert dataset._memories[TOP].frames == FRAMES
+    assert dataset._memories.frames == {TOP: FRAMES, WRIST: FRAMES}
     copy = pickle.loads(pickle.dumps(dataset))
-    assert copy._memories == {}
+    assert copy._memories.frames == {}
     equal(copy.__getitems__([4, 30]), dataset.__getitems__([4, 30]))
 
 
@@ -220,7 +220,9 @@ def test_room_is_shared_by_cameras_workers_and_datasets(root, monkeypatch):
     class Told(WindowedDataset):
         def expect(self, samples, memory):
             super().expect(samples, memory)
-            rooms.append((len(samples), {key: memory.room for key, memory in self._memories.items()}))
+            rooms.append(
+                (len(samples), {key: memory.room for key, memory in self._memories._memories.items()})
+            )
 
     dataset = Told(LeRobotReader(root), opened(root).windows)
     list(BatchLoader(dataset, batch_size=4, frame_memory=20 * PER_FRAME).epoch(0, 3))

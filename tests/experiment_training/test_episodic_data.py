@@ -242,20 +242,35 @@ def test_order_is_that_of_the_paths_and_nothing_random(folder):
         assert first[key] == second[key] if key == "task" else torch.equal(first[key], second[key])
 
 
+@pytest.mark.parametrize("memory", [0, 7 * 2 * 3 * HEIGHT * WIDTH // 2, 2**20])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_workers_read_the_same(folder, workers):
+def test_a_loader_reads_the_same(folder, workers, memory, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)  # two batches are read at once
     dataset = build(folder)["dataset"]
     _ = dataset[0]  # so that files are open when the workers begin
-    loader = BatchLoader(dataset, batch_size=5, seed=3, num_workers=workers)
-    batches = list(loader.epoch(0))
-    rows = [batch["index"].tolist() for batch in batches]
-    for batch, wanted in zip(batches, rows, strict=True):
-        expected = dataset.__getitems__(wanted)
-        assert torch.equal(
-            batch["observation.images.head"], expected["observation.images.head"].float() / 255
-        )
-        assert torch.equal(batch["action"], expected["action"])
-    assert len(batches) == 5
+    loader = BatchLoader(dataset, batch_size=5, seed=3, num_workers=workers, frame_memory=memory)
+    fresh = build(folder)["dataset"]
+    for epoch in range(3):
+        batches = list(loader.epoch(epoch))
+        assert len(batches) == 5
+        for batch in batches:
+            expected = fresh.__getitems__(batch["index"].tolist())
+            for camera in ("head", "left"):
+                key = f"observation.images.{camera}"
+                assert torch.equal(batch[key], expected[key].float() / 255)
+            assert torch.equal(batch["action"], expected["action"])
+
+
+def test_pictures_that_fit_into_memory_are_read_once(folder, monkeypatch):
+    from experiment_training.components.dataloader.hdf5_episodes import Hdf5Camera
+
+    dataset = build(folder)["dataset"]
+    loader = BatchLoader(dataset, batch_size=5, frame_memory=2**20)
+    read, count = Hdf5Camera.read, []
+    monkeypatch.setattr(Hdf5Camera, "read", lambda self, rows: count.extend(rows) or read(self, rows))
+    for epoch in range(4):
+        list(loader.epoch(epoch))
+    assert len(count) <= 2 * 27
 
 
 def test_files_that_are_no_episodes_are_left_out(own):
@@ -278,13 +293,15 @@ def test_facts(folder):
     json.dumps(facts)
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="the system does not list open files")
 def test_many_files_do_not_stay_open(tmp_path, monkeypatch):
     from experiment_training.components.dataloader import hdf5_episodes
 
     monkeypatch.setattr(hdf5_episodes, "MAX_OPEN", 2)
     dataset = build(write(tmp_path, "pixels", {f"e{i}.hdf5": 3 for i in range(6)}), chunk_size=2)["dataset"]
     batch = dataset.__getitems__(range(18))
-    assert len(dataset._handles) == 2
+    held = [file.readlink() for file in Path("/proc/self/fd").iterdir() if file.is_symlink()]
+    assert len([path for path in held if tmp_path in path.parents]) == 2
     greens = batch["observation.images.head"][:, 1, 0, 0].tolist()
     assert greens == [colour(i, 0, t)[0][1] for i in range(6) for t in range(3)]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from trainer.data.errors import DatasetError
-from trainer.data.frame_cache import CachedCamera, cached_camera
-from trainer.data.frame_memory import FrameMemory
+from trainer.data.frame_cache import cached_camera
+from trainer.data.frame_memory import FrameMemories
 from trainer.data.lerobot import BOOKKEEPING, LeRobotReader
 from trainer.data.lerobot.cameras import Camera, open_camera
 from trainer.data.statistics import Stats, column_statistics
@@ -93,8 +92,8 @@ class WindowedDataset(Dataset[Batch]):
                     camera if frame_cache is None else cached_camera(camera, Path(frame_cache))
                 )
         self.image_keys = tuple(self._cameras)
-        self._memories: dict[str, FrameMemory] = {}
-        self._memories_of = os.getpid()
+        self._cached = frame_cache is not None
+        self._memories = FrameMemories(self._cameras)
         self._tasks = reader.tasks
         unknown = columns["task_index"].max() >= len(self._tasks) or columns["task_index"].min() < 0
         if unknown:
@@ -129,7 +128,7 @@ class WindowedDataset(Dataset[Batch]):
         gathered = self._gather(rows)
         for key, camera in self._cameras.items():
             wanted = gathered[key]
-            frames = self._memories.get(key, camera).read(wanted.reshape(-1))
+            frames = self._memories.read(key, wanted.reshape(-1))
             gathered[key] = frames if wanted.shape[1] == 1 else frames.reshape(*wanted.shape, *camera.shape)
         for key, column in self._plain.items():
             gathered[key] = column[self._rows_in(key, rows)]
@@ -138,32 +137,14 @@ class WindowedDataset(Dataset[Batch]):
         return batch
 
     def expect(self, samples: np.ndarray, memory: int) -> None:
-        """Take over which samples will be read, int64 `(L,)` in their order, and keep frames for them.
-
-        Only what frames cost depends on it, never their values. Frames that were kept before stay.
+        """Take over which samples will be read, and keep decoded frames for them, unless they lie in a cache.
 
         Args:
-            samples: until the next call, and some way beyond it.
-            memory: bytes for decoded frames.
+            samples: int64 `(L,)` in their order, until the next call and some way beyond it.
+            memory: bytes for frames; no value depends on it.
         """
-        cameras = {
-            key: camera for key, camera in self._cameras.items() if not isinstance(camera, CachedCamera)
-        }
-        room = memory // max(1, sum(int(np.prod(camera.shape)) for camera in cameras.values()))
-        kept = self._memories if self._memories_of == os.getpid() else {}
-        self._memories_of = os.getpid()
-        self._memories = {
-            key: kept[key] if key in kept and kept[key].room == room else FrameMemory(camera, room)
-            for key, camera in cameras.items()
-            if room
-        }
-        for window in self.windows:
-            if window.key in self._memories:
-                rows = self._gather.rows(window.offsets, samples)
-                self._memories[window.key].expect(rows.reshape(-1))
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_memories": {}}
+        if not self._cached:
+            self._memories.expect(self.windows, self._gather, samples, memory)
 
     def statistics(self, keys: Sequence[str]) -> Stats:
         """Return exact statistics of low-dimensional features over the chosen episodes."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import mmap
+import os
 import threading
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
-from trainer.data.lerobot.cameras import Camera
 from trainer.data.threads import lanes
+from trainer.data.windows import Window, WindowGather
 
 _NEVER = np.iinfo(np.int64).max
 
@@ -18,6 +21,30 @@ _BYTES_AT_ONCE = 64 * 2**20
 
 _SHORTEST = 64
 """So many frames are decoded in one call whatever they take."""
+
+
+class FrameSource(Protocol):
+    """N frames of a camera, each at a row.
+
+    Attributes:
+        shape: (3, H, W).
+        frames_per_keyframe: how many frames are decoded for a random one, and one more; 1 if only itself.
+    """
+
+    shape: tuple[int, int, int]
+    frames_per_keyframe: float
+
+    def __len__(self) -> int:
+        """Return N."""
+        ...
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """Return the frames of rows `(K,)`, in any order and repeated at will: uint8 `(K, 3, H, W)`."""
+        ...
+
+    def together(self, rows: np.ndarray) -> np.ndarray:
+        """Return all rows whose frames are decoded from the same keyframes as those of `rows`, these too."""
+        ...
 
 
 class FrameMemory:
@@ -41,7 +68,7 @@ class FrameMemory:
         room: frames that are kept at most (M); their memory is taken at once.
     """
 
-    def __init__(self, camera: Camera, room: int) -> None:
+    def __init__(self, camera: FrameSource, room: int) -> None:
         count = len(camera)
         self.room = room
         self._camera = camera
@@ -171,3 +198,58 @@ class FrameMemory:
         self._free[self._left : self._left + len(gone)] = self._slot[gone]
         self._left += len(gone)
         self._slot[gone] = -1
+
+
+class FrameMemories:
+    """The memories of a dataset's cameras, which share what they may take.
+
+    Frames are kept only for who says what comes; until then, and without memory, each is decoded as it is
+    read. A copy in another process begins with none.
+
+    Args:
+        cameras: feature → camera.
+    """
+
+    def __init__(self, cameras: Mapping[str, FrameSource]) -> None:
+        self._cameras = dict(cameras)
+        self._memories: dict[str, FrameMemory] = {}
+        self._owner = os.getpid()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_cameras": self._cameras, "_memories": {}, "_owner": 0}
+
+    def read(self, key: str, rows: np.ndarray) -> np.ndarray:
+        """Return the frames of a camera's rows `(K,)`: uint8 `(K, 3, H, W)`."""
+        return self._memories.get(key, self._cameras[key]).read(rows)
+
+    def expect(
+        self, windows: Sequence[Window], gather: WindowGather, samples: np.ndarray, memory: int
+    ) -> None:
+        """Take over which samples will be read, and keep frames for them; those that were kept before stay.
+
+        Args:
+            windows: what a sample holds.
+            gather: tells the rows of a window.
+            samples: int64 `(L,)` in their order, until the next call and some way beyond it.
+            memory: bytes for decoded frames.
+        """
+        room = memory // max(1, sum(math.prod(camera.shape) for camera in self._cameras.values()))
+        kept = self._memories if self._owner == os.getpid() else {}
+        self._owner = os.getpid()
+        self._memories = {
+            key: kept[key] if key in kept and kept[key].room == room else FrameMemory(camera, room)
+            for key, camera in self._cameras.items()
+            if room
+        }
+        for window in windows:
+            if window.key in self._memories:
+                self._memories[window.key].expect(gather.rows(window.offsets, samples).reshape(-1))
+
+    def forget(self) -> None:
+        """Give up all frames."""
+        self._memories = {}
+
+    @property
+    def frames(self) -> dict[str, int]:
+        """Number of frames that are kept, of each camera that keeps any."""
+        return {key: memory.frames for key, memory in self._memories.items()}

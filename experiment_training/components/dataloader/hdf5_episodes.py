@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +20,7 @@ from torch.utils.data import Dataset
 
 from experiment_training.components.dataloader.hdf5_task import Field, TaskLayout
 from trainer.data.errors import DatasetError
+from trainer.data.frame_memory import FrameMemories
 from trainer.data.statistics import Stats, column_statistics
 from trainer.data.windows import Window, WindowGather
 
@@ -47,11 +50,14 @@ class EpisodicDataset(Dataset[dict[str, Any]]):
 
     Attributes:
         image_keys: the features that are camera frames.
+        concurrent_reads: a sample depends on its index alone, and several threads may read at once.
 
     Raises:
         DatasetError: a file is damaged or lacks a field, the lengths in a file disagree, a number is NaN or
             infinite, or a window is longer than every episode (`WindowError`).
     """
+
+    concurrent_reads = True
 
     def __init__(
         self,
@@ -63,7 +69,6 @@ class EpisodicDataset(Dataset[dict[str, Any]]):
         assert paths, "at least one episode"
         self.windows = tuple(windows)
         self._layout = layout
-        self._half = stereo_half
         self._keys = {f"observation.images.{name}": path for name, path in layout.cameras.items()}
         self.image_keys = tuple(window.key for window in windows if window.key in self._keys)
         self._paths = tuple(paths)
@@ -87,10 +92,12 @@ class EpisodicDataset(Dataset[dict[str, Any]]):
         self._gather = WindowGather(self._columns, self.windows, self._starts, self._lengths)
         self._episode = np.repeat(np.arange(len(paths)), self._lengths)
         self._frame = np.arange(len(self._episode)) - np.repeat(self._starts, self._lengths)
-        self._handles: OrderedDict[int, h5py.File] = OrderedDict()
-        self._owner = os.getpid()
-        self._inherited: list[Any] = []
-        self._shapes = {key: self._picture(0, key, 0).shape for key in self.image_keys}
+        files = OpenFiles(self._paths)
+        self._cameras = {
+            key: Hdf5Camera(files, self._keys[key], self._episode, self._frame, stereo_half)
+            for key in self.image_keys
+        }
+        self._memories = FrameMemories(self._cameras)
 
     def __len__(self) -> int:
         """Return the number of samples, which is that of the frames of all episodes."""
@@ -118,8 +125,8 @@ class EpisodicDataset(Dataset[dict[str, Any]]):
         gathered = self._gather(rows)
         for key in self.image_keys:
             wanted = gathered[key]
-            frames = self._pictures(key, wanted.reshape(-1))
-            shape = self._shapes[key]
+            frames = self._memories.read(key, wanted.reshape(-1))
+            shape = self._cameras[key].shape
             gathered[key] = frames if wanted.shape[1] == 1 else frames.reshape(*wanted.shape, *shape)
         gathered["timestamp"] = (self._frame[rows] / self._layout.rate).astype(np.float32)
         gathered["frame_index"] = self._frame[rows]
@@ -130,8 +137,9 @@ class EpisodicDataset(Dataset[dict[str, Any]]):
         batch["task"] = [self._layout.name] * len(rows)
         return batch
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_handles": OrderedDict(), "_inherited": []}
+    def expect(self, samples: np.ndarray, memory: int) -> None:
+        """Take over which samples will be read, int64 `(L,)`, and keep decoded frames in `memory` bytes."""
+        self._memories.expect(self.windows, self._gather, samples, memory)
 
     def statistics(self) -> Stats:
         """Return exact statistics over all frames of each number of the observation and of the action."""
@@ -143,7 +151,8 @@ class EpisodicDataset(Dataset[dict[str, Any]]):
             key: {"dtype": "float32", "shape": [column.shape[1]], "names": None}
             for key, column in self._columns.items()
         }
-        for key, (channels, height, width) in self._shapes.items():
+        for key, camera in self._cameras.items():
+            channels, height, width = camera.shape
             names = ["height", "width", "channels"]
             features[key] = {"dtype": "image", "shape": [height, width, channels], "names": names}
         return {
@@ -184,56 +193,115 @@ class EpisodicDataset(Dataset[dict[str, Any]]):
                 raise DatasetError(f"{path}: {what} has NaN or an infinite number in frame {bad[0]}")
         return state, action
 
-    def _pictures(self, key: str, rows: np.ndarray) -> np.ndarray:
+
+class OpenFiles:
+    """The files that a process holds open, the least used of which makes way for a new one.
+
+    Args:
+        paths: of all episodes.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = paths
+        self._begin()
+
+    def _begin(self) -> None:
+        self._handles: OrderedDict[int, h5py.File] = OrderedDict()
+        self._lock = threading.Lock()
+        self._owner = os.getpid()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"paths": self.paths}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["paths"])  # type: ignore[misc]
+
+    @contextlib.contextmanager
+    def opened(self, episode: int) -> Iterator[h5py.File]:
+        """Lend an open file; whoever else wants one waits, as HDF5 itself lets one thread work at a time."""
+        if self._owner != os.getpid():
+            # A forked process must neither use nor close what its parent has opened.
+            _INHERITED.append(self._handles)
+            self._begin()
+        with self._lock:
+            file = self._handles.pop(episode, None)
+            if file is None:
+                file = _opened(self.paths[episode])
+                if len(self._handles) >= MAX_OPEN:
+                    self._handles.popitem(last=False)[1].close()
+            self._handles[episode] = file
+            yield file
+
+
+_INHERITED: list[Any] = []
+
+
+class Hdf5Camera:
+    """The pictures of one camera over the rows of all episodes.
+
+    Args:
+        files: the episodes.
+        path: where the pictures are in a file.
+        episode: of each row, int64 `(N,)`.
+        frame: of each row in its episode, int64 `(N,)`.
+        half: which half of a picture is taken, where two lie side by side.
+
+    Attributes:
+        shape: (3, H, W).
+        frames_per_keyframe: every picture stands alone.
+    """
+
+    frames_per_keyframe = 1.0
+
+    def __init__(
+        self, files: OpenFiles, path: str, episode: np.ndarray, frame: np.ndarray, half: StereoHalf
+    ) -> None:
+        self._files, self._path, self._half = files, path, half
+        self._episode, self._frame = episode, frame
+        self.shape = self._picture(0).shape
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self._episode)
+
+    def together(self, rows: np.ndarray) -> np.ndarray:
+        """Return `rows`: a picture needs no other."""
+        return rows
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
         """Return the pictures of rows `(K,)`, uint8 `(K, 3, H, W)`; each is read and decoded once."""
         unique, which = np.unique(rows, return_inverse=True)
-        frames = np.empty((len(unique), *self._shapes[key]), np.uint8)
+        frames = np.empty((len(unique), *self.shape), np.uint8)
         for place, row in enumerate(unique.tolist()):
-            episode, frame = int(self._episode[row]), int(self._frame[row])
-            picture = self._picture(episode, key, frame)
-            if picture.shape != self._shapes[key]:
+            picture = self._picture(row)
+            if picture.shape != self.shape:
                 raise DatasetError(
-                    f"{self._paths[episode]}: frame {frame} of {self._keys[key]} is {picture.shape[1]} × "
-                    f"{picture.shape[2]} pixels, the first of all {self._shapes[key][1]} × "
-                    f"{self._shapes[key][2]}"
+                    f"{self._files.paths[int(self._episode[row])]}: frame {self._frame[row]} of {self._path} "
+                    f"is {picture.shape[1]} × {picture.shape[2]} pixels, the first of all {self.shape[1]} × "
+                    f"{self.shape[2]}"
                 )
             frames[place] = picture
         return frames[which.reshape(-1)]
 
-    def _picture(self, episode: int, key: str, frame: int) -> np.ndarray:
+    def _picture(self, row: int) -> np.ndarray:
         """Return a picture, or the half of it that is taken, as uint8 RGB `(3, H, W)`."""
-        path = self._paths[episode]
+        episode, frame = int(self._episode[row]), int(self._frame[row])
+        path = self._files.paths[episode]
         try:
-            stored = self._file(episode)[self._keys[key]]
-            # Encoded pictures are rows of bytes, of one length or of many; pixels have three dimensions.
-            content = np.asarray(stored[frame], np.uint8)
+            with self._files.opened(episode) as file:
+                # Encoded pictures are rows of bytes, of one length or of many; pixels have three dimensions.
+                content = np.asarray(file[self._path][frame], np.uint8)
             if content.ndim == 1:
                 with Image.open(io.BytesIO(content.tobytes())) as picture:
                     content = np.asarray(picture.convert("RGB"))
         except (KeyError, OSError, SyntaxError, TypeError, ValueError) as problem:
-            raise DatasetError(
-                f"{path}: frame {frame} of {self._keys[key]} cannot be read: {problem}"
-            ) from None
+            raise DatasetError(f"{path}: frame {frame} of {self._path} cannot be read: {problem}") from None
         if content.ndim != 3 or content.shape[2] != 3:
-            raise DatasetError(f"{path}: {self._keys[key]} holds no colour pictures, but {content.shape}")
+            raise DatasetError(f"{path}: {self._path} holds no colour pictures, but {content.shape}")
         half = content.shape[1] // 2
         if self._half != "both":
             content = content[:, :half] if self._half == "left" else content[:, -half:]
         return np.ascontiguousarray(content.transpose(2, 0, 1))
-
-    def _file(self, episode: int) -> h5py.File:
-        """Return an open file, the least used of which makes way for a new one."""
-        if self._owner != os.getpid():
-            # A forked process must neither use nor close what its parent has opened.
-            self._inherited.append(self._handles)
-            self._handles, self._owner = OrderedDict(), os.getpid()
-        file = self._handles.pop(episode, None)
-        if file is None:
-            file = _opened(self._paths[episode])
-            if len(self._handles) >= MAX_OPEN:
-                self._handles.popitem(last=False)[1].close()
-        self._handles[episode] = file
-        return file
 
 
 def _opened(path: Path) -> h5py.File:

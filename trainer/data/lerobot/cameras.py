@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trainer.data.errors import DatasetError
+from trainer.data.frame_memory import FrameSource
 from trainer.data.lerobot.info import TOLERANCE_S
 from trainer.data.lerobot.reader import LeRobotReader, named_episodes
 from trainer.data.threads import lanes, side_by_side
@@ -32,30 +33,14 @@ _SHORTEST_RUN = 16
 """Frames that are worth a thread of their own."""
 
 
-class Camera(Protocol):
+class Camera(FrameSource, Protocol):
     """The frames of one camera over the N rows of a dataset's chosen episodes.
 
     Attributes:
         key: the feature.
-        shape: (3, H, W).
-        frames_per_keyframe: how many frames are decoded for a random one, and one more; 1 if only itself.
     """
 
     key: str
-    shape: tuple[int, int, int]
-    frames_per_keyframe: float
-
-    def __len__(self) -> int:
-        """Return N."""
-        ...
-
-    def read(self, rows: np.ndarray) -> np.ndarray:
-        """Return the frames of rows `(K,)`, in any order and repeated at will: uint8 `(K, 3, H, W)`."""
-        ...
-
-    def together(self, rows: np.ndarray) -> np.ndarray:
-        """Return all rows whose frames are decoded from the same keyframes as those of `rows`, these too."""
-        ...
 
     def sources(self) -> list[Path]:
         """Return the files that the frames come from."""
