@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from trainer.data import frame_memory
 from trainer.data import loader as loader_module
 from trainer.data.dataset import WindowedDataset
+from trainer.data.errors import DatasetError
 from trainer.data.frame_memory import FrameMemory
 from trainer.data.lerobot import LeRobotReader
 from trainer.data.lerobot.cameras import VideoCamera
@@ -137,13 +138,27 @@ def test_several_threads_read_at_once():
 
 
 def test_much_is_decoded_in_pieces(monkeypatch):
-    monkeypatch.setattr(frame_memory, "_SHORTEST", 10)
     monkeypatch.setattr(frame_memory, "_BYTES_AT_ONCE", 10 * 12)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     camera = Counting(200, 50)
     _, spent = run(camera, 200, 2)
     assert max(map(len, camera.reads)) == 10
     assert spent[1] == 0
+
+
+def test_a_damaged_frame_fails_where_it_is_needed_and_not_before():
+    class Damaged(Counting):
+        def read(self, rows):
+            if 7 in rows:
+                raise DatasetError("frame 7 cannot be decoded")
+            return super().read(rows)
+
+    memory = FrameMemory(Damaged(20, 10), 20)
+    memory.expect(np.arange(20))
+    for row in (5, 6, 8):
+        np.testing.assert_array_equal(memory.read(np.array([row])), shown(np.array([row])))
+    with pytest.raises(DatasetError, match="frame 7"):
+        memory.read(np.array([7]))
 
 
 @pytest.fixture(scope="module")

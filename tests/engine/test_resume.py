@@ -69,7 +69,8 @@ def test_what_does_not_touch_the_numbers_may_change(tiny_experiment: Write, tmp_
     run = train(path)
     moved = tmp_path / "moved"
     shutil.move(run, moved)
-    resumed = train(path, [f"train.save_dir={moved}", "train.project_name=other", "train.epoch=3"])
+    other = ["train.project_name=other", "data.frame_memory=64", "train.epoch=3"]
+    resumed = train(path, [f"train.save_dir={moved}", *other])
     assert read_manifest(resumed / "epoch_3")["iteration"] == 3 * STEPS_PER_EPOCH
 
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from trainer.data.errors import DatasetError
 from trainer.data.threads import lanes
 from trainer.data.windows import Window, WindowGather
 
@@ -18,9 +19,6 @@ _NEVER = np.iinfo(np.int64).max
 
 _BYTES_AT_ONCE = 64 * 2**20
 """Frames that one call decodes, for each thread."""
-
-_SHORTEST = 64
-"""So many frames are decoded in one call whatever they take."""
 
 
 class FrameSource(Protocol):
@@ -77,9 +75,8 @@ class FrameMemory:
         self._kept = np.empty((room, *camera.shape), np.uint8)
         self._kept.reshape(-1)[:: mmap.PAGESIZE] = 0  # so that no batch waits for the system to give it
         self._slot = np.full(count, -1, np.int64)  # row → place in `_kept`
-        self._free = np.arange(room)[
-            ::-1
-        ].copy()  # the first `_left` of it are free; the last of them is next
+        # The first `_left` of these places are free; the last of them is taken next.
+        self._free = np.arange(room)[::-1].copy()
         self._left = room
         visits = 2 * room * count / camera.frames_per_keyframe
         self._horizon = math.inf if self._all else room + math.sqrt(room**2 + visits)
@@ -119,34 +116,38 @@ class FrameMemory:
             self._count_use(rows)
             if not len(lacking):
                 return out
-            missing, which = np.unique(rows[lacking], return_inverse=True)
-            others = self._worth_decoding(missing)
-            first, self._first = self._first, False
-            if first:  # others who read wait, for they will need what comes out
-                self._decode(missing, others, out, lacking, which)
-        if not first:
-            self._decode(missing, others, out, lacking, which)
+            others = self._worth_decoding(rows[lacking])
+            if self._first:
+                # Whoever else reads waits here, for much of what comes out is for them.
+                self._first = False
+                self._decode(rows[lacking], others, out, lacking)
+                return out
+        self._decode(rows[lacking], others, out, lacking)
         return out
 
-    def _decode(
-        self, missing: np.ndarray, others: np.ndarray, out: np.ndarray, lacking: np.ndarray, which: np.ndarray
-    ) -> None:
-        """Decode; write to each place `lacking[i]` of `out` the row `missing[which[i]]`, keep the others."""
+    def _decode(self, wanted: np.ndarray, others: np.ndarray, out: np.ndarray, where: np.ndarray) -> None:
+        """Write the frames of the rows wanted to places in `out`, each to its own; keep the others'."""
+        missing, at = np.unique(wanted, return_index=True)
         asked = np.sort(np.concatenate([missing, others]))
-        places = np.searchsorted(asked, missing)[which]
-        waits = np.isin(asked, others)
-        step = max(_SHORTEST, lanes() * _BYTES_AT_ONCE // int(np.prod(self._camera.shape)))
+        step = max(1, lanes() * _BYTES_AT_ONCE // math.prod(self._camera.shape))
         for begin in range(0, len(asked), step):
             some = asked[begin : begin + step]
-            frames = self._camera.read(some)
-            here = (begin <= places) & (places < begin + step)
-            for target, place in zip(lacking[here].tolist(), (places[here] - begin).tolist(), strict=True):
+            waits = np.isin(some, others)
+            try:
+                frames = self._camera.read(some)
+            except DatasetError:
+                # A frame that is damaged fails where it is needed, not where its neighbours are.
+                some, waits = some[~waits], waits[~waits]
+                frames = self._camera.read(some)
+            here = np.flatnonzero(np.isin(wanted, some))
+            places = np.searchsorted(some, wanted[here])
+            for place, target in zip(places.tolist(), where[here].tolist(), strict=True):
                 out[target] = frames[place]
-            own = np.flatnonzero(waits[begin : begin + step])
+            own = np.flatnonzero(waits)
             with self._lock:
                 self._keep(some[own], frames, own)
         with self._lock:  # these come last, for there may be room for some only
-            self._keep(missing, out, lacking[np.unique(which, return_index=True)[1]])
+            self._keep(missing, out, where[at])
 
     def _count_use(self, rows: np.ndarray) -> None:
         used = self._next_use(rows)
@@ -166,7 +167,7 @@ class FrameMemory:
         return self._next_use(rows) <= self._now + self._horizon
 
     def _worth_decoding(self, missing: np.ndarray) -> np.ndarray:
-        """Return the rows to decode beside those that are missing."""
+        """Return the rows to decode beside those that are missing, each once."""
         others = np.setdiff1d(self._camera.together(missing), missing)
         others = others[self._slot[others] < 0]
         use = self._next_use(others)

@@ -157,7 +157,8 @@ class BatchLoader:
         if not self._beside:
             yield from (call() for call in calls)
             return
-        threads = min(_BATCHES_AHEAD, lanes())
+        # A batch of numbers is made faster than a second thread is woken.
+        threads = min(_BATCHES_AHEAD, lanes()) if self._image_keys else 1
         with contextlib.closing(Ahead(calls, _BATCHES_AHEAD + threads, threads)) as ahead:
             yield from ahead
 
