@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+
+_LARGEST = np.float32(255)
 
 IMAGE_PREFIX = "observation.image"
 """Camera features are named `observation.image` or `observation.images.<camera>`."""
@@ -27,8 +30,14 @@ def scale_images(batch: Mapping[str, Any], named: Collection[str] = ()) -> dict[
         named: features that hold frames, whatever their name.
     """
     return {
-        key: value.to(torch.float32).div_(255)
-        if is_image(key, value, named) and value.dtype == torch.uint8
-        else value
+        key: _as_floats(value) if is_image(key, value, named) and value.dtype == torch.uint8 else value
         for key, value in batch.items()
     }
+
+
+def _as_floats(frames: Tensor) -> Tensor:
+    if frames.device.type != "cpu":
+        return frames.to(torch.float32).div_(255)
+    # The same division in one pass, and in this thread: torch would wake others, which make batches of their
+    # own.
+    return torch.from_numpy(np.divide(frames.numpy(), _LARGEST))

@@ -210,11 +210,8 @@ class OpenFiles:
         self._lock = threading.Lock()
         self._owner = os.getpid()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"paths": self.paths}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["paths"])  # type: ignore[misc]
+    def __reduce__(self) -> tuple[type[OpenFiles], tuple[Sequence[Path]]]:
+        return OpenFiles, (self.paths,)
 
     @contextlib.contextmanager
     def opened(self, episode: int) -> Iterator[h5py.File]:
