@@ -125,7 +125,7 @@ class WindowGather:
         last = self._last[rows][:, None]
         for offsets, keys in self._keys_by_offsets.items():
             wanted = rows[:, None] + self._offsets[offsets]
-            inside = np.minimum(np.maximum(wanted, first), last)
+            inside = _within(wanted, first, last)
             is_pad = inside != wanted
             for key in keys:
                 column = self._columns[key]
@@ -142,4 +142,8 @@ class WindowGather:
     def rows(self, offsets: tuple[int, ...], rows: np.ndarray) -> np.ndarray:
         """Return the rows that a window holds, int64 `(B, len(offsets))`."""
         wanted = rows[:, None] + np.asarray(offsets, np.int64)
-        return np.minimum(np.maximum(wanted, self._first[rows][:, None]), self._last[rows][:, None])
+        return _within(wanted, self._first[rows][:, None], self._last[rows][:, None])
+
+
+def _within(wanted: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarray:
+    return np.minimum(np.maximum(wanted, first), last)
