@@ -97,6 +97,6 @@ class GlobalBatchSampler:
         if found is None:
             draw = self._draw
             found = epoch_order(self.seed, epoch, self.length) if draw is None else draw(self.seed, epoch)
-            # One thread may begin an epoch while another still ends the one before, so two stay.
-            self._cached = {**dict([*self._cached.items()][-1:]), epoch: found}
+            # One thread may begin an epoch while another still ends the one before.
+            self._cached = {e: order for e, order in self._cached.items() if e == epoch - 1} | {epoch: found}
         return found
