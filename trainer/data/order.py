@@ -83,8 +83,7 @@ class GlobalBatchSampler:
     def indices(self, epoch: int, step: int, part: int = 0) -> np.ndarray:
         """Return this rank's samples, int64 `(B,)`, of a part of a step of an epoch, both from 0."""
         assert 0 <= step < self.steps_per_epoch, f"step {step} of {self.steps_per_epoch}"
-        place = (step * self.parts + part) * self.world_size + self.rank
-        return self._order(epoch)[place * self.batch_size : (place + 1) * self.batch_size]
+        return self.batches(epoch, step)[part]
 
     def batches(self, epoch: int, start_step: int = 0) -> np.ndarray:
         """Return this rank's samples of all parts of all steps from `start_step` on, int64 `(n, B)`."""

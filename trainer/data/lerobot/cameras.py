@@ -177,9 +177,10 @@ class VideoCamera:
             which = which.reshape(-1)  # ascending, as the places are in the order of their frames
             runs = max(1, min(lanes(), len(numbers) // _SHORTEST_RUN))
             bounds = np.linspace(0, len(numbers), runs + 1).astype(int)
-            # A run ends where a group of pictures does, or two threads would decode the same frames.
-            groups = self._pictures.group(rows[places[np.searchsorted(which, np.arange(len(numbers)))]])
-            bounds[1:-1] = np.searchsorted(groups, groups[bounds[1:-1]])
+            if runs > 1:
+                # A run ends where a group of pictures does, or two threads would decode the same frames.
+                groups = self._pictures.group(rows[places[np.searchsorted(which, np.arange(len(numbers)))]])
+                bounds[1:-1] = np.searchsorted(groups, groups[bounds[1:-1]])
             for low, high in itertools.pairwise(bounds.tolist()):
                 if low < high:
                     own = slice(*np.searchsorted(which, [low, high]))
