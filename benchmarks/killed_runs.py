@@ -401,7 +401,7 @@ def _checkpoints(run: Path) -> list[str]:
 def _in_checkpoint(whole: Path, killed: Path) -> list[str]:
     import torch
 
-    from trainer.engine.checkpoint import read_manifest
+    from trainer.checkpoint.folder import read_manifest
 
     a, b = (read_manifest(folder) for folder in (whole, killed))
     found = [f"{killed.name}: files differ"] if set(a["files"]) != set(b["files"]) else []

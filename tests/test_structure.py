@@ -13,11 +13,17 @@ LEVELS = [
     {"utils"},
     {"config", "registry", "templates"},
     {"runtime", "data", "modeling"},
+    {"checkpoint", "deployment", "evaluation", "pages"},
     {"engine"},
-    {"evaluation", "online"},
+    {"online"},
     {"entries"},
 ]
-SIDEWAYS = {("registry", "templates"), ("modeling", "runtime")}
+SIDEWAYS = {
+    ("registry", "templates"),
+    ("modeling", "runtime"),
+    ("deployment", "checkpoint"),
+    ("evaluation", "deployment"),
+}
 ENTRIES = {"cli", "offline_trainer", "online_trainer", "commands", "__main__"}
 
 

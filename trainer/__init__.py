@@ -16,7 +16,7 @@ __all__ = ["__version__", "load_policy"]
 def __getattr__(name: str) -> Any:
     """Import `load_policy` on first use, so that `import trainer` does not import torch."""
     if name == "load_policy":
-        from trainer.engine.deployment import load_policy
+        from trainer.deployment.robot_policy import load_policy
 
         return load_policy
     raise AttributeError(f"module 'trainer' has no attribute '{name}'")

@@ -18,15 +18,15 @@ if __package__ in (None, ""):
 
 import click
 
-from trainer.commands.errors import Outcome, user_message
+from trainer.checkpoint.lock import only_writer
 from trainer.config.loader import LocatedConfig, load_located
 from trainer.engine.assemble import assemble
+from trainer.engine.evaluation import EvaluationCallback, check_evaluation
+from trainer.engine.exit_messages import Outcome, user_message
 from trainer.engine.fit import fit
 from trainer.engine.global_batch import share_out
 from trainer.engine.preflight import Plan, preflight
-from trainer.engine.run_lock import only_writer
 from trainer.engine.stop import Stopped
-from trainer.evaluation.during_training import EvaluationCallback, check_evaluation
 from trainer.runtime import (
     PRECISIONS,
     RankLost,

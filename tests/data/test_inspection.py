@@ -30,7 +30,7 @@ from inspection_samples import (
 
 from trainer.cli import main
 from trainer.data.inspection import inspect_dataset
-from trainer.data.inspection.page import write_page
+from trainer.pages.dataset.page import write_page
 
 START = np.cumsum(LENGTHS) - np.array(LENGTHS)
 TOTAL = sum(LENGTHS)

@@ -12,11 +12,11 @@ import torch
 from test_training import metrics, weights
 from torch import nn
 
-from trainer.engine.checkpoint import read_manifest
-from trainer.engine.errors import NonFiniteError
+from trainer.checkpoint.folder import read_manifest
 from trainer.engine.finite import FiniteUpdates, LossWatch, check_weights
 from trainer.engine.step import PolicyTrainer, StepSettings
 from trainer.offline_trainer import train
+from trainer.utils.errors import NonFiniteError
 
 Write = Callable[..., Path]
 

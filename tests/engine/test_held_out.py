@@ -17,7 +17,7 @@ from trainer.data.dataset import WindowedDataset
 from trainer.data.lerobot import LeRobotReader
 from trainer.data.split import split_episodes
 from trainer.data.windows import Window
-from trainer.engine.deployment import load_policy
+from trainer.deployment.robot_policy import load_policy
 from trainer.offline_trainer import train
 from trainer.utils.random import RowRandom
 

@@ -12,7 +12,7 @@ import yaml
 from test_training import metrics
 
 from trainer.data.lerobot import LeRobotReader, LeRobotWriter
-from trainer.engine.deployment import load_policy
+from trainer.deployment.robot_policy import load_policy
 from trainer.offline_trainer import train
 
 CAMERA = "observation.images.top"

@@ -12,10 +12,10 @@ import pytest
 import torch
 from test_training import STEPS_PER_EPOCH, metrics, weights
 
+from trainer.checkpoint.folder import read_manifest
 from trainer.config.errors import ConfigError
-from trainer.engine.checkpoint import read_manifest
-from trainer.engine.errors import TrainingFault
 from trainer.offline_trainer import train
+from trainer.utils.errors import TrainingFault
 
 Write = Callable[..., Path]
 

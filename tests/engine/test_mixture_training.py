@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from conftest import write_dataset
 
-from trainer.engine.deployment import load_policy
+from trainer.deployment.robot_policy import load_policy
 from trainer.offline_trainer import train
 
 PLUGIN = "experiment_training.components.dataloader.mixture"

@@ -15,7 +15,7 @@ import pytest
 from test_stop import ROOT, environment, wait_for_steps
 from test_training import assert_same, metrics, weights
 
-from trainer.runtime.lookout import BOUND_SECONDS
+from trainer.runtime.rank_monitor import BOUND_SECONDS
 
 Write = Callable[..., Path]
 PLUGIN = '''

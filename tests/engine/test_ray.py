@@ -17,8 +17,8 @@ from click.testing import CliRunner
 from test_stop import ROOT, environment, wait_for_steps
 from test_training import assert_same, metrics, weights
 
+from trainer.checkpoint.folder import find_checkpoint
 from trainer.cli import main
-from trainer.engine.checkpoint import find_checkpoint
 from trainer.offline_trainer import train
 from trainer.runtime import ray_cluster
 

@@ -16,11 +16,11 @@ import torch
 from conftest import write_dataset
 from test_training import STEPS_PER_EPOCH, assert_same, metrics, weights
 
+from trainer.checkpoint.folder import find_checkpoint, read_manifest
+from trainer.checkpoint.lock import LOCK, only_writer
 from trainer.config.errors import ConfigError
-from trainer.engine.checkpoint import find_checkpoint, read_manifest
-from trainer.engine.deployment import load_policy
+from trainer.deployment.robot_policy import load_policy
 from trainer.engine.experiment import Experiment
-from trainer.engine.run_lock import LOCK, only_writer
 from trainer.offline_trainer import train, way_on
 from trainer.templates import Callback
 

@@ -14,9 +14,9 @@ import pytest
 import torch
 from test_training import STEPS_PER_EPOCH, assert_same, fixed_schedule, metrics
 
+from trainer.checkpoint.folder import find_checkpoint, load_tensors, read_manifest
+from trainer.deployment.robot_policy import load_policy
 from trainer.engine import checkpoint, snapshot
-from trainer.engine.checkpoint import find_checkpoint, load_tensors, read_manifest
-from trainer.engine.deployment import load_policy
 from trainer.engine.experiment import Experiment
 from trainer.offline_trainer import train
 from trainer.templates import Callback

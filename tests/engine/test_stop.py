@@ -15,7 +15,7 @@ import pytest
 import torch
 from test_training import assert_same, metrics
 
-from trainer.engine.checkpoint import find_checkpoint
+from trainer.checkpoint.folder import find_checkpoint
 
 ROOT = Path(__file__).parents[2]
 

@@ -16,13 +16,13 @@ import pytest
 import torch
 
 from trainer.config.loader import load_located
-from trainer.engine.errors import TrainingFault
 from trainer.engine.loggers import TensorBoardLogger, WandbLogger
 from trainer.engine.loggers.wandb import logged_steps
 from trainer.engine.preflight import preflight
 from trainer.engine.tracking import VALIDATIONS, Tracker, forget_from
 from trainer.runtime import Runtime
 from trainer.templates import RunIdentity
+from trainer.utils.errors import TrainingFault
 
 ALONE = Runtime(torch.device("cpu"))
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from trainer.checkpoint.folder import read_manifest
 from trainer.data.stats_file import load_stats
-from trainer.engine.checkpoint import read_manifest
-from trainer.engine.deployment import load_policy
+from trainer.deployment.robot_policy import load_policy
 from trainer.offline_trainer import train
 
 Write = Callable[..., Path]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
-from trainer.engine.deployment import load_policy
+from trainer.deployment.robot_policy import load_policy
 from trainer.offline_trainer import train
 
 HEAD = {

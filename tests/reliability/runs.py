@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from trainer.engine.checkpoint import find_checkpoint, read_manifest
+from trainer.checkpoint.folder import find_checkpoint, read_manifest
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_SECONDS = 150.0

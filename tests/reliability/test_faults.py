@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from runs import EPOCHS, STEPS_PER_EPOCH, Run, long_run
 
-from trainer.engine.errors import TrainingFault
 from trainer.offline_trainer import train
+from trainer.utils.errors import TrainingFault
 
 Write = Callable[..., Path]
 
@@ -295,7 +295,7 @@ def test_a_second_process_for_one_run_is_refused(
     run.start()
     run.when(lambda: run.updates() >= 18)
     assert run.process is not None
-    monkeypatch.setattr("trainer.engine.run_lock.PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr("trainer.checkpoint.lock.PATIENCE_SECONDS", 0.2)
     said = re.escape(f"process {run.process.pid} is training into {run.folder}")
     with pytest.raises(TrainingFault, match=said):
         train(run.path)

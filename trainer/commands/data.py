@@ -37,8 +37,8 @@ def inspect(root: Path, html: Path | None, show: int, decode: bool, strict: bool
     Exit code 0 when no fault was found, 1 when there are some, 2 when there is no dataset.
     """
     from trainer.data.inspection import inspect_dataset
-    from trainer.data.inspection.page import write_page
     from trainer.data.inspection.table import as_text
+    from trainer.pages.dataset.page import write_page
 
     with user_errors():
         inspection = inspect_dataset(root.expanduser(), decode=decode)

@@ -45,8 +45,8 @@ def evaluate(
     CHECKPOINT is a run folder, of which the latest checkpoint is taken, one of its epoch folders, its `best`,
     or the experiment YAML that was trained.
     """
-    from trainer.engine.checkpoint import CheckpointError, find_checkpoint
-    from trainer.engine.deployment import DATASET, load_policy
+    from trainer.checkpoint.folder import CheckpointError, find_checkpoint
+    from trainer.deployment.robot_policy import DATASET, load_policy
     from trainer.evaluation.evaluate import evaluate as evaluate_policy
 
     try:

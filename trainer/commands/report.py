@@ -23,7 +23,7 @@ def report(run: Path, out: Path | None) -> None:
     RUN is the save_dir of a training, or the experiment YAML that was trained.
     """
     # `trainer --help` need not wait for these.
-    from trainer.evaluation.report import ReportError, build_report, read_verdicts
+    from trainer.pages.report import ReportError, build_report, read_verdicts
 
     try:
         with user_errors():

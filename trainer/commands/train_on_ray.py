@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trainer.commands.errors import Outcome, user_message
 from trainer.config.loader import LocatedConfig, load_located
+from trainer.engine.exit_messages import Outcome, user_message
 from trainer.engine.run_folder import RAY_LAUNCH
 from trainer.engine.stop import ask_to_stop
 from trainer.offline_trainer import attempt, check, way_on
 from trainer.runtime import RankLost, select_device
-from trainer.runtime.ray_cluster import Interrupted, RayError, RayJob, run_on_ray
+from trainer.runtime.ray.cluster import Interrupted, RayError, RayJob, run_on_ray
 
 
 def train_on_ray(

@@ -12,15 +12,22 @@ import click
 import torch
 from torch import nn
 
+from trainer.checkpoint.writer import CheckpointWriter
 from trainer.config.loader import ConfigPath
 from trainer.config.paths import find_input, project_folder
 from trainer.config.schemas import ExperimentConfig
 from trainer.config.validation import Issues
 from trainer.data.loader import BatchLoader
 from trainer.data.stats_file import save_stats
-from trainer.engine.checkpoint_writer import CheckpointWriter
-from trainer.engine.deployment import CONFIG, DATASET, MODELS, STATS, build_loss, build_models, load_component
-from trainer.engine.errors import TrainingFault
+from trainer.deployment.robot_policy import (
+    CONFIG,
+    DATASET,
+    MODELS,
+    STATS,
+    build_loss,
+    build_models,
+    load_component,
+)
 from trainer.engine.experiment import Experiment
 from trainer.engine.preflight import Plan, dataset_facts, refusal
 from trainer.engine.rehearsal import explain, rehearse
@@ -48,6 +55,7 @@ from trainer.modeling.prepare import (
 from trainer.registry import OPTIMIZER_BUILDER_REGISTRY, TRAINER_REGISTRY
 from trainer.runtime import Runtime
 from trainer.templates import Callback, RunIdentity
+from trainer.utils.errors import TrainingFault
 from trainer.utils.files import write_json
 from trainer.utils.seed import kept_random_state, set_global_seed
 

@@ -14,12 +14,12 @@ import click
 import torch
 from torch import nn
 
+from trainer.checkpoint.writer import CheckpointWriter
 from trainer.config.schemas import ExperimentConfig
 from trainer.data.augmentation import Augmentation
 from trainer.data.loader import BatchLoader
 from trainer.data.normalization import Normalizer
-from trainer.engine.checkpoint_writer import CheckpointWriter
-from trainer.engine.deployment import MODELS, DeployedPolicy, build_loss, build_models
+from trainer.deployment.robot_policy import MODELS, DeployedPolicy, build_loss, build_models
 from trainer.engine.saving import Saving
 from trainer.engine.tracking import Tracker
 from trainer.runtime import Runtime

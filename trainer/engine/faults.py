@@ -13,9 +13,9 @@ import click
 import torch
 from torch import Tensor
 
-from trainer.engine.errors import TrainingFault
 from trainer.engine.experiment import Experiment
 from trainer.modeling.prepare import unwrapped
+from trainer.utils.errors import TrainingFault
 
 
 @dataclass

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainer.engine.errors import NonFiniteError
+from trainer.utils.errors import NonFiniteError
 
 SKIPPED = "skipped"
 """Metric: 1 where an update was left out because its gradients were not finite, else 0."""

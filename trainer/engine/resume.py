@@ -10,9 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from trainer.config.paths import output_path
-from trainer.config.schemas import ExperimentConfig
-from trainer.engine.checkpoint import (
+from trainer.checkpoint.folder import (
     BEST,
     LATEST,
     MANIFEST,
@@ -24,10 +22,12 @@ from trainer.engine.checkpoint import (
     read_manifest,
     read_pointer,
 )
-from trainer.engine.deployment import CONFIG, MODELS
+from trainer.checkpoint.lock import LOCK
+from trainer.config.paths import output_path
+from trainer.config.schemas import ExperimentConfig
+from trainer.deployment.robot_policy import CONFIG, MODELS
 from trainer.engine.preflight import Plan, refusal
 from trainer.engine.run_folder import flat_model, now, read_run_facts, restarted_launch
-from trainer.engine.run_lock import LOCK
 
 # Settings that a resumed run may change without becoming another run. The batch size may change with the
 # number of ranks: what counts is the global batch, which is compared.

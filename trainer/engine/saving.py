@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trainer.engine.checkpoint import (
+from trainer.checkpoint.folder import (
     BEST,
     MANIFEST,
     TRAINING_STATE,
@@ -23,11 +23,11 @@ from trainer.engine.checkpoint import (
     read_pointer,
     to_host,
 )
-from trainer.engine.deployment import CONFIG, DATASET, MODELS, STATS, load_component
+from trainer.checkpoint.staging import Copies, HostCopier, deployed_in_place
+from trainer.deployment.robot_policy import CONFIG, DATASET, MODELS, STATS, load_component
 from trainer.engine.ema import WeightAverage
 from trainer.engine.finite import check_weights
 from trainer.engine.resume import is_in, set_aside_later
-from trainer.engine.snapshot import Copies, HostCopier, deployed_in_place
 from trainer.engine.step import PolicyTrainer
 from trainer.engine.tracking import EVALUATIONS, METRICS, VALIDATIONS
 from trainer.modeling.prepare import is_trainable, unwrapped

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer.engine.errors import TrainingFault
 from trainer.runtime import Runtime
 from trainer.templates import Logger, RunIdentity
+from trainer.utils.errors import TrainingFault
 from trainer.utils.files import whole_file
 
 METRICS = "metrics.jsonl"

@@ -11,7 +11,7 @@ from trainer.runtime.connect import (
     said_by_main_rank,
     select_device,
 )
-from trainer.runtime.lookout import AgreedEnd, RankLost
+from trainer.runtime.rank_monitor import AgreedEnd, RankLost
 
 __all__ = [
     "PRECISIONS",

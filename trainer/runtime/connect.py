@@ -13,8 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from trainer.runtime.lookout import AgreedEnd, Lookout, keep_lookout
 from trainer.runtime.memory import keep_freed_memory
+from trainer.runtime.rank_monitor import AgreedEnd, Lookout, keep_lookout
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}

@@ -14,8 +14,8 @@ from trainer.data.lerobot import LeRobotReader
 from trainer.data.lerobot.info import STATS_PATH
 from trainer.data.statistics import Stats, column_statistics
 from trainer.utils.files import write_json
-from trainer.utils.page.text import number, shape
 from trainer.utils.progress import progress_bar
+from trainer.utils.text import number, shape
 
 _SHOWN = ("min", "max", "mean", "std", "q01", "q50", "q99")
 

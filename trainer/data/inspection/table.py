@@ -9,7 +9,7 @@ import numpy as np
 from trainer.data.inspection.findings import Finding, counted
 from trainer.data.inspection.inspection import Inspection
 from trainer.data.inspection.values import FeatureFacts
-from trainer.utils.page.text import duration, number, shape
+from trainer.utils.text import duration, number, shape
 
 _ROWS_OF_A_FEATURE = 64
 _TASKS = 10

@@ -1,0 +1,224 @@
+"""From a checkpoint to a policy that a robot can use: raw observations in, raw actions out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from torch import Tensor, nn
+
+from trainer.checkpoint.folder import CheckpointError, find_checkpoint, load_tensors, read_manifest
+from trainer.config.schemas import ComponentSpec
+from trainer.data.images import IMAGE_PREFIX, scale_images
+from trainer.data.normalization import Normalizer
+from trainer.data.stats_file import load_stats
+from trainer.modeling.factories import PolicyConstructorModelFactory
+from trainer.registry import LOSS_BUILDER_REGISTRY, TRAINER_REGISTRY, PluginError, load_plugins
+from trainer.runtime import select_device
+from trainer.utils.random import RowRandom
+
+STATS = "dataset_stats.pkl"
+CONFIG = "config.yaml"
+DATASET = "dataset.json"
+MODELS = "models"
+
+
+class DeployedPolicy:
+    """A policy with everything around it that a robot needs.
+
+    It keeps the observation history, normalizes, asks the policy for an action chunk, executes the first
+    `n_action_steps` of it, and gives actions in the units of the dataset.
+
+    Args:
+        policy: the policy, on its device.
+        normalizer: the normalization of the training run.
+        windows: feature → time offsets in frames, as in training.
+        device: where the policy computes.
+        n_action_steps: actions of a chunk that are executed before the next one is asked for.
+        action_key: the feature that is predicted.
+    """
+
+    def __init__(
+        self,
+        policy: Any,
+        normalizer: Normalizer,
+        windows: Mapping[str, Sequence[int]],
+        device: torch.device,
+        n_action_steps: int | None = None,
+        action_key: str = "action",
+    ) -> None:
+        self.policy = policy
+        self.normalizer = normalizer
+        self.device = device
+        self.action_key = action_key
+        self.observation_windows = {k: tuple(o) for k, o in windows.items() if k.startswith("observation.")}
+        offsets = list(windows[action_key])
+        self.stride = offsets[1] - offsets[0] if len(offsets) > 1 else 1
+        self.first_action = offsets.index(0) if 0 in offsets else 0
+        horizon = len(offsets) - self.first_action
+        chosen = n_action_steps or getattr(policy, "n_action_steps", None) or max(1, horizon // 2)
+        if not 1 <= chosen <= horizon:
+            raise ValueError(
+                f"n_action_steps is {chosen}, but a chunk holds 1 to {horizon} actions from now on"
+            )
+        self.n_action_steps = int(chosen)
+        self.memory = 1 + max(-min(o) for o in self.observation_windows.values())
+        self.reset()
+
+    def reset(self, seeds: int | Sequence[int] = 0) -> None:
+        """Begin an episode (one seed) or N in lockstep (N seeds); see `trainer.templates.RobotPolicy`."""
+        self._single = isinstance(seeds, int)
+        self._random = RowRandom([seeds] if isinstance(seeds, int) else list(seeds), self.device)
+        self._history: list[dict[str, np.ndarray]] = []
+        self._plan: np.ndarray | None = None
+        self._step = 0
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these rows of the batch only."""
+        chosen = np.asarray(rows, dtype=np.int64)
+        self._random.keep(chosen.tolist())
+        self._history = [{k: v[chosen] for k, v in frame.items()} for frame in self._history]
+        if self._plan is not None:
+            self._plan = self._plan[chosen]
+
+    def act(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Return the next action.
+
+        Args:
+            observation: feature → value of its shape in the dataset, with a leading N after `reset` with N
+                seeds; features that the policy does not use may be there too.
+
+        Returns:
+            float32 `(A,)` or `(N, A)`, in the units of the dataset.
+
+        Raises:
+            ValueError: an observation is missing.
+        """
+        missing = [k for k in self.observation_windows if k not in observation]
+        if missing:
+            raise ValueError(f"the policy needs {', '.join(missing)}; it was given {', '.join(observation)}")
+        frame = {k: np.asarray(observation[k]) for k in self.observation_windows}
+        if self._single:
+            frame = {k: v[None] for k, v in frame.items()}
+        self._history = [*(self._history or [frame] * (self.memory - 1)), frame][-self.memory :]
+        position = self._step % (self.n_action_steps * self.stride)
+        if position == 0:
+            self._plan = self._predict()
+        assert self._plan is not None
+        self._step += 1
+        action = self._plan[:, self.first_action + position // self.stride]
+        return action[0] if self._single else action
+
+    @torch.inference_mode()
+    def _predict(self) -> np.ndarray:
+        """Return a chunk `(N, H, A)` in the units of the dataset."""
+        batch = {key: _stack(self._history, key, o) for key, o in self.observation_windows.items()}
+        batch = self.normalizer.normalize(batch)
+        observation = {k: v.to(self.device) for k, v in batch.items() if isinstance(v, Tensor)}
+        observation = scale_images(observation)
+        chunk = self.policy.predict_action(observation, self._random)
+        return self.normalizer.denormalize(self.action_key, chunk.float().cpu()).numpy()
+
+
+def _stack(history: list[dict[str, np.ndarray]], key: str, offsets: Sequence[int]) -> Tensor:
+    """Return the window `(N, T, …)` of one feature as a batch has it in training.
+
+    Offsets are ≤ 0 and 0 is the newest frame. Camera frames come as `(N, C, H, W)` where one is asked for,
+    whether they were given as (H, W, C) or (C, H, W).
+    """
+    values = np.stack([history[len(history) - 1 + offset][key] for offset in offsets], axis=1)
+    if not key.startswith(IMAGE_PREFIX):
+        return torch.from_numpy(values.astype(np.float32))
+    if values.shape[-1] == 3 and values.shape[-3] != 3:
+        values = np.ascontiguousarray(np.moveaxis(values, -1, -3))
+    frames = torch.from_numpy(values if values.dtype == np.uint8 else values.astype(np.float32))
+    return frames[:, 0] if len(offsets) == 1 else frames
+
+
+def load_policy(
+    checkpoint_dir: str | Path,
+    device: str = "auto",
+    n_action_steps: int | None = None,
+    dataset: str | None = None,
+) -> DeployedPolicy:
+    """Load a trained policy from a checkpoint folder, or the latest one of a run folder.
+
+    The folder holds everything: configuration, model YAMLs, statistics, weights. Only the plugins that the
+    configuration names must be importable.
+
+    Args:
+        checkpoint_dir: `<save_dir>/epoch_<N>` or `<save_dir>`.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        n_action_steps: actions executed of each chunk; the policy's own number if not given.
+        dataset: of a policy trained on several datasets, the one whose robot this is; the first if not given.
+
+    Raises:
+        CheckpointError: the checkpoint is missing, incomplete or damaged.
+        ValueError: the policy was trained on no such dataset.
+    """
+    folder = find_checkpoint(Path(checkpoint_dir).expanduser())
+    manifest = read_manifest(folder)
+    config: dict[str, Any] = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+    facts = json.loads((folder / DATASET).read_text(encoding="utf-8"))
+    try:
+        load_plugins(config["plugins"], Path(manifest["project"]) if "project" in manifest else None)
+    except PluginError as error:
+        raise CheckpointError(f"{folder} needs a module that is not here: {error}") from error
+    names = list(config["model"]["component_config_paths"])
+    chosen = select_device(device)
+    models = build_models({n: folder / MODELS / f"{n}.yaml" for n in names})
+    for name in names:
+        load_component(models[name], folder / f"{name}.pt")
+    models.requires_grad_(False).eval().to(chosen)
+    trainer_spec = config["train"]["trainer"]
+    trainer_class = TRAINER_REGISTRY.get(trainer_spec["type"])
+    policy_class = getattr(trainer_class, "policy_class", None)
+    if policy_class is None:
+        raise CheckpointError(
+            f"trainer '{trainer_spec['type']}' names no policy_class, so {folder} cannot be used as a policy"
+        )
+    policy = policy_class(models, build_loss(_loss_spec(config)), **trainer_spec.get("params", {}))
+    stats = load_stats(folder / STATS) if (folder / STATS).exists() else {}
+    normalizer = Normalizer(stats, config["data"]["normalization"]).for_dataset(dataset)
+    own_windows = {one["name"]: one["windows"] for one in facts.get("datasets", ())}
+    windows = facts["windows"] if dataset is None else own_windows[dataset]
+    return DeployedPolicy(policy, normalizer, windows, chosen, n_action_steps)
+
+
+def load_component(module: nn.Module, path: Path) -> None:
+    """Load the weights of one component strictly.
+
+    Raises:
+        CheckpointError: the file is missing, or its tensors are not those of the component.
+    """
+    state = load_tensors(path)
+    try:
+        module.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise CheckpointError(f"{path} does not fit its component: {error}") from error
+
+
+def _loss_spec(config: Mapping[str, Any]) -> ComponentSpec | None:
+    spec = config["train"].get("loss")
+    return None if spec is None else ComponentSpec.model_validate(spec)
+
+
+def build_models(paths: Mapping[str, Path]) -> nn.ModuleDict:
+    """Build the components of a policy, in the order of `paths`."""
+    built = PolicyConstructorModelFactory().build(dict(paths))
+    assert isinstance(built, dict)
+    return nn.ModuleDict(built)
+
+
+def build_loss(spec: ComponentSpec | None) -> nn.Module | None:
+    """Build the loss module of a `train.loss` section, or None without one."""
+    if spec is None:
+        return None
+    factory: Any = LOSS_BUILDER_REGISTRY.get(spec.type)
+    loss: nn.Module = factory(**spec.params).build()
+    return loss

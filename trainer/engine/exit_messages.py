@@ -1,0 +1,47 @@
+"""How a run ended, as its user reads it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import click
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        code: what the process exits with.
+        text: what the user reads; empty when another process says it.
+    """
+
+    code: int
+    text: str
+
+    def tell(self) -> None:
+        """Say it, and exit if it is no success."""
+        if self.text:
+            click.echo(self.text, err=self.code != 0)
+        if self.code != 0:
+            raise SystemExit(self.code)
+
+
+def user_message(error: BaseException) -> str | None:
+    """Return what an error says to the user who can mend it; None where a traceback is what helps."""
+    from model_constructor.errors import ConfigError as ModelConfigError
+
+    from trainer.checkpoint.folder import CheckpointError
+    from trainer.config.errors import ConfigError, ConfigLoadError
+    from trainer.config.loader import describe_yaml_error
+    from trainer.data.errors import DatasetError
+    from trainer.engine.errors import TrainingFault
+    from trainer.utils.files import disk_trouble
+
+    if isinstance(error, ModelConfigError):
+        return describe_yaml_error(error)
+    if isinstance(error, (ConfigError, ConfigLoadError, CheckpointError, DatasetError, TrainingFault)):
+        return str(error)
+    if isinstance(error, OSError) and (trouble := disk_trouble(error)):
+        return f"{trouble}; what was saved before is intact, and the run can go on from there"
+    return None

@@ -1,0 +1,1 @@
+"""An inspected dataset as a page."""

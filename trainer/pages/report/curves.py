@@ -1,0 +1,161 @@
+"""Which charts the page draws from the metrics and the evaluations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from trainer.pages.parts.charts import Axis, Chart, linear_axis
+from trainer.pages.report.charts import Estimate, curve_chart, estimate_chart
+from trainer.pages.report.metrics import Metrics, thin
+from trainer.pages.report.run_folder import Evaluation
+
+TOTAL = "total"
+_HELD_OUT = "validation/"
+_THROUGHPUT = {
+    "samples_per_s": ("Throughput", "samples / s"),
+    "data_wait": ("Waiting for data", "share of time"),
+}
+# Not curves: positions in time that every record has.
+_POSITIONS = {"epoch"}
+# Points over all curves of the page: about 1 MB of lines and read-outs.
+_POINTS = 9_000
+_PER_CHART = 6
+
+
+@dataclass(frozen=True)
+class CurveGroup:
+    """Charts under one heading."""
+
+    title: str
+    charts: tuple[Chart, ...]
+
+
+def training_curves(metrics: Metrics, validations: Metrics | None = None) -> tuple[CurveGroup, ...]:
+    """Draw every metric: losses, learning rates, gradient norms, throughput and all else that it finds.
+
+    Args:
+        metrics: of every step.
+        validations: of the episodes that were kept from training; a loss stands in one chart with its like.
+    """
+    held_out = {k: v for k, v in (validations.series if validations else {}).items() if k not in _POSITIONS}
+    names = [name for name in metrics.series if name not in _POSITIONS]
+    if not names or metrics.last_step is None:
+        return ()
+    first = min(float(metrics.series[name].steps[0]) for name in names)
+    x_axis = linear_axis(min(first, 1.0) if first < 10 else first, metrics.last_step, ticks=4)
+    points = max(60, min(500, _POINTS // len(names)))
+
+    def chart(title: str, unit: str, chosen: Sequence[str], suffix: str = "", **options: bool) -> Chart:
+        curves = [thin(metrics.series[name], points, smooth=suffix != "lr") for name in chosen]
+        labels = [_label(name, suffix) for name in chosen]
+        same = held_out.pop(_HELD_OUT + chosen[0], None) if len(chosen) == 1 else None
+        if same is not None:
+            curves.append(thin(same, points, smooth=False))
+            labels = ["training", "validation"]
+        return curve_chart(title, unit, curves, x_axis, labels=labels, **options)
+
+    rates = [name for name in names if _has_suffix(name, "lr")]
+    norms = [name for name in names if _has_suffix(name, "grad_norm")]
+    known = {TOTAL, *rates, *norms, *_THROUGHPUT}
+    further = [name for name in names if name not in known]
+    main = [chart("Total loss", "loss", [TOTAL], log=True)] if TOTAL in names else []
+    main += [chart(name, "value", [name], log=True) for name in further]
+    main += [
+        curve_chart(name, "value", [thin(series, points, smooth=False)], x_axis, labels=[name], log=True)
+        for name, series in held_out.items()
+    ]
+    optimization = [
+        chart(title + part, unit, chosen, suffix, log=suffix == "grad_norm")
+        for title, unit, members, suffix in (
+            ("Learning rate", "", rates, "lr"),
+            ("Gradient norm", "L2 norm", norms, "grad_norm"),
+        )
+        for chosen, part in _parts(members)
+    ]
+    speed = [
+        chart(title, unit, [name], percent=name == "data_wait")
+        for name, (title, unit) in _THROUGHPUT.items()
+        if name in names
+    ]
+    groups = (
+        CurveGroup("Losses and further metrics", tuple(main)),
+        CurveGroup("Optimization", tuple(optimization)),
+        CurveGroup("Speed", tuple(speed)),
+    )
+    return tuple(group for group in groups if group.charts)
+
+
+def evaluation_curves(evaluations: Sequence[Evaluation], last_step: float | None) -> tuple[Chart, ...]:
+    """Draw success rate and mean score over the training, one colour for each environment."""
+    placed = [evaluation for evaluation in evaluations if evaluation.step is not None]
+    if not placed:
+        return ()
+    furthest = max(evaluation.step or 0.0 for evaluation in placed)
+    # A little room on the right: the last evaluation stands at the last step.
+    x_axis = _with_room(linear_axis(0.0, max(furthest, last_step or 0.0, 1.0), ticks=4))
+    charts = []
+    success = {
+        env: [
+            Estimate(e.step or 0.0, e.success_rate, e.success_interval)
+            for e in group
+            if e.success_rate is not None
+        ]
+        for env, group in _by_env(placed).items()
+    }
+    success = {env: estimates for env, estimates in success.items() if estimates}
+    if success:
+        axis = linear_axis(0.0, 1.0, ticks=4, percent=True)
+        charts.append(
+            estimate_chart("Success rate", "share of episodes", success, x_axis, axis, percent=True)
+        )
+    scores = {
+        env: [
+            Estimate(e.step or 0.0, e.mean_score, e.score_interval) for e in group if e.mean_score is not None
+        ]
+        for env, group in _by_env(placed).items()
+    }
+    scores = {env: estimates for env, estimates in scores.items() if estimates}
+    if scores:
+        bounds = [
+            bound
+            for group in scores.values()
+            for estimate in group
+            for bound in (estimate.value, *(estimate.interval or ()))
+            if math.isfinite(bound)
+        ]
+        axis = linear_axis(min(0.0, *bounds), max(1.0, *bounds), ticks=4) if bounds else linear_axis(0.0, 1.0)
+        charts.append(estimate_chart("Mean score", "score", scores, x_axis, axis, percent=False))
+    return tuple(charts)
+
+
+def _by_env(evaluations: Sequence[Evaluation]) -> dict[str, list[Evaluation]]:
+    groups: dict[str, list[Evaluation]] = {}
+    for evaluation in sorted(evaluations, key=lambda evaluation: evaluation.step or 0.0):
+        groups.setdefault(evaluation.env, []).append(evaluation)
+    return groups
+
+
+def _with_room(axis: Axis) -> Axis:
+    """Lengthen an axis a little without new ticks."""
+    high = axis.high + 0.04 * (axis.high - axis.low)
+    ticks = tuple(replace(tick, share=tick.share / 1.04) for tick in axis.ticks)
+    return replace(axis, high=high, ticks=ticks)
+
+
+def _has_suffix(name: str, suffix: str) -> bool:
+    """Whether a metric is `<component> <suffix>` or the suffix alone."""
+    return name == suffix or name.endswith(f" {suffix}")
+
+
+def _label(name: str, suffix: str) -> str:
+    return name.removesuffix(suffix).strip() or name if suffix else name
+
+
+def _parts(names: Sequence[str]) -> list[tuple[Sequence[str], str]]:
+    """Split names over charts of a readable number of lines, with a title suffix where there are several."""
+    chunks = [names[start : start + _PER_CHART] for start in range(0, len(names), _PER_CHART)]
+    if len(chunks) < 2:
+        return [(chunk, "") for chunk in chunks]
+    return [(chunk, f" ({position} of {len(chunks)})") for position, chunk in enumerate(chunks, start=1)]
