@@ -92,3 +92,11 @@ def test_no_file_in_trainer_hides_a_standard_module() -> None:
 def test_every_room_is_placed() -> None:
     rooms = {p.parent.name for p in (ROOT / "trainer").glob("*/__init__.py")} - ENTRIES
     assert rooms <= set().union(*LEVELS)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("*.py")), ids=lambda p: p.stem)
+def test_what_tests_share_comes_from_the_helpers(path: Path) -> None:
+    """A test module stands alone: what two of them use is in `tests/helpers`."""
+    own = {p.stem for p in (ROOT / "tests").rglob("*.py") if p.parent.name != "helpers"}
+    shared = {module.split(".")[0] for module in imports(path)} & (own | {"tests"})
+    assert not shared, f"{path.name} imports {', '.join(sorted(shared))}"

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_checkpoint import damage
+from helpers.checkpoints import damage
 
 from trainer.checkpoint.folder import (
     CheckpointError,

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.checkpoints import damage
 
 from trainer.checkpoint.folder import (
     CheckpointError,
@@ -42,21 +43,6 @@ def test_a_second_checkpoint_of_the_same_name_replaces_the_first(checkpoint: Pat
     write_checkpoint(checkpoint.parent, Snapshot("epoch_1", {"b.pt": {}}))
     assert sorted(p.name for p in checkpoint.iterdir()) == ["b.pt", "manifest.json"]
     assert sorted(p.name for p in checkpoint.parent.iterdir()) == ["epoch_1", "latest"]
-
-
-def damage(checkpoint: Path, kind: str, name: str = "a.pt") -> None:
-    file = checkpoint / name
-    content = file.read_bytes()
-    if kind == "short":
-        file.write_bytes(content[:-1])
-    elif kind == "flipped":
-        file.write_bytes(content[:200] + bytes([content[200] ^ 1]) + content[201:])
-    elif kind == "gone":
-        file.unlink()
-    elif kind == "no manifest":
-        (checkpoint / "manifest.json").unlink()
-    elif kind == "bad manifest":
-        (checkpoint / "manifest.json").write_text("{")
 
 
 @pytest.mark.parametrize(

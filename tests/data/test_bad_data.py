@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from dataset_samples import FILM_FEATURES, edit_json, film_episodes, write_dataset
+from helpers.dataset_samples import FILM_FEATURES, edit_json, film_episodes, write_dataset
 
 from experiment_training.components.dataloader.lerobot_data import LerobotDatasetFactory
 from trainer.config.errors import ParameterError

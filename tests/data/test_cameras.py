@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from dataset_samples import FILM_FEATURES, edit_json, film_episodes, recorded_pusht, write_dataset
+from helpers.dataset_samples import FILM_FEATURES, edit_json, film_episodes, recorded_pusht, write_dataset
 
 from trainer.data.dataset import WindowedDataset
 from trainer.data.errors import DatasetError

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from dataset_samples import FILM_FEATURES, film_episodes, write_dataset
+from helpers.dataset_samples import FILM_FEATURES, film_episodes, write_dataset
 
 from trainer.data import disk_cache, frame_cache
 from trainer.data.dataset import WindowedDataset

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from dataset_samples import FILM_FEATURES, film_episodes, write_dataset
+from helpers.dataset_samples import FILM_FEATURES, film_episodes, write_dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
-from dataset_samples import recorded_pusht
-from inspection_samples import (
+from helpers.dataset_samples import recorded_pusht
+from helpers.inspection_samples import (
     CAMERA,
     DATA,
     EPISODES,

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from inspection_samples import CAMERA, change_column, change_json, healthy, with_video
+from helpers.inspection_samples import CAMERA, change_column, change_json, healthy, with_video
 
 from trainer.cli import main
 from trainer.data.inspection import inspect_dataset

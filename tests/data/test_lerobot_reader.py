@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from dataset_samples import FEATURES, make_episodes, recorded_pusht, write_dataset
+from helpers.dataset_samples import FEATURES, make_episodes, recorded_pusht, write_dataset
 
 from trainer.data.errors import DatasetError
 from trainer.data.lerobot import LeRobotReader

@@ -11,7 +11,7 @@ import textwrap
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from dataset_samples import FEATURES, make_episodes, write_dataset
+from helpers.dataset_samples import FEATURES, make_episodes, write_dataset
 
 from trainer.data.errors import DatasetError
 from trainer.data.lerobot import LeRobotReader, LeRobotWriter

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from dataset_samples import make_episodes, write_dataset
+from helpers.dataset_samples import make_episodes, write_dataset
 from torch.utils.data import Dataset, Subset
 
 from trainer.data.dataset import WindowedDataset

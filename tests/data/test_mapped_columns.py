@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from dataset_samples import make_episodes, write_dataset
+from helpers.dataset_samples import make_episodes, write_dataset
 
 from trainer.data.dataset import WindowedDataset
 from trainer.data.errors import DatasetError

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import pytest
-from dataset_samples import recorded_pusht
-from peer_lerobot import compare, without_cameras, write_varied
+from helpers.dataset_samples import recorded_pusht
+from helpers.peer_lerobot import compare, without_cameras, write_varied
 
 pytest.importorskip("lerobot", reason="lerobot, the peer of this comparison, is not installed")
 

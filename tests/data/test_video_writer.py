@@ -5,7 +5,7 @@ import json
 import av
 import numpy as np
 import pytest
-from dataset_samples import FILM_FEATURES, film_episodes, moving_picture, write_dataset
+from helpers.dataset_samples import FILM_FEATURES, film_episodes, moving_picture, write_dataset
 
 from trainer.data.errors import DatasetError
 from trainer.data.lerobot import LeRobotReader, LeRobotWriter

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from dataset_samples import make_episodes, recorded_pusht, write_dataset
+from helpers.dataset_samples import make_episodes, recorded_pusht, write_dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

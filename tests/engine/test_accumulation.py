@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_training import metrics, weights
+from helpers.run_folder import metrics, weights
+from helpers.runs import launch
 
 from trainer.config.errors import ConfigError
 from trainer.offline_trainer import train
 
 Write = Callable[..., Path]
-ROOT = Path(__file__).parents[2]
 
 
 def without_padding(config: dict[str, Any]) -> None:
@@ -86,13 +83,7 @@ def test_among_ranks_gradients_travel_with_the_last_part_only(tiny_experiment: W
 
     path = tiny_experiment(change)
     one = train(tiny_experiment(without_padding, "alone"), [f"train.save_dir={tmp_path / 'one'}"])
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += ["trainer/offline_trainer.py", "--train_config", str(path)]
-    settings = [f"train.save_dir={tmp_path / 'two'}", "data.batch_size=4", "train.accumulate_grad_batches=2"]
-    command += [word for setting in settings for word in ("--set", setting)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    launch(path, tmp_path / "two", 2, "data.batch_size=4", "train.accumulate_grad_batches=2")
     sent = [json.loads(line) for line in (tmp_path / "sent.jsonl").read_text().splitlines()]
     assert len(sent) == 66
     assert all(count == 0 for part, count in sent if part == 0)

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from test_training import fixed_schedule, metrics, weights
+from helpers.run_folder import metrics, weights
+from helpers.tiny_experiment import fixed_schedule
 
 from trainer.offline_trainer import train
 

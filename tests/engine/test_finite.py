@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_training import metrics, weights
+from helpers.run_folder import metrics, weights
 from torch import nn
 
 from trainer.checkpoint.folder import read_manifest

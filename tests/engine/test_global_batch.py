@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_training import fixed_schedule, metrics
-from test_world_sizes import launch
+from helpers.run_folder import metrics
+from helpers.runs import launch
+from helpers.tiny_experiment import fixed_schedule
 
 from trainer.config.errors import ConfigError
 from trainer.config.loader import load_located

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_training import fixed_schedule, metrics, weights
+from helpers.run_folder import metrics, weights
+from helpers.tiny_experiment import fixed_schedule
 
 from trainer.config.errors import ConfigError
 from trainer.data.dataset import WindowedDataset

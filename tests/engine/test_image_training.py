@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from test_training import metrics
+from helpers.run_folder import metrics
 
 from trainer.data.lerobot import LeRobotReader, LeRobotWriter
 from trainer.deployment.robot_policy import load_policy

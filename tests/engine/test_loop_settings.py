@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_training import STEPS_PER_EPOCH, metrics, weights
+from helpers.run_folder import metrics, weights
+from helpers.tiny_experiment import STEPS_PER_EPOCH
 
 from trainer.checkpoint.folder import read_manifest
 from trainer.config.errors import ConfigError

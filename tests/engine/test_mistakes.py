@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
-from conftest import write_dataset
+from helpers.tiny_experiment import write_dataset
 
 from trainer.offline_trainer import main
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import write_dataset
+from helpers.runs import launch
+from helpers.tiny_experiment import write_dataset
 
 from trainer.deployment.robot_policy import load_policy
 from trainer.offline_trainer import train
@@ -88,12 +86,7 @@ def test_a_mistake_in_an_entry_is_placed_at_its_line(tiny_experiment: Write, sec
 def test_two_ranks_draw_the_mixture_of_one(tiny_experiment: Write, second: Path, tmp_path: Path) -> None:
     path = tiny_experiment(mixed(second))
     one = train(path, [f"train.save_dir={tmp_path / 'one'}"])
-    root = Path(__file__).resolve().parents[2]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += [str(root / "trainer/offline_trainer.py"), "--train_config", str(path)]
-    command += ["--set", f"train.save_dir={tmp_path / 'two'}", "--set", "data.batch_size=8"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
-    subprocess.run(command, check=True, capture_output=True, env=environment, cwd=root)
+    launch(path, tmp_path / "two", 2, "data.batch_size=8")
     for a, b in zip(metrics(one), metrics(tmp_path / "two"), strict=True):
         assert a["share two"] == pytest.approx(b["share two"])
         assert a["total"] == pytest.approx(b["total"], rel=1e-5)

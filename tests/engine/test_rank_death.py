@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_stop import ROOT, environment, wait_for_steps
-from test_training import assert_same, metrics, weights
+from helpers.run_folder import assert_same, metrics, weights
+from helpers.runs import ROOT, environment, wait_for_steps
 
 from trainer.runtime.rank_monitor import BOUND_SECONDS
 

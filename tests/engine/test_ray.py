@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from test_stop import ROOT, environment, wait_for_steps
-from test_training import assert_same, metrics, weights
+from helpers.run_folder import assert_same, metrics, weights
+from helpers.runs import ROOT, environment, wait_for_steps
 
 from trainer.checkpoint.folder import find_checkpoint
 from trainer.cli import main

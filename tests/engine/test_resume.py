@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import write_dataset
-from test_training import STEPS_PER_EPOCH, assert_same, metrics, weights
+from helpers.run_folder import assert_same, metrics, weights
+from helpers.tiny_experiment import STEPS_PER_EPOCH, write_dataset
 
 from trainer.checkpoint.folder import find_checkpoint, read_manifest
 from trainer.checkpoint.lock import LOCK, only_writer

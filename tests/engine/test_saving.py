@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_training import STEPS_PER_EPOCH, assert_same, fixed_schedule, metrics
+from helpers.run_folder import assert_same, metrics
+from helpers.tiny_experiment import STEPS_PER_EPOCH, fixed_schedule
 
 from trainer.checkpoint.folder import find_checkpoint, load_tensors, read_manifest
 from trainer.deployment.robot_policy import load_policy

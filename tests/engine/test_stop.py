@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,11 +11,10 @@ from typing import Any
 
 import pytest
 import torch
-from test_training import assert_same, metrics
+from helpers.run_folder import assert_same, metrics
+from helpers.runs import ROOT, environment, training_command, wait_for_steps
 
 from trainer.checkpoint.folder import find_checkpoint
-
-ROOT = Path(__file__).parents[2]
 
 
 def long_with_dropout(config: dict[str, Any]) -> None:
@@ -27,25 +24,7 @@ def long_with_dropout(config: dict[str, Any]) -> None:
 
 
 def command(path: Path, run: Path, ranks: int) -> list[str]:
-    launcher = (
-        [] if ranks == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
-    )
-    script = ["trainer/offline_trainer.py", "--train_config", str(path), "--set", f"train.save_dir={run}"]
-    return [sys.executable, *launcher, *script]
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
-
-
-def wait_for_steps(run: Path, process: subprocess.Popen[str], steps: int) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        path = run / "metrics.jsonl"
-        if path.exists() and path.read_text().count("\n") >= steps:
-            return
-        time.sleep(0.01)
-    raise AssertionError(f"the run did not come to step {steps}: {process.communicate()[1]}")
+    return training_command(path, ranks, f"train.save_dir={run}")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

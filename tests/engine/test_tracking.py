@@ -14,17 +14,15 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.tracking import ALONE, identity
 
 from trainer.config.loader import load_located
 from trainer.engine.loggers import TensorBoardLogger, WandbLogger
 from trainer.engine.loggers.wandb import logged_steps
 from trainer.engine.preflight import preflight
 from trainer.engine.tracking import VALIDATIONS, Tracker, forget_from
-from trainer.runtime import Runtime
 from trainer.templates import RunIdentity
 from trainer.utils.errors import TrainingFault
-
-ALONE = Runtime(torch.device("cpu"))
 
 
 class Recorder:
@@ -43,10 +41,6 @@ class Recorder:
 
     def finish(self) -> None:
         self.finished = True
-
-
-def identity(folder: Path, first_step: int = 0) -> RunIdentity:
-    return RunIdentity(folder, "project", "name", {"a": 1}, "abc12345", first_step)
 
 
 def test_every_step_is_kept_and_written_once_a_window(tmp_path: Path) -> None:
@@ -158,7 +152,7 @@ def test_it_can_be_switched_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 LOGGING = """
 import json, os, signal, sys
 from pathlib import Path
-from test_tracking import ALONE, identity
+from helpers.tracking import ALONE, identity
 from trainer.engine.loggers import WandbLogger
 from trainer.engine.preflight import preflight
 from trainer.engine.tracking import Tracker, forget_from
@@ -178,8 +172,8 @@ tracker.close()
 
 def test_after_a_kill_weights_and_biases_has_each_step_once(tmp_path: Path) -> None:
     """A process that is killed hands over more than its checkpoint and may lose the end of it."""
-    here = Path(__file__).parent
-    environment: dict[str, Any] = {**os.environ, "PYTHONPATH": f"{here}:{here.parents[1]}"}
+    here = Path(__file__).parents[1]
+    environment: dict[str, Any] = {**os.environ, "PYTHONPATH": f"{here}:{here.parent}"}
     for name in [n for n in environment if n.startswith("WANDB_")]:
         del environment[name]
 

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.run_folder import assert_same, metrics, weights
+from helpers.tiny_experiment import STEPS_PER_EPOCH, fixed_schedule
 
 from trainer.checkpoint.folder import read_manifest
 from trainer.data.stats_file import load_stats
@@ -17,22 +19,6 @@ from trainer.deployment.robot_policy import load_policy
 from trainer.offline_trainer import train
 
 Write = Callable[..., Path]
-STEPS_PER_EPOCH = 6 * 30 // 16
-
-
-def metrics(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
-def weights(folder: Path, component: str = "velocity_decoder") -> dict[str, torch.Tensor]:
-    state: dict[str, torch.Tensor] = torch.load(folder / f"{component}.pt", weights_only=True)
-    return state
-
-
-def fixed_schedule(config: dict[str, Any]) -> None:
-    """Make the schedule independent of the number of epochs, so that a run can be prolonged."""
-    for optimizer in config["model"]["component_optims"].values():
-        optimizer["params"] = {"peak_lr": 1e-3, "warmup_steps": 2, "total_steps": 40}
 
 
 def test_a_run_leaves_what_the_document_promises(tiny_experiment: Write) -> None:
@@ -138,21 +124,6 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(tiny_experiment: Write,
     assert_same(a["trainer"], b["trainer"])
     kept = [[(m["step"], m["total"]) for m in metrics(r)] for r in (whole, resumed)]
     assert kept[0] == kept[1]
-
-
-def assert_same(a: Any, b: Any) -> None:
-    if isinstance(a, torch.Tensor):
-        assert torch.equal(a, b)
-    elif isinstance(a, dict):
-        assert list(a) == list(b)
-        for key in a:
-            assert_same(a[key], b[key])
-    elif isinstance(a, (list, tuple)):
-        assert len(a) == len(b)
-        for x, y in zip(a, b, strict=True):
-            assert_same(x, y)
-    else:
-        assert a == b
 
 
 def test_a_finished_run_is_left_as_it_is(tiny_experiment: Write) -> None:

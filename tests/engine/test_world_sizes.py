@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from helpers.runs import ROOT, environment, launch, training_command
 
-ROOT = Path(__file__).parents[2]
 PLUGIN = '''
 import json, os
 from experiment_training.components.trainer.imitation_learning.state_flow_matching import policy
@@ -35,26 +33,10 @@ class NotingTrainer(PolicyTrainer):
 '''
 
 
-def launch(path: Path, folder: Path, ranks: int, *overrides: str) -> str:
-    """Train in so many ranks and return what was said."""
-    launcher = (
-        [] if ranks == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
-    )
-    command = [sys.executable, *launcher, "trainer/offline_trainer.py", "--train_config", str(path)]
-    for override in (f"train.save_dir={folder}", *overrides):
-        command += ["--set", override]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled", "NOTE": str(ranks)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return done.stderr
-
-
 def two_ranks(path: Path) -> subprocess.CompletedProcess[str]:
     """Train with two ranks, whatever comes of it."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += ["trainer/offline_trainer.py", "--train_config", str(path)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    command = training_command(path, 2)
+    return subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=120)
 
 
 def run(path: Path, ranks: int, batch_size: int) -> Path:

@@ -10,7 +10,7 @@ import av
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from expert_policy import ConstantPolicy, ExpertPolicy
+from helpers.expert_policy import ConstantPolicy, ExpertPolicy
 
 from trainer.commands.evaluate import evaluate as evaluate_command
 from trainer.evaluation.evaluate import evaluate

@@ -1,9 +1,9 @@
 """The blocks whose checkpoints exist: keys, shapes and order of their parameters, and their numbers."""
 
-import plain_transformer as plain
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import plain_transformer as plain
 from model_constructor.blocks.cfg_vqvae import (
     ActionDecoder,
     ConditioningInfoEncoder,

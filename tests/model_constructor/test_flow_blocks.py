@@ -1,9 +1,9 @@
 """Naive and variational flow-matching blocks against formulas, and what users may do wrong with them."""
 
-import plain_transformer as plain
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import plain_transformer as plain
 from model_constructor.blocks.flow_decoders import FlowActionDecoder, MixtureActionDecoder, NoisyTopKGate
 from model_constructor.blocks.flow_policies import (
     InfoEmbedder,

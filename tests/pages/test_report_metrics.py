@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from report_sample import make_run, metric_records, write_metrics
+from helpers.report_sample import make_run, metric_records, write_metrics
 
 from trainer.pages.report import build_report
 from trainer.pages.report.curves import training_curves

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from report_sample import (
+from helpers.report_sample import (
     CONFIG,
     make_run,
     metric_records,

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from runs import EPOCHS, STEPS_PER_EPOCH, Run, long_run
+from helpers.runs import EPOCHS, STEPS_PER_EPOCH, Run, long_run
 
 from trainer.offline_trainer import train
 from trainer.utils.errors import TrainingFault

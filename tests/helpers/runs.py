@@ -1,4 +1,4 @@
-"""Training processes that something happens to."""
+"""Training processes: how they are started, and what may happen to them."""
 
 from __future__ import annotations
 
@@ -18,6 +18,37 @@ from trainer.checkpoint.folder import find_checkpoint, read_manifest
 ROOT = Path(__file__).parents[2]
 PATIENCE_SECONDS = 150.0
 EPOCHS, STEPS_PER_EPOCH = 20, 11
+
+
+def training_command(path: Path, ranks: int, *overrides: str) -> list[str]:
+    """Return the command that trains an experiment; several ranks are started by torchrun."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
+    script = [str(ROOT / "trainer/offline_trainer.py"), "--train_config", str(path)]
+    command = [sys.executable, *(launcher if ranks > 1 else []), *script]
+    return command + [word for one in overrides for word in ("--set", one)]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
+
+
+def launch(path: Path, folder: Path, ranks: int, *overrides: str) -> str:
+    """Train in so many ranks and return what was said."""
+    command = training_command(path, ranks, f"train.save_dir={folder}", *overrides)
+    env = {**environment(), "NOTE": str(ranks)}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def wait_for_steps(run: Path, process: subprocess.Popen[str], steps: int) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        path = run / "metrics.jsonl"
+        if path.exists() and path.read_text().count("\n") >= steps:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"the run did not come to step {steps}: {process.communicate()[1]}")
 
 
 def long_run(config: dict[str, Any]) -> None:
@@ -44,13 +75,9 @@ class Run:
         self.process: subprocess.Popen[str] | None = None
 
     def start(self, *overrides: str) -> None:
-        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={self.ranks}"]
-        script = [str(ROOT / "trainer/offline_trainer.py"), "--train_config", str(self.path)]
-        command = [sys.executable, *(launcher if self.ranks > 1 else []), *script]
-        command += [word for one in overrides for word in ("--set", one)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
+        command = training_command(self.path, self.ranks, *overrides)
         self.process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            command, cwd=ROOT, env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
 
     def when(self, ready: Callable[[], bool]) -> None:

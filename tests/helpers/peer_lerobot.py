@@ -1,8 +1,9 @@
 """Compares what this project and lerobot make of the same datasets, bit by bit.
 
-Run it where lerobot is installed beside torch, with this repository and `policy_constructor` on PYTHONPATH:
+Run it where lerobot is installed beside torch, with this repository, `policy_constructor` and `tests` on
+PYTHONPATH:
 
-    python tests/data/peer_lerobot.py [folder of a dataset that lerobot wrote]
+    python -m helpers.peer_lerobot [folder of a dataset that lerobot wrote]
 
 It writes a dataset with `LeRobotWriter`, opens it with lerobot, and compares 1,000 random samples with
 windows, numbers bit by bit and frames within 1/255; then the same for the given dataset. Prints one JSON
@@ -19,8 +20,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from dataset_samples import moving_picture
 
+from helpers.dataset_samples import moving_picture
 from trainer.data.dataset import WindowedDataset
 from trainer.data.lerobot import LeRobotReader, LeRobotWriter
 from trainer.data.windows import Window
