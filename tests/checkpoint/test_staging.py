@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from trainer.checkpoint import staging as snapshot
 from trainer.checkpoint.staging import Copies, HostCopier, TornError, deployed_in_place
-from trainer.engine import snapshot
 
 WIDTH = 200  # a weight of 160 kB: more than is copied at once
 

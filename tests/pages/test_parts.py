@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainer.pages.parts import text
 from trainer.pages.parts.charts import linear_axis, lines_chart, log_axis
 from trainer.pages.parts.render import render_page
+from trainer.utils import text
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def user_message(error: BaseException) -> str | None:
     from trainer.config.errors import ConfigError, ConfigLoadError
     from trainer.config.loader import describe_yaml_error
     from trainer.data.errors import DatasetError
-    from trainer.engine.errors import TrainingFault
+    from trainer.utils.errors import TrainingFault
     from trainer.utils.files import disk_trouble
 
     if isinstance(error, ModelConfigError):
