@@ -26,8 +26,9 @@ PLUGIN = '''
 import hashlib, json, os, re, signal, sys, threading
 
 from experiment_training.components.trainer.imitation_learning.state_flow_matching import policy
-from trainer.engine.step import PolicyTrainer
+from trainer.engine.policy_trainer import PolicyTrainer
 from trainer.registry import TRAINER_REGISTRY
+from trainer.runtime import environment_rank
 
 NOTES = os.environ.get("KILLED_RUN_NOTES")
 RANK = int(os.environ.get("RANK", "0"))
@@ -41,15 +42,15 @@ class NotingTrainer(PolicyTrainer):
 
     policy_class = policy.StateFlowMatchingPolicy
 
-    def train_step(self, data, iterations, part=0):
+    def train_step(self, data, context):
         if NOTES:
             seen = hashlib.sha1(data["observation.state"].numpy().tobytes()).hexdigest()
-            note = [iterations, part, data["index"].tolist(), seen]
-            with open(f"{NOTES}/samples_{self.settings.rank}.jsonl", "a") as file:
+            note = [context.step, context.micro_batch, data["index"].tolist(), seen]
+            with open(f"{NOTES}/samples_{environment_rank()}.jsonl", "a") as file:
                 file.write(json.dumps(note) + "\\n")
-            with open(f"{NOTES}/process_{self.settings.rank}", "w") as file:
+            with open(f"{NOTES}/process_{environment_rank()}", "w") as file:
                 file.write(str(os.getpid()))
-        return super().train_step(data, iterations, part)
+        return super().train_step(data, context)
 
 
 class Aim:

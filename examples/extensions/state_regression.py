@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from trainer.engine.step import PolicyTrainer
+from trainer.engine.policy_trainer import register_policy
 from trainer.modeling.observations import encoder_arguments
-from trainer.registry import TRAINER_REGISTRY
-from trainer.utils.random import Random
+from trainer.templates import Context, Policy
 
 
-class StateRegressionPolicy(nn.Module):
+@register_policy("state_regression_trainer")
+class StateRegressionPolicy(Policy):
     """Predicts the mean action chunk.
 
     Args:
@@ -32,19 +32,12 @@ class StateRegressionPolicy(nn.Module):
         self.criterion = loss or nn.MSELoss()
         self.n_action_steps = n_action_steps
 
-    def loss(self, batch: dict[str, Tensor], random: Random) -> dict[str, Tensor]:
+    def loss(self, batch: dict[str, Tensor], context: Context) -> dict[str, Tensor]:
         """Return `total`."""
-        return {"total": self.criterion(self.predict_action(batch, random), batch["action"])}
+        return {"total": self.criterion(self.predict_action(batch, context), batch["action"])}
 
-    def predict_action(self, observation: dict[str, Tensor], random: Random) -> Tensor:
+    def predict_action(self, observation: dict[str, Tensor], context: Context) -> Tensor:
         """Return the chunk `(B, S, A)`; nothing is drawn."""
         encoder = self.components["observation_encoder"]
         chunk: Tensor = self.components["action_head"](encoder(**encoder_arguments(encoder, observation)))
         return chunk
-
-
-@TRAINER_REGISTRY.register("state_regression_trainer")
-class StateRegressionTrainer(PolicyTrainer):
-    """Trains `StateRegressionPolicy`."""
-
-    policy_class = StateRegressionPolicy

@@ -9,12 +9,12 @@ Put `examples.extensions.weight_norms` under `plugins` and this into the experim
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from trainer.modeling.prepare import unwrapped
 from trainer.registry import CALLBACK_REGISTRY
 from trainer.templates import Callback
 
@@ -39,21 +39,21 @@ class DistanceTravelled(Callback):
     def before_training(self, experiment: Any) -> None:
         """Keep the first weights; a run that is taken up brings them along."""
         if not self.start:
-            self.start = {name: _flat(module) for name, module in self._chosen(experiment)}
+            self.start = {name: _flat(state) for name, state in self._chosen(experiment)}
 
     def after_epoch(self, experiment: Any) -> dict[str, float]:
         """Measure."""
         distances = {
-            f"distance/{name}": float((_flat(module) - self.start[name]).norm())
-            for name, module in self._chosen(experiment)
+            f"distance/{name}": float((_flat(state) - self.start[name]).norm())
+            for name, state in self._chosen(experiment)
         }
         facts = {"step": experiment.progress.iteration, "epoch": experiment.progress.epoch}
         experiment.tracker.note(FILE, facts, distances)
         return distances
 
-    def _chosen(self, experiment: Any) -> list[tuple[str, torch.nn.Module]]:
+    def _chosen(self, experiment: Any) -> list[tuple[str, Mapping[str, Tensor]]]:
         wanted = self.components or list(experiment.optimizers)
-        return [(name, module) for name, module in unwrapped(experiment.models) if name in wanted]
+        return [(name, experiment.components[name].full_state()) for name in wanted]
 
     def state_dict(self) -> dict[str, Any]:
         """Return the first weights."""
@@ -64,5 +64,5 @@ class DistanceTravelled(Callback):
         self.start = state["start"]
 
 
-def _flat(module: torch.nn.Module) -> Tensor:
-    return torch.cat([p.detach().float().cpu().reshape(-1) for p in module.parameters()])
+def _flat(state: Mapping[str, Tensor]) -> Tensor:
+    return torch.cat([value.detach().float().cpu().reshape(-1) for value in state.values()])

@@ -43,8 +43,9 @@ import json, os
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from experiment_training.components.trainer.imitation_learning.state_flow_matching import policy
-from trainer.engine.step import PolicyTrainer
+from trainer.engine.policy_trainer import PolicyTrainer
 from trainer.registry import TRAINER_REGISTRY
+from trainer.runtime import environment_rank
 
 @TRAINER_REGISTRY.register("counting_trainer")
 class CountingTrainer(PolicyTrainer):
@@ -52,10 +53,10 @@ class CountingTrainer(PolicyTrainer):
 
     policy_class = policy.StateFlowMatchingPolicy
 
-    def __init__(self, models, optimizers, loss, device, settings, **params):
-        super().__init__(models, optimizers, loss, device, settings, **params)
+    def __init__(self, policy, update):
+        super().__init__(policy, update)
         self.sent = 0
-        for module in self.models.values():
+        for module in update.components.called.values():
             module.register_comm_hook(None, self.send)
 
     def send(self, state, bucket):
@@ -63,12 +64,12 @@ class CountingTrainer(PolicyTrainer):
         work = dist.all_reduce(bucket.buffer().div_(dist.get_world_size()), async_op=True)
         return work.get_future().then(lambda f: f.value()[0])
 
-    def train_step(self, data, iterations, part=0):
+    def train_step(self, data, context):
         before = self.sent
-        found = super().train_step(data, iterations, part)
-        if self.settings.rank == 0:
+        found = super().train_step(data, context)
+        if environment_rank() == 0:
             with open(os.path.join(os.path.dirname(__file__), "sent.jsonl"), "a") as file:
-                file.write(json.dumps([part, self.sent - before]) + "\\n")
+                file.write(json.dumps([context.micro_batch, self.sent - before]) + "\\n")
         return found
 '''
 
@@ -94,13 +95,14 @@ def test_among_ranks_gradients_travel_with_the_last_part_only(tiny_experiment: W
 
 OWN = """
 from trainer.registry import TRAINER_REGISTRY
+from trainer.runtime import environment_rank
 
 @TRAINER_REGISTRY.register("own_trainer")
 class OwnTrainer:
     def __init__(self, models, optimizers, loss, device):
         self.models, self.optimizers = models, optimizers
 
-    def train_step(self, data, iterations):
+    def train_step(self, data, context):
         return {"total": 0.0}
 """
 

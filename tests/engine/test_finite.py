@@ -14,16 +14,21 @@ from torch import nn
 
 from trainer.checkpoint.folder import read_manifest
 from trainer.engine.finite import FiniteUpdates, LossWatch, check_weights
-from trainer.engine.step import PolicyTrainer, StepSettings
+from trainer.engine.policy_trainer import PolicyTrainer
+from trainer.engine.update import Update, UpdateSettings
+from trainer.modeling.component import Component, Components
 from trainer.offline_trainer import train
+from trainer.runtime import Runtime
+from trainer.templates import Context, Objective
 from trainer.utils.errors import NonFiniteError
+from trainer.utils.random import RowRandom
 
 Write = Callable[..., Path]
 
 PLUGIN = '''
 import torch
 from experiment_training.components.trainer.imitation_learning.state_flow_matching import policy
-from trainer.engine.step import PolicyTrainer
+from trainer.engine.policy_trainer import PolicyTrainer
 from trainer.registry import TRAINER_REGISTRY
 
 @TRAINER_REGISTRY.register("spiky_trainer")
@@ -32,10 +37,10 @@ class SpikyTrainer(PolicyTrainer):
 
     policy_class = policy.StateFlowMatchingPolicy
 
-    def train_step(self, data, iterations):
-        if iterations == 14:
+    def train_step(self, data, context):
+        if context.step == 14:
             data = {**data, "action": data["action"] * float("nan")}
-        return super().train_step(data, iterations)
+        return super().train_step(data, context)
 '''
 
 
@@ -81,24 +86,20 @@ def test_half_precision_scales_the_loss_and_trains(tiny_experiment: Write) -> No
     assert lines[-1]["skipped"] == 0.0
     first, last = (np.mean([line["total"] for line in part]) for part in (lines[:5], lines[-5:]))
     assert last < first
-    state = torch.load(run / "epoch_4/training_state.pt", weights_only=True)["trainer"]["finite"]
+    state = torch.load(run / "epoch_4/training_state.pt", weights_only=True)["update"]["finite"]
     skipped = sum(line["skipped"] for line in lines)
     assert state["scale"].item() == 2.0 ** (16 - skipped)
 
 
-class Line(nn.Module):
+class Line(Objective):
     """A line; its loss is its value at x."""
 
     def __init__(self, components: nn.ModuleDict, loss: None = None) -> None:
         super().__init__()
         self.components = components
 
-    def loss(self, batch: dict[str, torch.Tensor], random: Any) -> dict[str, torch.Tensor]:
+    def loss(self, batch: dict[str, torch.Tensor], context: Context) -> dict[str, torch.Tensor]:
         return {"total": self.components["line"](batch["x"]).mean()}
-
-
-class LineTrainer(PolicyTrainer):
-    policy_class = Line
 
 
 @pytest.mark.parametrize("fused", [False, True])
@@ -107,13 +108,14 @@ def test_fused_and_other_optimizers_leave_the_same_updates_out(fused: bool) -> N
     models = nn.ModuleDict({"line": nn.Linear(2, 1), "spare": nn.Linear(1, 1)})
     start = {k: v.clone() for k, v in models.state_dict().items()}
     optimizers = {n: torch.optim.AdamW(m.parameters(), lr=0.1, fused=fused) for n, m in models.items()}
-    trainer = LineTrainer(
-        models, optimizers, None, torch.device("cpu"), StepSettings(non_finite="skip", gradient_clip_val=1.0)
-    )
-    bad = trainer.train_step({"x": torch.tensor([[1.0, float("inf")]])}, 0)
+    cpu = torch.device("cpu")
+    components = Components(Component(name, module, Runtime(cpu)) for name, module in models.items())
+    settings = UpdateSettings(non_finite="skip", gradient_clip_val=1.0)
+    trainer = PolicyTrainer(Line(models), Update(components, optimizers, settings, cpu))
+    bad = trainer.train_step({"x": torch.tensor([[1.0, float("inf")]])}, Context(RowRandom([0])))
     assert bad["skipped"] == 1
     assert all(torch.equal(v, start[k]) for k, v in models.state_dict().items())
-    good = trainer.train_step({"x": torch.tensor([[1.0, 2.0]])}, 1)
+    good = trainer.train_step({"x": torch.tensor([[1.0, 2.0]])}, Context(RowRandom([0]), step=1))
     assert good["skipped"] == 0
     assert not torch.equal(models["line"].weight, start["line.weight"])
     reference = nn.Linear(2, 1)

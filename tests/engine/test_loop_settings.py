@@ -122,7 +122,7 @@ def test_compiled_components_train_the_same_run(tiny_experiment: Write, tmp_path
 UNUSED = """
 import torch
 from experiment_training.components.trainer.imitation_learning.state_flow_matching import policy
-from trainer.engine.step import PolicyTrainer
+from trainer.engine.policy_trainer import PolicyTrainer
 from trainer.registry import TRAINER_REGISTRY
 
 class BlindPolicy(policy.StateFlowMatchingPolicy):

@@ -21,8 +21,9 @@ Write = Callable[..., Path]
 PLUGIN = '''
 import os
 from experiment_training.components.trainer.imitation_learning.state_flow_matching import policy
-from trainer.engine.step import PolicyTrainer
+from trainer.engine.policy_trainer import PolicyTrainer
 from trainer.registry import TRAINER_REGISTRY
+from trainer.runtime import environment_rank
 
 @TRAINER_REGISTRY.register("telling_trainer")
 class TellingTrainer(PolicyTrainer):
@@ -30,12 +31,12 @@ class TellingTrainer(PolicyTrainer):
 
     policy_class = policy.StateFlowMatchingPolicy
 
-    def train_step(self, data, iterations):
-        if iterations == 0:
-            path = os.path.join(os.path.dirname(__file__), f"process_{self.settings.rank}")
+    def train_step(self, data, context):
+        if context.step == 0:
+            path = os.path.join(os.path.dirname(__file__), f"process_{environment_rank()}")
             with open(path, "w") as file:
                 file.write(str(os.getpid()))
-        return super().train_step(data, iterations)
+        return super().train_step(data, context)
 '''
 
 

@@ -169,17 +169,18 @@ def test_a_killed_worker_is_started_again_and_the_run_is_the_same(
 
 FAILING = """
 from experiment_training.components.trainer.imitation_learning.state_flow_matching import policy
-from trainer.engine.step import PolicyTrainer
+from trainer.engine.policy_trainer import PolicyTrainer
 from trainer.registry import TRAINER_REGISTRY
+from trainer.runtime import environment_rank
 
 @TRAINER_REGISTRY.register("failing_trainer")
 class FailingTrainer(PolicyTrainer):
     policy_class = policy.StateFlowMatchingPolicy
 
-    def train_step(self, data, iterations):
-        if self.settings.rank == 1 and iterations == 3:
+    def train_step(self, data, context):
+        if environment_rank() == 1 and context.step == 3:
             raise RuntimeError("the gripper fell off")
-        return super().train_step(data, iterations)
+        return super().train_step(data, context)
 """
 
 

@@ -114,17 +114,17 @@ def test_a_second_signal_ends_a_run_at_once_and_harms_nothing(
 DAWDLING = """
 import time
 from experiment_training.components.trainer.imitation_learning.state_flow_matching import policy
-from trainer.engine.step import PolicyTrainer
+from trainer.engine.policy_trainer import PolicyTrainer
 from trainer.registry import TRAINER_REGISTRY
 
 @TRAINER_REGISTRY.register("dawdling_trainer")
 class DawdlingTrainer(PolicyTrainer):
     policy_class = policy.StateFlowMatchingPolicy
 
-    def train_step(self, data, iterations):
-        if iterations == 40:
+    def train_step(self, data, context):
+        if context.step == 40:
             time.sleep(3600)
-        return super().train_step(data, iterations)
+        return super().train_step(data, context)
 """
 
 

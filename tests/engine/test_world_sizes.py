@@ -16,8 +16,9 @@ from helpers.runs import ROOT, environment, launch, training_command
 PLUGIN = '''
 import json, os
 from experiment_training.components.trainer.imitation_learning.state_flow_matching import policy
-from trainer.engine.step import PolicyTrainer
+from trainer.engine.policy_trainer import PolicyTrainer
 from trainer.registry import TRAINER_REGISTRY
+from trainer.runtime import environment_rank
 
 @TRAINER_REGISTRY.register("noting_trainer")
 class NotingTrainer(PolicyTrainer):
@@ -25,11 +26,11 @@ class NotingTrainer(PolicyTrainer):
 
     policy_class = policy.StateFlowMatchingPolicy
 
-    def train_step(self, data, iterations):
-        name = f"samples_{os.environ['NOTE']}_{self.settings.rank}.jsonl"
+    def train_step(self, data, context):
+        name = f"samples_{os.environ['NOTE']}_{environment_rank()}.jsonl"
         with open(os.path.join(os.path.dirname(__file__), name), "a") as file:
             file.write(json.dumps(data["index"].tolist()) + "\\n")
-        return super().train_step(data, iterations)
+        return super().train_step(data, context)
 '''
 
 
@@ -84,8 +85,9 @@ def test_a_mistake_is_said_once_by_all_ranks_together(tiny_experiment: Callable[
 
 FAILING = '''
 from experiment_training.components.trainer.imitation_learning.state_flow_matching import policy
-from trainer.engine.step import PolicyTrainer
+from trainer.engine.policy_trainer import PolicyTrainer
 from trainer.registry import TRAINER_REGISTRY
+from trainer.runtime import environment_rank
 
 @TRAINER_REGISTRY.register("failing_trainer")
 class FailingTrainer(PolicyTrainer):
@@ -93,10 +95,10 @@ class FailingTrainer(PolicyTrainer):
 
     policy_class = policy.StateFlowMatchingPolicy
 
-    def train_step(self, data, iterations):
-        if self.settings.rank == 1 and iterations == 3:
+    def train_step(self, data, context):
+        if environment_rank() == 1 and context.step == 3:
             raise RuntimeError("the gripper fell off")
-        return super().train_step(data, iterations)
+        return super().train_step(data, context)
 '''
 
 
@@ -117,8 +119,9 @@ def test_a_rank_that_fails_ends_the_others_and_says_why(
 
 ODD_METRICS = '''
 from experiment_training.components.trainer.imitation_learning.state_flow_matching import policy
-from trainer.engine.step import PolicyTrainer
+from trainer.engine.policy_trainer import PolicyTrainer
 from trainer.registry import TRAINER_REGISTRY
+from trainer.runtime import environment_rank
 
 @TRAINER_REGISTRY.register("odd_trainer")
 class OddTrainer(PolicyTrainer):
@@ -126,9 +129,9 @@ class OddTrainer(PolicyTrainer):
 
     policy_class = policy.StateFlowMatchingPolicy
 
-    def train_step(self, data, iterations):
-        metrics = super().train_step(data, iterations)
-        if self.settings.rank == 1 and iterations == 2:
+    def train_step(self, data, context):
+        metrics = super().train_step(data, context)
+        if environment_rank() == 1 and context.step == 2:
             metrics["surprise"] = metrics["total"] * 1000
         return metrics
 '''

@@ -171,17 +171,17 @@ TRAINER = """
 import resource, time
 from pathlib import Path
 from experiment_training.components.trainer.imitation_learning.state_flow_matching import policy
-from trainer.engine.step import PolicyTrainer
+from trainer.engine.policy_trainer import PolicyTrainer
 from trainer.registry import TRAINER_REGISTRY
 
 @TRAINER_REGISTRY.register("faulty_trainer")
 class FaultyTrainer(PolicyTrainer):
     policy_class = policy.StateFlowMatchingPolicy
 
-    def train_step(self, data, iterations):
-        step = iterations
+    def train_step(self, data, context):
+        step = context.step
         {body}
-        return super().train_step(data, iterations)
+        return super().train_step(data, context)
 """
 
 

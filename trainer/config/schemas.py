@@ -195,6 +195,11 @@ class TrainConfig(Section):
     optimizer: ComponentSpec | None = Field(
         None, description="of every component that is not frozen and has none under `component_optims`"
     )
+    parallel: Literal["none", "ddp", "fsdp"] | None = Field(
+        None,
+        description="how ranks share a component: ddp (gradients are averaged; the default of several "
+        "ranks), fsdp (FSDP2: weights, gradients and optimizer states are sharded), none (one process)",
+    )
     gradient_clip_val: float | dict[str, float] | None = Field(
         None, description="largest gradient norm; for all components, or component → number"
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from model_constructor import without_pretrained_weights
 from torch import Tensor, nn
 
 from trainer.checkpoint.folder import CheckpointError, find_checkpoint, load_tensors, read_manifest
@@ -20,12 +23,14 @@ from trainer.data.stats_file import load_stats
 from trainer.modeling.factories import PolicyConstructorModelFactory
 from trainer.registry import LOSS_BUILDER_REGISTRY, TRAINER_REGISTRY, PluginError, load_plugins
 from trainer.runtime import select_device
+from trainer.templates import Context, Objective, Policy
 from trainer.utils.random import RowRandom
 
 STATS = "dataset_stats.pkl"
 CONFIG = "config.yaml"
 DATASET = "dataset.json"
 MODELS = "models"
+OWN_STATE = "policy_state.pt"
 
 
 class DeployedPolicy:
@@ -121,7 +126,7 @@ class DeployedPolicy:
         batch = self.normalizer.normalize(batch)
         observation = {k: v.to(self.device) for k, v in batch.items() if isinstance(v, Tensor)}
         observation = scale_images(observation)
-        chunk = self.policy.predict_action(observation, self._random)
+        chunk = self.policy.predict_action(observation, Context(self._random))
         return self.normalizer.denormalize(self.action_key, chunk.float().cpu()).numpy()
 
 
@@ -171,18 +176,22 @@ def load_policy(
         raise CheckpointError(f"{folder} needs a module that is not here: {error}") from error
     names = list(config["model"]["component_config_paths"])
     chosen = select_device(device)
-    models = build_models({n: folder / MODELS / f"{n}.yaml" for n in names})
+    models = build_models({n: folder / MODELS / f"{n}.yaml" for n in names}, pretrained=False)
     for name in names:
         load_component(models[name], folder / f"{name}.pt")
     models.requires_grad_(False).eval().to(chosen)
     trainer_spec = config["train"]["trainer"]
     trainer_class = TRAINER_REGISTRY.get(trainer_spec["type"])
     policy_class = getattr(trainer_class, "policy_class", None)
-    if policy_class is None:
-        raise CheckpointError(
-            f"trainer '{trainer_spec['type']}' names no policy_class, so {folder} cannot be used as a policy"
+    if policy_class is None or not issubclass(policy_class, Policy):
+        what = (
+            "names no policy_class" if policy_class is None else f"trains {policy_class.__name__}, no policy"
         )
-    policy = policy_class(models, build_loss(_loss_spec(config)), **trainer_spec.get("params", {}))
+        raise CheckpointError(f"trainer '{trainer_spec['type']}' {what}, so {folder} cannot act")
+    params = own_parameters(policy_class, trainer_spec.get("params", {}))
+    policy = policy_class(models, build_loss(_loss_spec(config)), **params).to(chosen).eval()
+    if (folder / OWN_STATE).exists():
+        load_own_state(policy, models, load_tensors(folder / OWN_STATE))
     stats = load_stats(folder / STATS) if (folder / STATS).exists() else {}
     normalizer = Normalizer(stats, config["data"]["normalization"]).for_dataset(dataset)
     own_windows = {one["name"]: one["windows"] for one in facts.get("datasets", ())}
@@ -208,11 +217,48 @@ def _loss_spec(config: Mapping[str, Any]) -> ComponentSpec | None:
     return None if spec is None else ComponentSpec.model_validate(spec)
 
 
-def build_models(paths: Mapping[str, Path]) -> nn.ModuleDict:
-    """Build the components of a policy, in the order of `paths`."""
-    built = PolicyConstructorModelFactory().build(dict(paths))
+def build_models(paths: Mapping[str, Path], pretrained: bool = True) -> nn.ModuleDict:
+    """Build the components of a policy, in the order of `paths`.
+
+    Args:
+        paths: component → model YAML.
+        pretrained: read the weights of others that the YAMLs name; in vain where all weights are loaded next.
+    """
+    if not paths:
+        return nn.ModuleDict()
+    with contextlib.nullcontext() if pretrained else without_pretrained_weights():
+        built = PolicyConstructorModelFactory().build(dict(paths))
     assert isinstance(built, dict)
     return nn.ModuleDict(built)
+
+
+def own_parameters(policy_class: type[Objective], params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of `train.trainer.params` that the policy takes; the others are the trainer's."""
+    accepted = inspect.signature(policy_class).parameters
+    return {name: value for name, value in params.items() if name in accepted}
+
+
+def own_state(policy: Objective, models: nn.ModuleDict) -> dict[str, Tensor]:
+    """Return the live parameters and buffers that a policy, its loss included, has beside its components."""
+    of_components = {id(t) for t in (*models.parameters(), *models.buffers())}
+    return {k: v for k, v in policy.state_dict(keep_vars=True).items() if id(v) not in of_components}
+
+
+def load_own_state(policy: Objective, models: nn.ModuleDict, state: Mapping[str, Tensor]) -> None:
+    """Take up what `own_state` returned.
+
+    Raises:
+        CheckpointError: the policy has other parameters and buffers of its own.
+    """
+    own = own_state(policy, models)
+    if own.keys() != state.keys() or any(own[k].shape != state[k].shape for k in own):
+        raise CheckpointError(
+            f"the policy's own state is {', '.join(sorted(own)) or 'nothing'}, but the checkpoint has "
+            f"{', '.join(sorted(state)) or 'nothing'}, or other shapes"
+        )
+    with torch.no_grad():
+        for name, value in own.items():
+            value.copy_(state[name])
 
 
 def build_loss(spec: ComponentSpec | None) -> nn.Module | None:

@@ -10,7 +10,6 @@ from typing import Any
 
 import click
 import torch
-from torch import nn
 
 from trainer.checkpoint.writer import CheckpointWriter
 from trainer.config.loader import ConfigPath
@@ -27,6 +26,8 @@ from trainer.deployment.robot_policy import (
     build_loss,
     build_models,
     load_component,
+    own_parameters,
+    own_state,
 )
 from trainer.engine.experiment import Experiment
 from trainer.engine.preflight import Plan, dataset_facts, refusal
@@ -40,21 +41,14 @@ from trainer.engine.run_folder import (
     write_run_facts,
     write_yaml,
 )
-from trainer.engine.step import StepSettings
 from trainer.engine.tracking import EVALUATIONS, METRICS, VALIDATIONS, Tracker, forget_from
+from trainer.engine.update import Update, UpdateSettings
 from trainer.engine.validation import Validation
-from trainer.modeling.prepare import (
-    compile_trained,
-    count_parameters,
-    freeze,
-    init_weights,
-    is_trainable,
-    unwrapped,
-    wrap,
-)
+from trainer.modeling.component import Component, Components
+from trainer.modeling.initialize import count_parameters, freeze, init_weights
 from trainer.registry import OPTIMIZER_BUILDER_REGISTRY, TRAINER_REGISTRY
 from trainer.runtime import Runtime
-from trainer.templates import Callback, RunIdentity
+from trainer.templates import Callback, Objective, RunIdentity
 from trainer.utils.errors import TrainingFault
 from trainer.utils.files import write_json
 from trainer.utils.seed import kept_random_state, set_global_seed
@@ -87,15 +81,18 @@ def assemble(plan: Plan, runtime: Runtime, callbacks: Sequence[Callback] = ()) -
             f"{resumed.name if resumed else 'nothing'}: {run} must be the same folder for all ranks"
         )
     set_global_seed(config.seed, config.deterministic)
-    models = _build_models(plan, runtime)
+    components = _build_components(plan, runtime, pretrained=resumed is None)
     total_steps = config.total_steps(loader.steps_per_epoch)
-    optimizers = _build_optimizers(plan, models, total_steps)
-    trainer = _build_trainer(plan, runtime, models, optimizers)
+    optimizers = _build_optimizers(plan, components, total_steps)
+    update = Update(components, optimizers, _update_settings(config, runtime), runtime.device)
+    policy = _build_policy(plan, runtime, components)
+    trainer = _build_trainer(plan, runtime, components, update, policy)
     set_global_seed(config.run_seed + runtime.rank, config.deterministic)
     facts = dataset_facts(plan.dataset)
-    _rehearse(plan, trainer, loader, facts, runtime)
+    if policy is not None:
+        _rehearse(plan, policy, components, loader, facts, runtime)
     if config.train.compile.enabled:
-        compile_trained(models, config.train.compile.backend, config.train.compile.mode)
+        components.compile(config.train.compile.backend, config.train.compile.mode)
     validation, held_out = _build_validation(plan, runtime)
     experiment = Experiment(
         config=config,
@@ -103,7 +100,9 @@ def assemble(plan: Plan, runtime: Runtime, callbacks: Sequence[Callback] = ()) -
         run=run,
         project=project_folder(plan.located.path),
         trainer=trainer,
-        models=models,
+        policy=policy,
+        components=components,
+        update=update,
         optimizers=optimizers,
         loader=loader,
         normalizer=plan.normalizer,
@@ -130,14 +129,16 @@ def assemble(plan: Plan, runtime: Runtime, callbacks: Sequence[Callback] = ()) -
 
 
 def _rehearse(
-    plan: Plan, trainer: Any, loader: BatchLoader, facts: Mapping[str, Any], runtime: Runtime
+    plan: Plan,
+    policy: Objective,
+    components: Components,
+    loader: BatchLoader,
+    facts: Mapping[str, Any],
+    runtime: Runtime,
 ) -> None:
     """Try the policy on two samples; what does not fit is a mistake in the configuration."""
-    policy = getattr(trainer, "policy", None)
-    if policy is None:
-        return
     try:
-        rehearse(policy, trainer.models, loader, facts, runtime)
+        rehearse(policy, components.called, loader, facts, runtime)
     except (ValueError, RuntimeError, TypeError, KeyError, IndexError) as error:
         message = f"the first forward pass fails: {explain(error)}"
         raise refusal(plan.located, ("train", "trainer"), message) from error
@@ -162,12 +163,19 @@ def _build_loader(plan: Plan, runtime: Runtime) -> BatchLoader:
     )
 
 
-def _build_models(plan: Plan, runtime: Runtime) -> nn.ModuleDict:
-    """Build, load or initialise, freeze, move and wrap each component, in the order of the configuration."""
+def _build_components(plan: Plan, runtime: Runtime, pretrained: bool) -> Components:
+    """Build, load or initialise, freeze and distribute each component, in the order of the configuration.
+
+    Args:
+        plan: the checked experiment.
+        runtime: this rank.
+        pretrained: read the weights of others; in vain where a checkpoint brings all weights.
+    """
     config = plan.config
-    built = build_models(plan.component_paths)
     source = _load_folder(plan)
-    models = {}
+    built = build_models(plan.component_paths, pretrained and source is None)
+    parallel = config.train.parallel or ("ddp" if runtime.distributed else "none")
+    components, issues = [], Issues(plan.located)
     for name, module in built.items():
         flags = config.model.component_build_args.get(name)
         if source is not None:
@@ -176,8 +184,13 @@ def _build_models(plan: Plan, runtime: Runtime) -> nn.ModuleDict:
             init_weights(module)
         if name not in config.optimizers:
             freeze(module)
-        models[name] = wrap(module, runtime, config.model.find_unused_parameters)
-    return nn.ModuleDict(models)
+        try:
+            unused = config.model.find_unused_parameters
+            components.append(Component(name, module, runtime, parallel, unused))
+        except ValueError as error:
+            issues.add(("model", "component_config_paths", name), str(error))
+    issues.raise_if_any()
+    return Components(components)
 
 
 def _load_folder(plan: Plan) -> Path | None:
@@ -186,52 +199,83 @@ def _load_folder(plan: Plan) -> Path | None:
 
 
 def _build_optimizers(
-    plan: Plan, models: nn.ModuleDict, total_steps: int
+    plan: Plan, components: Components, total_steps: int
 ) -> dict[str, torch.optim.Optimizer]:
     """Build the optimizer of every component that has one and something to train."""
     optimizers, issues = {}, Issues(plan.located)
     path: ConfigPath
     for name, (path, spec) in plan.config.optimizers.items():
-        if not is_trainable(models[name]):
+        if not components[name].trained:
             continue
         builder: Any = OPTIMIZER_BUILDER_REGISTRY.get(spec.type)
         try:
             factory = builder(**plan.params[path])
             takes_steps = "total_steps" in inspect.signature(factory.build).parameters
             extra = {"total_steps": total_steps} if takes_steps else {}
-            optimizers[name] = factory.build(list(models[name].parameters()), **extra)
+            optimizers[name] = factory.build(list(components[name].module.parameters()), **extra)
         except ValueError as error:
             issues.add((*path, "params"), str(error))
     issues.raise_if_any()
     return optimizers
 
 
+def _update_settings(config: ExperimentConfig, runtime: Runtime) -> UpdateSettings:
+    train = config.train
+    return UpdateSettings(
+        gradient_clip_val=train.gradient_clip_val,
+        clip_globally=train.gradient_clip_scope == "global",
+        non_finite=_non_finite(train.non_finite, runtime.precision),
+        ema_decay=train.ema.decay if train.ema.enabled else None,
+    )
+
+
+def _build_policy(plan: Plan, runtime: Runtime, components: Components) -> Objective | None:
+    """Build the policy that the trainer's class names, if it names one."""
+    trainer_class = TRAINER_REGISTRY.get(plan.config.train.trainer.type)
+    policy_class = getattr(trainer_class, "policy_class", None)
+    if policy_class is None:
+        return None
+    path: ConfigPath = ("train", "trainer")
+    if not issubclass(policy_class, Objective):
+        message = f"{policy_class.__name__} is no trainer.templates.Policy or Objective; derive it from one"
+        raise refusal(plan.located, path, message)
+    params = own_parameters(policy_class, plan.params.get(path, {}))
+    try:
+        policy: Objective = policy_class(components.called, build_loss(plan.config.train.loss), **params)
+    except ValueError as error:
+        raise refusal(plan.located, path, str(error)) from error
+    policy.to(runtime.device)
+    own = own_state(policy, components.called)
+    trained = [name for name, value in own.items() if value.requires_grad]
+    if trained:
+        message = (
+            f"{policy_class.__name__} has trainable parameters of its own ({', '.join(trained)}), but "
+            "optimizers train components: make them one, or buffers"
+        )
+        raise refusal(plan.located, path, message)
+    return policy
+
+
 def _build_trainer(
-    plan: Plan, runtime: Runtime, models: nn.ModuleDict, optimizers: dict[str, torch.optim.Optimizer]
+    plan: Plan, runtime: Runtime, components: Components, update: Update, policy: Objective | None
 ) -> Any:
     """Build the trainer with whatever of the framework's arguments its signature names."""
     config = plan.config
     cls: Any = TRAINER_REGISTRY.get(config.train.trainer.type)
-    settings = StepSettings(
-        seed=config.run_seed,
-        rank=runtime.rank,
-        world_size=runtime.world_size,
-        parts=config.train.accumulate_grad_batches,
-        gradient_clip_val=config.train.gradient_clip_val,
-        clip_globally=config.train.gradient_clip_scope == "global",
-        non_finite=_non_finite(config.train.non_finite, runtime.precision),
-        ema_decay=config.train.ema.decay if config.train.ema.enabled else None,
-    )
-    offered = {
-        "models": models,
-        "optimizers": optimizers,
-        "loss": build_loss(config.train.loss),
-        "device": runtime.device,
-        "settings": settings,
-    }
     accepted = inspect.signature(cls).parameters
+    offered: dict[str, Any] = {
+        "models": components.called,
+        "optimizers": update.optimizers,
+        "device": runtime.device,
+        "update": update,
+        "policy": policy,
+    }
+    if "loss" in accepted:
+        offered["loss"] = build_loss(config.train.loss)
     arguments = {name: value for name, value in offered.items() if name in accepted}
     params = plan.params.get(("train", "trainer"), {})
+    if policy is not None:
+        params = {name: value for name, value in params.items() if name in accepted}
     try:
         return cls(**arguments, **params)
     except ValueError as error:
@@ -270,8 +314,8 @@ def _write_run_folder(plan: Plan, experiment: Experiment, total_steps: int) -> N
     if plan.norm_stats:
         save_stats(run / STATS, plan.norm_stats)
     components = []
-    for name, module in unwrapped(experiment.models):
-        total, trained = count_parameters(module)
+    for name, component in experiment.components.items():
+        total, trained = count_parameters(component.module)
         optimizer = config.optimizers.get(name)
         components.append(
             {

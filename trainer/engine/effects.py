@@ -75,17 +75,17 @@ def _check_trainer_takes(issues: Issues, config: ExperimentConfig, cls: Any) -> 
     """A trainer of the user's own may not know what the step skeleton does."""
     train, kind = config.train, config.train.trainer.type
     accepted = inspect.signature(cls).parameters
-    if "settings" not in accepted and not any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
+    if "update" not in accepted and not any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
         asked = {
             "ema": train.ema.enabled,
             "gradient_clip_val": train.gradient_clip_val is not None,
             "non_finite": train.non_finite != "auto",
         }
         for name in (n for n, on in asked.items() if on):
-            _no_effect(issues, ("train", name), f"trainer '{kind}' takes no `settings`")
+            _no_effect(issues, ("train", name), f"trainer '{kind}' takes no `update`")
     taken = inspect.signature(cls.train_step).parameters
-    if train.accumulate_grad_batches > 1 and "part" not in taken:
-        message = f"the train_step of trainer '{kind}' takes no `part`"
+    if train.accumulate_grad_batches > 1 and "context" not in taken:
+        message = f"the train_step of trainer '{kind}' takes no `context`"
         _no_effect(issues, ("train", "accumulate_grad_batches"), message)
 
 

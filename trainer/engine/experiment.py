@@ -19,12 +19,22 @@ from trainer.config.schemas import ExperimentConfig
 from trainer.data.augmentation import Augmentation
 from trainer.data.loader import BatchLoader
 from trainer.data.normalization import Normalizer
-from trainer.deployment.robot_policy import MODELS, DeployedPolicy, build_loss, build_models
+from trainer.deployment.robot_policy import (
+    MODELS,
+    DeployedPolicy,
+    build_loss,
+    build_models,
+    load_own_state,
+    own_parameters,
+    own_state,
+)
 from trainer.engine.saving import Saving
 from trainer.engine.tracking import Tracker
+from trainer.engine.update import Update
+from trainer.modeling.component import Components
 from trainer.runtime import Runtime
-from trainer.templates import Callback
-from trainer.utils.random import AUGMENTATION, SampleRandom
+from trainer.templates import Callback, Context, Objective, Policy
+from trainer.utils.random import AUGMENTATION, POLICY, SampleRandom
 
 
 @dataclass
@@ -54,7 +64,9 @@ class Experiment:
     run: Path
     project: Path
     trainer: Any
-    models: nn.ModuleDict
+    policy: Objective | None
+    components: Components
+    update: Update
     optimizers: dict[str, torch.optim.Optimizer]
     loader: BatchLoader
     normalizer: Normalizer
@@ -69,6 +81,7 @@ class Experiment:
     progress: Progress = field(default_factory=Progress)
     scores: dict[str, float] = field(default_factory=dict)
     stop_reason: str | None = None
+    _deployed: tuple[nn.ModuleDict, Objective] | None = None
 
     @property
     def total_steps(self) -> int:
@@ -85,56 +98,94 @@ class Experiment:
         """Whether the run has come to its end."""
         return self.progress.iteration >= self.total_steps or self.stop_reason is not None
 
-    def step_arguments(self, part: int = 0) -> dict[str, Any]:
-        """Return what `train_step` accepts of `epoch, total_epochs, iterations, part, stats`."""
-        offered = {
-            "epoch": self.progress.epoch,
-            "total_epochs": self.total_epochs,
-            "iterations": self.progress.iteration,
-            "part": part,
-            "stats": self.stats,
-        }
+    @property
+    def models(self) -> nn.ModuleDict:
+        """Component → what policies call."""
+        return self.components.called
+
+    def step_arguments(self, micro_batch: int = 0) -> dict[str, Any]:
+        """Return what `train_step` accepts of `epoch, total_epochs, iterations, stats, context`."""
         accepted = self._step_parameters
-        if any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
-            return offered
-        return {name: value for name, value in offered.items() if name in accepted}
+        offered: dict[str, Callable[[], Any]] = {
+            "epoch": lambda: self.progress.epoch,
+            "total_epochs": lambda: self.total_epochs,
+            "iterations": lambda: self.progress.iteration,
+            "stats": lambda: self.stats,
+            "context": lambda: self.context(micro_batch),
+        }
+        return {name: value() for name, value in offered.items() if name in accepted}
+
+    def context(self, micro_batch: int = 0) -> Context:
+        """Return what the policy may know of the coming step."""
+        return Context(
+            self._random(micro_batch, POLICY),
+            training=True,
+            step=self.progress.iteration,
+            total_steps=self.total_steps,
+            epoch=self.progress.epoch,
+            micro_batch=micro_batch,
+            micro_batches=self.loader.parts,
+        )
+
+    def _random(self, micro_batch: int, stream: int) -> SampleRandom:
+        """Return the numbers of this rank's samples: micro-batches are ranks in time."""
+        ranks = self.runtime.world_size
+        place = (micro_batch * ranks + self.runtime.rank, self.loader.parts * ranks)
+        seed, step = self.config.run_seed, self.progress.iteration
+        return SampleRandom(seed, step, *place, self.runtime.device, stream=stream)
 
     @functools.cached_property
-    def _step_parameters(self) -> Mapping[str, inspect.Parameter]:
+    def _step_parameters(self) -> frozenset[str]:
         """What `train_step` takes; looked up once, since it is asked for at every step."""
-        return inspect.signature(self.trainer.train_step).parameters
+        accepted = inspect.signature(self.trainer.train_step).parameters
+        if any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
+            return frozenset({"epoch", "total_epochs", "iterations", "stats", "context"})
+        return frozenset(accepted)
 
-    def augmented(self, batch: dict[str, Any], part: int = 0) -> dict[str, Any]:
+    def augmented(self, batch: dict[str, Any], micro_batch: int = 0) -> dict[str, Any]:
         """Return a batch of the coming update with its random changes, which only training sees."""
         if self.augmentation is None:
             return batch
-        runtime, parts = self.runtime, self.loader.parts
-        rank = part * runtime.world_size + runtime.rank
-        place = (rank, parts * runtime.world_size, runtime.device)
-        random = SampleRandom(self.config.run_seed, self.progress.iteration, *place, stream=AUGMENTATION)
-        return self.augmentation(batch, random)
+        return self.augmentation(batch, self._random(micro_batch, AUGMENTATION))
 
-    def deployed_policy(self) -> DeployedPolicy | None:
-        """Return the policy as it would be on a robot now; None where the trainer names no policy class."""
-        policy_class = getattr(type(self.trainer), "policy_class", None)
-        if policy_class is None:
+    def deployed_objective(self) -> Objective | None:
+        """Return the policy with the weights that would be deployed now; all ranks meet.
+
+        It is one copy, made when it is first asked for and refreshed in place; frozen components are shared
+        with the training. None where the trainer names no policy class.
+        """
+        if self.policy is None:
             return None
-        models = build_models({n: self.run / MODELS / f"{n}.yaml" for n in self.models})
-        for name, state in self.weights_to_deploy().items():
+        if self._deployed is None:
+            self._deployed = self._deployed_copy(type(self.policy))
+        models, policy = self._deployed
+        for name, state in self.saving.weights_to_deploy().items():
             models[name].load_state_dict(state)
+        load_own_state(policy, models, own_state(self.policy, self.models))
+        return policy
+
+    def _deployed_copy(self, policy_class: type[Objective]) -> tuple[nn.ModuleDict, Objective]:
+        trained = {n: self.run / MODELS / f"{n}.yaml" for n, c in self.components.items() if c.trained}
+        built = build_models(trained, pretrained=False)
+        models = nn.ModuleDict({n: built[n] if c.trained else c.module for n, c in self.components.items()})
         models.requires_grad_(False).eval().to(self.runtime.device)
         spec = self.config.train
-        policy = policy_class(models, build_loss(spec.loss), **spec.trainer.params)
+        policy = policy_class(
+            models, build_loss(spec.loss), **own_parameters(policy_class, spec.trainer.params)
+        )
+        return models, policy.to(self.runtime.device).eval()
+
+    def deployed_policy(self) -> DeployedPolicy | None:
+        """Return the policy as it would be on a robot now; None where nothing acts. All ranks meet."""
+        policy = self.deployed_objective()
+        if not isinstance(policy, Policy):
+            return None
         return DeployedPolicy(policy, self.normalizer.for_dataset(), self.windows, self.runtime.device)
 
     @functools.cached_property
     def saving(self) -> Saving:
         """How this experiment is saved and taken up again."""
         return Saving(self)
-
-    def weights_to_deploy(self) -> dict[str, dict[str, Any]]:
-        """Return component → a copy on the host of what to use on a robot: the average where there is one."""
-        return self.saving.weights_to_deploy()
 
     def save(self) -> str:
         """Have the run written in the background as it is now; every rank takes part.

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from trainer.engine.experiment import Experiment
-from trainer.modeling.prepare import unwrapped
 from trainer.utils.errors import TrainingFault
 
 
@@ -24,9 +23,11 @@ class Faults:
 
     Attributes:
         batch: the batch that is being trained on.
+        gradients_seen: whether it was looked at which parameters get gradients.
     """
 
     batch: Mapping[str, Any] = field(default_factory=dict)
+    gradients_seen: bool = False
 
 
 @contextlib.contextmanager
@@ -111,9 +112,8 @@ def check_gradients_came(e: Experiment) -> None:
     """
     without: dict[str, list[str]] = {}
     any_came = False
-    for name, module in unwrapped(e.models):
-        if name not in e.optimizers:
-            continue
+    for name in e.optimizers:
+        module = e.components[name].module
         trained = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
         missing = [n for n, p in trained if p.grad is None]
         any_came = any_came or len(missing) < len(trained)

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from trainer.modeling.component import Component, is_sharded, local, on_any_rank
 from trainer.utils.errors import NonFiniteError
 
 SKIPPED = "skipped"
@@ -44,16 +45,17 @@ class FiniteUpdates:
         """Take the scale out of the gradients and return 1 where the update must be left out, else 0."""
         if not gradients:
             return torch.zeros_like(self.scale)
+        shares = [local(gradient) for gradient in gradients]
         if self.scaled:
-            torch._foreach_mul_(list(gradients), 1 / self.scale)
-        norms = torch.stack([norm.float() for norm in torch._foreach_norm(list(gradients))])
-        return (~norms.isfinite().all()).to(self.scale.dtype)
+            torch._foreach_mul_(shares, 1 / self.scale)
+        norms = torch.stack([norm.float() for norm in torch._foreach_norm(shares)])
+        return on_any_rank((~norms.isfinite().all()).to(self.scale.dtype), gradients)
 
     def step(self, optimizers: Iterable[torch.optim.Optimizer], skipped: Tensor) -> None:
         """Make the update, or leave it out, and move the scale on."""
         on_host: bool | None = None
         for optimizer in optimizers:
-            if getattr(optimizer, "_step_supports_amp_scaling", False):
+            if getattr(optimizer, "_step_supports_amp_scaling", False) and not is_sharded(optimizer):
                 optimizer.grad_scale, optimizer.found_inf = None, skipped  # type: ignore[attr-defined]
                 optimizer.step()
                 del optimizer.grad_scale, optimizer.found_inf  # type: ignore[attr-defined]
@@ -116,7 +118,7 @@ class LossWatch:
 
 
 def check_weights(
-    models: Mapping[str, nn.Module], averages: Mapping[str, Mapping[str, Tensor]], step: int
+    components: Mapping[str, Component], averages: Mapping[str, Mapping[str, Tensor]], step: int
 ) -> None:
     """Make sure that a moment is worth saving; this waits for the device once.
 
@@ -124,7 +126,7 @@ def check_weights(
     masks.
 
     Args:
-        models: component → module.
+        components: of the policy.
         averages: component → averaged state.
         step: number of updates so far.
 
@@ -133,10 +135,11 @@ def check_weights(
     """
     names: list[str] = []
     sound: list[Tensor] = []
-    for name, module in models.items():
+    for name, component in components.items():
+        module = component.module
         with torch.no_grad():
             parts: dict[str, list[Tensor]] = {
-                "weights": [p for p in module.parameters() if p.is_floating_point()],
+                "weights": [local(p) for p in module.parameters() if p.is_floating_point()],
                 "averaged weights": [t for t in averages.get(name, {}).values() if t.is_floating_point()],
             }
             for what, tensors in parts.items():
@@ -150,8 +153,10 @@ def check_weights(
                 sound.append(~torch.stack([b.isnan().any() for b in buffers]).any())
     if not sound:
         return
-    verdicts = torch.stack(sound).tolist()
-    broken = [name for name, good in zip(names, verdicts, strict=True) if not good]
+    broken_flags = (~torch.stack(sound)).float()
+    weights = [p for component in components.values() for p in component.module.parameters()]
+    verdicts = on_any_rank(broken_flags, weights).tolist()
+    broken = [name for name, flag in zip(names, verdicts, strict=True) if flag]
     if broken:
         raise NonFiniteError(
             f"after {step} updates {' and '.join(broken)} are not finite, so they are not saved; the last "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -36,7 +35,7 @@ def fit(experiment: Experiment) -> None:
     e = experiment
     started, begun = time.perf_counter(), e.progress.iteration
     ended = e.runtime.from_main(read_run_facts(e.run).get("finished"))
-    watch = LossWatch(skipping=getattr(e.trainer, "finite", None) is not None)
+    watch = LossWatch(skipping=e.update.finite is not None)
     # A loader worker that is killed makes itself felt anywhere in this thread, not only where batches come.
     with explained_faults(e) as faults, _bar(e) as bar, StopRequest() as stop:
         with kept_random_state():
@@ -81,7 +80,6 @@ def _updates(e: Experiment, faults: Faults) -> Iterator[Mapping[str, Any]]:
     """Make the updates that are left of this epoch and of the run, and yield the metrics of each."""
     per_epoch = e.loader.steps_per_epoch
     done = e.progress.iteration - e.progress.epoch * per_epoch
-    first = True
     batches = e.loader.epoch(e.progress.epoch, start_step=done)
     for _ in range(min(per_epoch - done, e.total_steps - e.progress.iteration)):
         parts = []
@@ -94,9 +92,9 @@ def _updates(e: Experiment, faults: Faults) -> Iterator[Mapping[str, Any]]:
             if e.batch_metrics is not None:
                 metrics = {**metrics, **e.batch_metrics(batch)}
             parts.append(metrics)
-        if first:
+        if not faults.gradients_seen:
             check_gradients_came(e)
-            first = False
+            faults.gradients_seen = True
         yield parts[0] if len(parts) == 1 else _mean(parts)
 
 
@@ -181,9 +179,6 @@ class Pace:
         self.every = experiment.config.train.log_every_n_steps
         self.samples = experiment.samples_per_update
         self.restart()
-        # Objects that live as long as the run are not worth looking at in every collection.
-        gc.collect()
-        gc.freeze()
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from trainer.registry import METRIC_REGISTRY
-from trainer.templates.policy import Policy
-from trainer.utils.random import Random
+from trainer.templates import Context, Policy
 
 
 @METRIC_REGISTRY.register("action_error")
@@ -32,11 +31,11 @@ class ActionError:
         self.norm = norm
         self.steps = steps
 
-    def measure(self, policy: Policy, batch: dict[str, Tensor], random: Random) -> Tensor:
+    def measure(self, policy: Policy, batch: dict[str, Tensor], context: Context) -> Tensor:
         """Return the error of each sample, `(B,)`."""
         wanted = batch["action"]
         nowhere = torch.zeros(wanted.shape[:2], dtype=torch.bool, device=wanted.device)
-        error = policy.predict_action(batch, random).float() - wanted
+        error = policy.predict_action(batch, context).float() - wanted
         error = (error.abs() if self.norm == "l1" else error.square()).mean(-1)[:, : self.steps]
         counted = (~batch.get("action_is_pad", nowhere))[:, : self.steps]
         return (error * counted).sum(1) / counted.sum(1)

@@ -38,7 +38,7 @@ from trainer.runtime import select_device
 from trainer.templates import Callback, Logger, Metric
 
 RESERVED_ARGUMENTS = frozenset(
-    {"models", "components", "optimizers", "loss", "device", "settings", "opt_params", "params"}
+    {"models", "components", "optimizers", "loss", "device", "policy", "update", "opt_params", "params"}
 )
 _SEVERAL: Mapping[str, Registry[Any]] = {
     "callbacks": CALLBACK_REGISTRY,

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from trainer.data.loader import BatchLoader
 from trainer.runtime import Runtime
+from trainer.templates import Context, Objective, Policy
 from trainer.utils.random import RowRandom
 from trainer.utils.seed import kept_random_state
 
@@ -18,9 +19,9 @@ SAMPLES = 2
 
 
 def rehearse(
-    policy: Any, models: nn.ModuleDict, loader: BatchLoader, facts: Mapping[str, Any], runtime: Runtime
+    policy: Objective, models: nn.ModuleDict, loader: BatchLoader, facts: Mapping[str, Any], runtime: Runtime
 ) -> None:
-    """Ask a policy for its loss and for an action chunk on two samples; nothing of the run changes.
+    """Ask for the loss on two samples, and for an action chunk of a policy; nothing of the run changes.
 
     Every rank takes part. Generators, modes and gradients are afterwards as they were before.
 
@@ -40,15 +41,16 @@ def rehearse(
         models.eval()
         with kept_random_state(), torch.no_grad(), runtime.autocast():
             batch = loader.sample(np.arange(SAMPLES))
-            draws = RowRandom(range(SAMPLES), runtime.device)
-            losses = policy.loss(batch, draws)
-            chunk = policy.predict_action(batch, draws)
+            context = Context(RowRandom(range(SAMPLES), runtime.device))
+            losses = policy.loss(batch, context)
+            chunk = policy.predict_action(batch, context) if isinstance(policy, Policy) else None
     finally:
         for module, training in modes:
             module.training = training
     if not isinstance(losses, Mapping) or "total" not in losses:
         raise ValueError("the policy's loss returns no 'total', so there is nothing to train")
-    _check_chunk(chunk, policy, facts)
+    if chunk is not None:
+        _check_chunk(chunk, policy, facts)
 
 
 def _check_chunk(chunk: Tensor, policy: Any, facts: Mapping[str, Any]) -> None:

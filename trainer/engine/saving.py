@@ -4,33 +4,38 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainer.checkpoint.folder import (
     BEST,
     MANIFEST,
     TRAINING_STATE,
     Snapshot,
-    Unchanged,
     load_tensors,
     read_pointer,
     to_host,
 )
-from trainer.checkpoint.staging import Copies, HostCopier, deployed_in_place
-from trainer.deployment.robot_policy import CONFIG, DATASET, MODELS, STATS, load_component
-from trainer.engine.ema import WeightAverage
+from trainer.checkpoint.staging import deployed_in_place
+from trainer.deployment.robot_policy import (
+    CONFIG,
+    DATASET,
+    MODELS,
+    OWN_STATE,
+    STATS,
+    load_component,
+    load_own_state,
+    own_state,
+)
 from trainer.engine.finite import check_weights
 from trainer.engine.resume import is_in, set_aside_later
-from trainer.engine.step import PolicyTrainer
 from trainer.engine.tracking import EVALUATIONS, METRICS, VALIDATIONS
-from trainer.modeling.prepare import is_trainable, unwrapped
+from trainer.modeling.component import full_optimizer_state, load_optimizer_state
 from trainer.utils.seed import random_state, restore_random_state, set_global_seed
 from trainer.utils.versions import library_versions
 
@@ -44,45 +49,15 @@ RECORDS = (METRICS, VALIDATIONS, EVALUATIONS)
 class Saving:
     """Saves an experiment and takes it up again.
 
-    With a `PolicyTrainer`, weights, optimizer states and averages change in updates only and are copied while
-    the next batch is computed; what a trainer of another kind changes, and when, is not known, so everything
-    is copied at once. So is what may change before an update, such as the statistics of batch norms.
-
     Args:
         experiment: all of it, but not yet restored.
     """
 
     def __init__(self, experiment: Experiment) -> None:
         self.e = experiment
-        self.copier = HostCopier(experiment.runtime.device)
         self.best: dict[str, Any] | None = None
         self._best_missing: set[str] | None = None
         self._saved: tuple[int, int] | None = None
-        self._frozen_marks: dict[str, dict[str, _Mark]] = {}
-        self._waits = self._guard()
-
-    def _guard(self) -> bool:
-        """Let updates wait for late copies; say whether all of them do."""
-        trainer, optimizers = self.e.trainer, self.e.optimizers.values()
-        known = all(isinstance(o, torch.optim.Optimizer) for o in optimizers)
-        if not (optimizers and known and isinstance(trainer, PolicyTrainer)):
-            return False
-        self.copier.guard(optimizers)
-        if self.e.runtime.is_main:
-            self._prepare_memory(list(optimizers))
-        if trainer.average is not None:
-            trainer.average.before_update = self.copier.before_update
-        return True
-
-    def _prepare_memory(self, optimizers: list[torch.optim.Optimizer]) -> None:
-        """Get the memory for snapshots when the optimizers have their state: after the first update."""
-
-        def prepare(*_: Any) -> None:
-            if all(optimizer.state for optimizer in optimizers):
-                handle.remove()
-                self.copier.prepare(self._late_tensors())
-
-        handle = optimizers[-1].register_step_pre_hook(prepare)
 
     def save(self) -> str:
         """Take a snapshot that is written in the background, and return its name; all ranks meet.
@@ -93,36 +68,37 @@ class Saving:
         if self._saved == (e.progress.epoch, e.progress.iteration):
             return e.moment
         e.tracker.flush()
-        check_weights(dict(unwrapped(e.models)), self._averaged(), e.progress.iteration)
-        random = e.runtime.gather(random_state())
+        averaged = e.update.averaged()
+        check_weights(e.components, averaged, e.progress.iteration)
+        deployed = self.weights_to_deploy()
+        optimizers = {f"{n}_opt.pt": full_optimizer_state(o) for n, o in e.optimizers.items()}
+        training = {
+            "epoch": e.progress.epoch,
+            "iteration": e.progress.iteration,
+            "models": {n: c.full_state() for n, c in e.components.items() if n in e.optimizers},
+            "update": e.update.state_dict(),
+            "policy": self._own_state(),
+            "trainer": getattr(e.trainer, "state_dict", dict)(),
+            "callbacks": [[type(c).__name__, c.state_dict()] for c in e.callbacks],
+            "rng": e.runtime.gather(random_state()),
+            "best": self.best,
+        }
         name, self._saved = e.moment, (e.progress.epoch, e.progress.iteration)
         if not e.runtime.is_main:
             return name
         e.writer.wait()
-        copies = self.copier.begin(self._late_tensors())
-        tensors = self._unchanged(name) | self._deployed(copies)
-        rest: dict[str, Any] = {f"{n}_opt.pt": o.state_dict() for n, o in e.optimizers.items()}
-        averaged = self._averaged()
-        rest |= {
-            f"{n}.pt": averaged.get(n) or m.state_dict()
-            for n, m in unwrapped(e.models)
-            if f"{n}.pt" not in tensors
-        }
-        rest[TRAINING_STATE] = {
-            "epoch": e.progress.epoch,
-            "iteration": e.progress.iteration,
-            "models": {n: m.state_dict() for n, m in unwrapped(e.models) if n in e.optimizers},
-            "trainer": getattr(e.trainer, "state_dict", dict)(),
-            "callbacks": [[type(c).__name__, c.state_dict()] for c in e.callbacks],
-            "rng": random,
-            "best": self.best,
-        }
-        tensors |= copies.later(rest)
-        copies.start()
+        tensors = {f"{n}.pt": state for n, state in deployed.items()}
+        tensors |= {name: to_host(state) for name, state in optimizers.items()}
+        tensors[TRAINING_STATE] = to_host(training)
+        if training["policy"]:
+            tensors[OWN_STATE] = to_host(training["policy"])
         e.writer.submit(
-            Snapshot(name, tensors, self._files(), self._facts(), copies, [e.run / f for f in RECORDS])
+            Snapshot(name, tensors, self._files(), self._facts(), None, [e.run / f for f in RECORDS])
         )
         return name
+
+    def _own_state(self) -> dict[str, Tensor]:
+        return own_state(self.e.policy, self.e.models) if self.e.policy is not None else {}
 
     def _files(self) -> list[Path]:
         run = self.e.run
@@ -141,61 +117,16 @@ class Saving:
             "versions": library_versions(),
         }
 
-    def _averaged(self) -> Mapping[str, Any]:
-        """Return component → averaged state, of those that have an average."""
-        averaged: Mapping[str, Any] = getattr(self.e.trainer, "deployed_weights", dict)()
-        return averaged
-
     def weights_to_deploy(self) -> dict[str, dict[str, Any]]:
-        """Return component → a copy on the host of what to use on a robot: the average where there is one."""
-        averaged, states = self._averaged(), {}
-        for name, module in unwrapped(self.e.models):
+        """Return component → a copy on the host of what to use on a robot: the average where there is one.
+
+        All ranks meet.
+        """
+        averaged, states = self.e.update.averaged(), {}
+        for name, component in self.e.components.items():
             with deployed_in_place(self.e.optimizers.get(name)):
-                states[name] = to_host(averaged.get(name) or module.state_dict())
+                states[name] = to_host(averaged.get(name) or component.full_state())
         return states
-
-    def _deployed(self, copies: Copies) -> dict[str, Any]:
-        """Copy the weights that differ from the trained ones only while their optimizer is asked for them."""
-        averaged, tensors = self._averaged(), {}
-        for name, module in unwrapped(self.e.models):
-            if not averaged.get(name):
-                with deployed_in_place(self.e.optimizers.get(name)) as differs:
-                    if differs:
-                        tensors[f"{name}.pt"] = copies.now(module.state_dict())
-        return tensors
-
-    def _late_tensors(self) -> Iterator[Tensor]:
-        """Yield what changes in updates only."""
-        if not self._waits:
-            return
-        for optimizer in self.e.optimizers.values():
-            yield from (p for group in optimizer.param_groups for p in group["params"])
-            for state in optimizer.state.values():
-                yield from (v for v in state.values() if isinstance(v, Tensor))
-        average: WeightAverage | None = self.e.trainer.average
-        for weights in average.weights.values() if average is not None else ():
-            yield from weights.values()
-        for _, module in self._frozen():
-            yield from module.state_dict().values()
-
-    def _frozen(self) -> Iterator[tuple[str, nn.Module]]:
-        for name, module in unwrapped(self.e.models):
-            flags = self.e.config.model.component_build_args.get(name)
-            if flags is not None and flags.freeze and not is_trainable(module):
-                yield name, module
-
-    def _unchanged(self, name: str) -> dict[str, Any]:
-        """Return the files of frozen components that are the same in the last checkpoint of this process."""
-        written = self.e.writer.written
-        before = self._frozen_marks.get(written.name, {}) if written is not None else {}
-        marks = {n: _Mark(m) for n, m in self._frozen()}
-        self._frozen_marks = {**({written.name: before} if written is not None else {}), name: marks}
-        modules = dict(unwrapped(self.e.models))
-        return {
-            f"{n}.pt": Unchanged(modules[n].state_dict())
-            for n, mark in marks.items()
-            if n in before and mark.same(before[n])
-        }
 
     def consider_best(self, scores: Mapping[str, float]) -> None:
         """Let `best` name this moment where its score is the best so far; all ranks meet.
@@ -238,16 +169,16 @@ class Saving:
         """
         e = self.e
         state = load_tensors(folder / TRAINING_STATE)
-        for name, module in unwrapped(e.models):
+        for name, component in e.components.items():
             if name in state["models"]:
-                module.load_state_dict(state["models"][name])
+                component.load(state["models"][name])
             else:
-                load_component(module, folder / f"{name}.pt")
+                load_component(component.module, folder / f"{name}.pt")
         moved: dict[tuple[int, int], list[str]] = {}
         for name, optimizer in e.optimizers.items():
             saved = load_tensors(folder / f"{name}_opt.pt")
             before = (saved.get("scheduler") or {}).get("total_steps")
-            optimizer.load_state_dict(saved)
+            load_optimizer_state(optimizer, saved)
             now = getattr(getattr(optimizer, "scheduler", None), "total_steps", None)
             if before is not None and now is not None and before != now:
                 moved.setdefault((before, now), []).append(name)
@@ -257,6 +188,9 @@ class Saving:
                 f"updates instead of {before:,}, as the configuration says.",
                 err=True,
             )
+        e.update.load_state_dict(state["update"])
+        if e.policy is not None:
+            load_own_state(e.policy, e.models, state["policy"])
         if hasattr(e.trainer, "load_state_dict"):
             e.trainer.load_state_dict(state["trainer"])
         self._restore_callbacks(state.get("callbacks", ()))
@@ -315,20 +249,3 @@ def _improves(value: float, best: Mapping[str, Any] | None, mode: str) -> bool:
     if best is None:
         return True
     return value < best["value"] if mode == "min" else value > best["value"]
-
-
-class _Mark:
-    """What tells that the weights of a module have not changed: their places, versions and some values.
-
-    Versions do not count what is written through `.data`; the values do.
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        tensors = [t.detach() for t in module.state_dict().values() if isinstance(t, Tensor)]
-        self._places = [(t.untyped_storage().data_ptr(), t._version) for t in tensors]
-        picked = [t.reshape(-1)[:: max(1, t.numel() // 4)][:5].to(torch.float64) for t in tensors]
-        self._values = torch.cat(picked).cpu() if picked else torch.zeros(0)
-
-    def same(self, other: _Mark) -> bool:
-        """Say whether nothing was written in between."""
-        return self._places == other._places and torch.equal(self._values, other._values)

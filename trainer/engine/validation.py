@@ -12,7 +12,7 @@ from torch import Tensor
 from trainer.config.schemas import ValidationConfig
 from trainer.engine.experiment import Experiment
 from trainer.engine.tracking import VALIDATIONS
-from trainer.templates import Callback, Metric
+from trainer.templates import Callback, Context, Metric
 from trainer.utils.random import RowRandom
 
 _VALIDATION = 0x7A11
@@ -47,15 +47,15 @@ class Validation(Callback):
 
     def _measure(self, e: Experiment) -> dict[str, tuple[float, float]]:
         """Return name → sum and number of samples, over the batches of this rank."""
-        deployed = e.deployed_policy()
-        assert deployed is not None, "the preflight asks for a policy class"
+        policy = e.deployed_objective()
+        assert policy is not None, "the preflight asks for a policy class"
         assert e.validation_data is not None
         # Among ranks without shared batch norms each has statistics of its own; those of rank 0 are deployed.
-        e.runtime.copy_from_main(list(deployed.policy.buffers()))
+        e.runtime.copy_from_main(list(policy.buffers()))
         sums: dict[str, Tensor] = {}
         for rows in self._batches(e):
             batch = e.validation_data.sample(rows)
-            for name, values in self._values(e, deployed.policy, batch, rows).items():
+            for name, values in self._values(e, policy, batch, rows).items():
                 counted = values.isfinite() if values.ndim else torch.ones((), device=values.device)
                 weight = len(rows) if values.ndim == 0 else 1
                 part = torch.stack(
@@ -73,12 +73,12 @@ class Validation(Callback):
 
         first = int(np.random.SeedSequence([e.config.run_seed, _VALIDATION]).generate_state(1)[0])
 
-        def random() -> RowRandom:
-            return RowRandom((first + rows).tolist(), e.runtime.device)
+        def context() -> Context:
+            return Context(RowRandom((first + rows).tolist(), e.runtime.device), step=e.progress.iteration)
 
         with torch.no_grad(), e.runtime.autocast():
-            found = dict(policy.loss(batch, random()))
-            found |= {name: metric.measure(policy, batch, random()) for name, metric in self.metrics.items()}
+            found = dict(policy.loss(batch, context()))
+            found |= {name: metric.measure(policy, batch, context()) for name, metric in self.metrics.items()}
         return {f"validation/{name}": value.double() for name, value in found.items()}
 
     def _batches(self, e: Experiment) -> Iterator[np.ndarray]:

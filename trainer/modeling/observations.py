@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from trainer.modeling.prepare import unwrap
+from trainer.modeling.component import unwrap
 
 PREFIX = "observation."
 

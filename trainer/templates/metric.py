@@ -6,8 +6,8 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
+from trainer.templates.context import Context
 from trainer.templates.policy import Policy
-from trainer.utils.random import Random
 
 
 @runtime_checkable
@@ -17,12 +17,12 @@ class Metric(Protocol):
     The constructor takes the `params` of its entry under `train.metrics`.
     """
 
-    def measure(self, policy: Policy, batch: dict[str, Tensor], random: Random) -> Tensor:
+    def measure(self, policy: Policy, batch: dict[str, Tensor], context: Context) -> Tensor:
         """Return a number per sample, `(B,)`; NaN where there is none, which leaves the sample out.
 
         Args:
             policy: with the weights that would be deployed, in eval mode.
             batch: normalized, on the device.
-            random: the same numbers each time the same samples are measured.
+            context: draws the same numbers each time the same samples are measured.
         """
         ...

@@ -1,4 +1,4 @@
-"""What a policy is in training, and what it is on a robot."""
+"""What is trained, and what it is on a robot."""
 
 from __future__ import annotations
 
@@ -6,26 +6,35 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
-from trainer.utils.random import Random
+from trainer.templates.context import Context
 
 
-@runtime_checkable
-class Policy(Protocol):
+class Objective(nn.Module):
     """Pure maths over named components: no optimizer, no history, no units.
 
-    The constructor takes the `nn.ModuleDict` of components, the loss module or None, and the policy's
-    own parameters. All values are normalized. B batch, T history, H action horizon, A action size.
+    The constructor of a plugin takes the `nn.ModuleDict` of components, the loss module or None, and its own
+    parameters. The framework owns it like any module: device, train and eval mode, and its own parameters and
+    buffers (those that no component has) are in the checkpoint. All values are normalized.
     """
 
-    def loss(self, batch: dict[str, Tensor], random: Random) -> dict[str, Tensor]:
-        """Return scalars; `total` is the one that is trained, the others are logged."""
-        ...
+    def loss(self, batch: dict[str, Tensor], context: Context) -> dict[str, Tensor]:
+        """Return scalars; `total` is the one that is trained, the others are logged.
 
-    def predict_action(self, observation: dict[str, Tensor], random: Random) -> Tensor:
+        Args:
+            batch: the batch of this rank, on the device.
+            context: random numbers, and when and for what the loss is asked.
+        """
+        raise NotImplementedError
+
+
+class Policy(Objective):
+    """An objective that can act. B batch, T history, H action horizon, A action size."""
+
+    def predict_action(self, observation: dict[str, Tensor], context: Context) -> Tensor:
         """Return an action chunk `(B, H, A)` for observations `(B, T, …)`."""
-        ...
+        raise NotImplementedError
 
 
 @runtime_checkable

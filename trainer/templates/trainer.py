@@ -10,7 +10,9 @@ class Trainer(Protocol):
     """Turns one batch into one update.
 
     The constructor takes `models, optimizers, loss, device` and `train.trainer.params`, as far as its
-    signature names them, and leaves `models` and `optimizers` as attributes for the checkpoints.
+    signature names them. A trainer may also ask for `update` (a `trainer.engine.update.Update`), which clips,
+    averages and accumulates as the `train` section says, and, if its class names a `policy_class`, for the
+    `policy`.
     """
 
     def train_step(self, data: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
@@ -18,7 +20,8 @@ class Trainer(Protocol):
 
         Args:
             data: the batch, normalized, float32, on the device.
-            **kwargs: `epoch`, `total_epochs`, `iterations`, `stats`, as far as the signature accepts them.
+            **kwargs: `epoch`, `total_epochs`, `iterations`, `stats`, `context` (a `Context`), as far as the
+                signature accepts them.
 
         Returns:
             Losses and metrics to log: numbers or scalar tensors.

@@ -20,8 +20,8 @@ from model_constructor.blocks.vision.image import (
 )
 from model_constructor.blocks.vision.weights import (
     WeightsUnavailableError,
-    building_on_meta,
     optional_package,
+    weights_unwanted,
 )
 
 
@@ -57,7 +57,8 @@ class LibraryBackbone(nn.Module, ABC):
 class HuggingFaceBackbone(LibraryBackbone):
     """A backbone of the transformers library, through its `AutoBackbone`.
 
-    Needs the extra `vision`. On the meta device no weights are fetched, so `config` must be given there.
+    Needs the extra `vision`. Where no weights are fetched (on the meta device, or for a checkpoint),
+    `config` must be given.
 
     Args:
         name: model on the Hugging Face hub or folder, for `pretrained: true`.
@@ -98,7 +99,7 @@ class HuggingFaceBackbone(LibraryBackbone):
             raise ValueError("'name' is needed with 'pretrained: true'")
         if not pretrained and (config is None or "model_type" not in config):
             raise ValueError("'config' with its 'model_type' is needed with 'pretrained: false'")
-        if pretrained and not building_on_meta():
+        if pretrained and not weights_unwanted():
             try:
                 model = library.AutoBackbone.from_pretrained(name, revision=revision)
             except (OSError, ValueError) as error:
@@ -161,7 +162,7 @@ class TimmBackbone(LibraryBackbone):
         try:
             model = library.create_model(
                 name,
-                pretrained=pretrained and weights is None and not building_on_meta(),
+                pretrained=pretrained and weights is None and not weights_unwanted(),
                 checkpoint_path=weights or "",
                 features_only=True,
                 out_indices=(-1,),

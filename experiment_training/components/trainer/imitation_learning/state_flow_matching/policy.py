@@ -10,10 +10,10 @@ from experiment_training.components.trainer.imitation_learning.flow_matching imp
     sample_flow,
 )
 from trainer.modeling.observations import encoder_arguments
-from trainer.utils.random import Random
+from trainer.templates import Context, Policy
 
 
-class StateFlowMatchingPolicy(nn.Module):
+class StateFlowMatchingPolicy(Policy):
     """Draws action chunks by following a learned flow from noise.
 
     Components: `observation_encoder`, whose graph inputs are named after the observation features it wants
@@ -61,14 +61,14 @@ class StateFlowMatchingPolicy(nn.Module):
         self.integration_steps = integration_steps
         self.train_on_padding = train_on_padding
 
-    def loss(self, batch: dict[str, Tensor], random: Random) -> dict[str, Tensor]:
+    def loss(self, batch: dict[str, Tensor], context: Context) -> dict[str, Tensor]:
         """Return `total`, the mean squared error of the velocity.
 
         Args:
             batch: normalized; `action (B, S, A)`, `action_is_pad (B, S)` and the encoder's observations.
-            random: noise and times.
+            context: noise and times.
         """
-        flow = sample_flow(batch["action"], random)
+        flow = sample_flow(batch["action"], context.random)
         velocity = self.components["velocity_decoder"](
             time=flow.time, noise=flow.point, condition=self._condition(batch)
         )
@@ -76,10 +76,10 @@ class StateFlowMatchingPolicy(nn.Module):
         error = (velocity - flow.velocity).square()
         return {"total": chunk_error(error, is_pad, batch.get("action_dim_is_pad"))}
 
-    def predict_action(self, observation: dict[str, Tensor], random: Random) -> Tensor:
+    def predict_action(self, observation: dict[str, Tensor], context: Context) -> Tensor:
         """Return an action chunk `(B, S, A)`, normalized."""
         condition = self._condition(observation)
-        noise = random.normal((condition.shape[0], *self.action_shape))
+        noise = context.random.normal((condition.shape[0], *self.action_shape))
         decoder = self.components["velocity_decoder"]
         return integrate(
             lambda time, x: decoder(time=time, noise=x, condition=condition), noise, self.integration_steps

@@ -1,4 +1,4 @@
-"""Making components ready for training."""
+"""Before a component is trained: initialised, frozen, counted; and what an encoder is given."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from trainer.modeling.initialize import count_parameters, freeze, init_weights
 from trainer.modeling.observations import encoder_arguments
-from trainer.modeling.prepare import count_parameters, freeze, init_weights, is_trainable, wrap
-from trainer.runtime import Runtime
 
 
 def test_initial_weights_are_xavier_for_convolutions_and_kaiming_for_linear_layers() -> None:
@@ -34,14 +33,9 @@ def test_layers_that_keep_their_own_start_are_left_alone() -> None:
 def test_frozen_components_take_no_gradients_and_stay_in_eval_mode() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Dropout())
     freeze(model)
-    assert not is_trainable(model)
+    assert not any(p.requires_grad for p in model.parameters())
     assert not model.training
     assert count_parameters(model) == (6, 0)
-
-
-def test_one_process_wraps_nothing() -> None:
-    model = nn.Linear(2, 2)
-    assert wrap(model, Runtime(torch.device("cpu"))) is model
 
 
 class Encoder(nn.Module):
