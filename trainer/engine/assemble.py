@@ -44,7 +44,7 @@ from trainer.engine.run_folder import (
 from trainer.engine.tracking import EVALUATIONS, METRICS, VALIDATIONS, Tracker, forget_from
 from trainer.engine.update import Update, UpdateSettings
 from trainer.engine.validation import Validation
-from trainer.modeling.component import Component, Components
+from trainer.modeling.component import Component, Components, Parallel
 from trainer.modeling.initialize import count_parameters, freeze, init_weights
 from trainer.registry import OPTIMIZER_BUILDER_REGISTRY, TRAINER_REGISTRY
 from trainer.runtime import Runtime
@@ -174,7 +174,7 @@ def _build_components(plan: Plan, runtime: Runtime, pretrained: bool) -> Compone
     config = plan.config
     source = _load_folder(plan)
     built = build_models(plan.component_paths, pretrained and source is None)
-    parallel = config.train.parallel or ("ddp" if runtime.distributed else "none")
+    parallel = _parallel(plan, runtime)
     components, issues = [], Issues(plan.located)
     for name, module in built.items():
         flags = config.model.component_build_args.get(name)
@@ -191,6 +191,20 @@ def _build_components(plan: Plan, runtime: Runtime, pretrained: bool) -> Compone
             issues.add(("model", "component_config_paths", name), str(error))
     issues.raise_if_any()
     return Components(components)
+
+
+def _parallel(plan: Plan, runtime: Runtime) -> Parallel:
+    """Return how components lie on the ranks."""
+    asked = plan.config.train.parallel
+    if not runtime.grouped:
+        if asked in ("ddp", "fsdp") and runtime.is_main:
+            click.echo(f"Warning: train.parallel: {asked} has no effect in one process.", err=True)
+        return "none"
+    trainer_class = TRAINER_REGISTRY.get(plan.config.train.trainer.type)
+    if asked == "none" and runtime.distributed and hasattr(trainer_class, "policy_class"):
+        message = f"with none, {runtime.world_size} ranks would train as many models that differ"
+        raise refusal(plan.located, ("train", "parallel"), message, "use ddp or fsdp")
+    return asked or "ddp"
 
 
 def _load_folder(plan: Plan) -> Path | None:

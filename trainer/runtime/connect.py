@@ -51,6 +51,11 @@ class Runtime:
         """Whether other ranks take part."""
         return self.world_size > 1
 
+    @property
+    def grouped(self) -> bool:
+        """Whether there is a process group, which may be one of a single rank."""
+        return dist.is_available() and dist.is_initialized()
+
     def autocast(self) -> torch.autocast:
         """Return the context in which a training step runs forward."""
         dtype = _AUTOCAST.get(self.precision)
