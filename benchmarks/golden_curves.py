@@ -1,13 +1,13 @@
-"""Golden curves: loss, gradient norms and final weights of short runs, recorded once and compared bit for bit.
+"""Golden curves: loss, gradient norms and final weights of short runs, recorded and compared bit for bit.
 
 A change that is no change of computation leaves every number as it was:
 
-    python benchmarks/golden_curves.py compare --pusht <Push-T>     # says which case moved, exits with 1
-    python benchmarks/golden_curves.py record --pusht <Push-T>      # after a change that is meant to move them
+    python benchmarks/golden_curves.py compare --pusht <Push-T>   # says which case moved, and exits with 1
+    python benchmarks/golden_curves.py record --pusht <Push-T>    # after a change that is meant to move them
 
-Other processors and versions of torch round otherwise, so the recording says what it was made on. Everything is
-trained on one thread per rank. Only the command line, `metrics.jsonl` and the checkpoint files are used, so that
-the same script speaks of old and new code.
+Other processors and versions of torch round otherwise, so the recording says what it was made on. Everything
+is trained on one thread per rank. Only the command line, `metrics.jsonl` and the checkpoint files are used, so
+that the same script speaks of old and new code.
 """
 
 from __future__ import annotations
@@ -148,9 +148,7 @@ def everything(runs: Runs) -> Path:
 def two_ranks(runs: Runs) -> Path:
     """Train on two ranks."""
     size = "data.batch_size=128"
-    return runs.train(
-        CONFIGS / "metaworld_pick_place.yaml", "two_ranks", *runs.metaworld(), size, ranks=2
-    )
+    return runs.train(CONFIGS / "metaworld_pick_place.yaml", "two_ranks", *runs.metaworld(), size, ranks=2)
 
 
 def mixture(runs: Runs) -> Path:

@@ -12,14 +12,23 @@ if TYPE_CHECKING:
     from model_constructor.api import build_model, compile_ir
     from model_constructor.blocks.vision.weights import without_pretrained_weights
     from model_constructor.config.resolve import resolve_config
+    from model_constructor.random import random_source
     from model_constructor.registry.registry import Registry
 
-__all__ = ["Registry", "build_model", "compile_ir", "resolve_config", "without_pretrained_weights"]
+__all__ = [
+    "Registry",
+    "build_model",
+    "compile_ir",
+    "random_source",
+    "resolve_config",
+    "without_pretrained_weights",
+]
 
 _HOMES = {
     "Registry": "model_constructor.registry.registry",
     "build_model": "model_constructor.api",
     "compile_ir": "model_constructor.api",
+    "random_source": "model_constructor.random",
     "resolve_config": "model_constructor.config.resolve",
     "without_pretrained_weights": "model_constructor.blocks.vision.weights",
 }

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from helpers.run_folder import metrics, weights
 from helpers.runs import launch
 
@@ -25,8 +26,24 @@ def without_padding(config: dict[str, Any]) -> None:
     config["train"]["epoch"] = 3
 
 
-def test_two_batches_of_eight_are_one_of_sixteen(tiny_experiment: Write, tmp_path: Path) -> None:
+def let_the_encoder_draw(path: Path) -> None:
+    """Add noise to what the encoder gives, drawn by its graph and not by the policy."""
+    file = path.parent / "models/observation_encoder.yaml"
+    model = yaml.safe_load(file.read_text())
+    graph = model["model"]["graph"]
+    graph["nodes"] += [
+        {"name": "drawn", "call": "op:randn_like", "args": ["$condition"]},
+        {"name": "noisy", "call": "op:add", "args": ["$condition", "$drawn"]},
+    ]
+    graph["outputs"] = ["noisy"]
+    file.write_text(yaml.safe_dump(model, sort_keys=False))
+
+
+@pytest.mark.parametrize("noisy", [False, True])
+def test_two_batches_of_eight_are_one_of_sixteen(tiny_experiment: Write, tmp_path: Path, noisy: bool) -> None:
     path = tiny_experiment(without_padding)
+    if noisy:
+        let_the_encoder_draw(path)
     one = train(path, [f"train.save_dir={tmp_path / 'one'}"])
     parts = ["data.batch_size=8", "train.accumulate_grad_batches=2"]
     two = train(path, [f"train.save_dir={tmp_path / 'two'}", *parts])

@@ -1,4 +1,4 @@
-"""`train.parallel`: sharded components train like replicated ones, and checkpoints go from one to the other."""
+"""`train.parallel`: sharded components train like replicated ones, and either goes on where the other was."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from model_constructor import without_pretrained_weights
+from model_constructor import random_source, without_pretrained_weights
 from torch import Tensor, nn
 
 from trainer.checkpoint.folder import CheckpointError, find_checkpoint, load_tensors, read_manifest
@@ -126,7 +126,8 @@ class DeployedPolicy:
         batch = self.normalizer.normalize(batch)
         observation = {k: v.to(self.device) for k, v in batch.items() if isinstance(v, Tensor)}
         observation = scale_images(observation)
-        chunk = self.policy.predict_action(observation, Context(self._random))
+        with random_source(self._random):
+            chunk = self.policy.predict_action(observation, Context(self._random))
         return self.normalizer.denormalize(self.action_key, chunk.float().cpu()).numpy()
 
 

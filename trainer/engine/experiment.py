@@ -103,17 +103,16 @@ class Experiment:
         """Component → what policies call."""
         return self.components.called
 
-    def step_arguments(self, micro_batch: int = 0) -> dict[str, Any]:
+    def step_arguments(self, context: Context) -> dict[str, Any]:
         """Return what `train_step` accepts of `epoch, total_epochs, iterations, stats, context`."""
-        accepted = self._step_parameters
-        offered: dict[str, Callable[[], Any]] = {
-            "epoch": lambda: self.progress.epoch,
-            "total_epochs": lambda: self.total_epochs,
-            "iterations": lambda: self.progress.iteration,
-            "stats": lambda: self.stats,
-            "context": lambda: self.context(micro_batch),
+        offered = {
+            "epoch": self.progress.epoch,
+            "total_epochs": self.total_epochs,
+            "iterations": self.progress.iteration,
+            "stats": self.stats,
+            "context": context,
         }
-        return {name: value() for name, value in offered.items() if name in accepted}
+        return {name: value for name, value in offered.items() if name in self._step_parameters}
 
     def context(self, micro_batch: int = 0) -> Context:
         """Return what the policy may know of the coming step."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 import torch
+from model_constructor import random_source
 from torch import Tensor
 
 from trainer.engine.experiment import Experiment
@@ -87,8 +88,9 @@ def _updates(e: Experiment, faults: Faults) -> Iterator[Mapping[str, Any]]:
             batch = faults.batch = e.augmented(next(batches), part)
             if e.progress.iteration == 0 and part == 0 and e.runtime.is_main:
                 write_first_batch(e.run, batch)
-            with e.runtime.autocast():
-                metrics = e.trainer.train_step(batch, **e.step_arguments(part))
+            context = e.context(part)
+            with e.runtime.autocast(), random_source(context.random):
+                metrics = e.trainer.train_step(batch, **e.step_arguments(context))
             if e.batch_metrics is not None:
                 metrics = {**metrics, **e.batch_metrics(batch)}
             parts.append(metrics)

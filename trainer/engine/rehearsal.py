@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from model_constructor import random_source
 from torch import Tensor, nn
 
 from trainer.data.loader import BatchLoader
@@ -42,8 +43,9 @@ def rehearse(
         with kept_random_state(), torch.no_grad(), runtime.autocast():
             batch = loader.sample(np.arange(SAMPLES))
             context = Context(RowRandom(range(SAMPLES), runtime.device))
-            losses = policy.loss(batch, context)
-            chunk = policy.predict_action(batch, context) if isinstance(policy, Policy) else None
+            with random_source(context.random):
+                losses = policy.loss(batch, context)
+                chunk = policy.predict_action(batch, context) if isinstance(policy, Policy) else None
     finally:
         for module, training in modes:
             module.training = training

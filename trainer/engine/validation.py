@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from model_constructor import random_source
 from torch import Tensor
 
 from trainer.config.schemas import ValidationConfig
@@ -17,6 +19,8 @@ from trainer.utils.random import RowRandom
 
 _VALIDATION = 0x7A11
 """Sets these numbers apart from others of the run's seed."""
+
+_Found = TypeVar("_Found")
 
 
 class Validation(Callback):
@@ -73,12 +77,15 @@ class Validation(Callback):
 
         first = int(np.random.SeedSequence([e.config.run_seed, _VALIDATION]).generate_state(1)[0])
 
-        def context() -> Context:
-            return Context(RowRandom((first + rows).tolist(), e.runtime.device), step=e.progress.iteration)
+        def measured(measure: Callable[[Context], _Found]) -> _Found:
+            random = RowRandom((first + rows).tolist(), e.runtime.device)
+            with random_source(random):
+                return measure(Context(random, step=e.progress.iteration))
 
         with torch.no_grad(), e.runtime.autocast():
-            found = dict(policy.loss(batch, context()))
-            found |= {name: metric.measure(policy, batch, context()) for name, metric in self.metrics.items()}
+            found = dict(measured(functools.partial(policy.loss, batch)))
+            for name, metric in self.metrics.items():
+                found[name] = measured(functools.partial(metric.measure, policy, batch))
         return {f"validation/{name}": value.double() for name, value in found.items()}
 
     def _batches(self, e: Experiment) -> Iterator[np.ndarray]:

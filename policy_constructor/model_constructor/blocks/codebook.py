@@ -6,6 +6,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from model_constructor.random import shared_uniform
+
 
 class VQCodebookManager(nn.Module):
     """Nearest-row quantisation with a table that gradients reach through the rows looked up.
@@ -45,8 +47,9 @@ class VQCodebookManager(nn.Module):
             continuous_vec: `(…, D)`, at least two dimensions.
             train: measure the distances between the rows; they are 0 otherwise.
             replacement: re-seed the rows that no vector of this batch, on any rank, is nearest to. The new
-                rows are vectors of rank 0's batch, so that all ranks go on with one table. All ranks must
-                call it together.
+                rows are vectors of all ranks' batches, the same on every rank; with a source of random
+                numbers (`model_constructor.random`) those that one rank with all of the batch would take.
+                All ranks must call it together.
 
         Returns:
             `q`: the nearest rows, shape and type of the input; `codebook_min_dist`, `codebook_max_dist`:
@@ -97,20 +100,37 @@ class VQCodebookManager(nn.Module):
 
     @torch.no_grad()
     def _replace_unused(self, vectors: Tensor, indices: Tensor) -> Tensor:
+        """Give every row that is nearest to no vector of any rank one of all ranks' vectors; return which."""
         table = self.vq_codebook.weight
-        used = torch.zeros(self.num_q_vectors, device=vectors.device).index_add_(
-            0, indices, torch.ones_like(indices, dtype=torch.float32)
-        )
-        # Every rank draws, so that their random states stay in step, and rank 0's draw counts. A little noise
-        # keeps two rows that were seeded from one vector apart.
-        choice = torch.randint(vectors.shape[0], (self.num_q_vectors,), device=vectors.device)
-        spread = vectors.std(dim=0, correction=0)
-        seeds = vectors[choice] + 0.01 * spread * torch.randn(
-            self.num_q_vectors, self.vec_dim, device=vectors.device
-        )
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            dist.all_reduce(used)
-            dist.broadcast(seeds, src=0)
+        used = torch.zeros(self.num_q_vectors, device=vectors.device, dtype=torch.float64)
+        used.index_add_(0, indices, torch.ones_like(indices, dtype=torch.float64))
+        draw = shared_uniform((self.num_q_vectors, 1 + self.vec_dim), vectors.device)
+        ranks, rank = _place()
+        counts = torch.zeros(ranks, device=vectors.device, dtype=torch.float64)
+        counts[rank] = len(vectors)
+        sums, squares = vectors.double().sum(0), vectors.double().square().sum(0)
+        if ranks > 1:
+            everything = torch.cat([used, counts, sums, squares])
+            dist.all_reduce(everything)
+            used, counts, sums, squares = everything.split([len(used), ranks, len(sums), len(squares)])
+            dist.broadcast(draw, src=0)  # without a source of random numbers every rank draws its own
+        # The vectors of all ranks are numbered one after the other; whoever has the chosen one gives it.
+        total = counts.sum()
+        chosen = (draw[:, 0] * total).long().minimum(total.long() - 1) - counts[:rank].sum().long()
+        own = (chosen >= 0) & (chosen < len(vectors))
+        seeds = torch.where(own[:, None], vectors[chosen.clamp(0, len(vectors) - 1)], 0.0)
+        if ranks > 1:
+            dist.all_reduce(seeds)
+        # A little noise, a hundredth of the vectors' spread, keeps two rows that got the same vector apart.
+        spread = (squares / total - (sums / total).square()).clamp(min=0).sqrt()
+        noise = (draw[:, 1:] - 0.5) * 12**0.5
         dead = (used == 0).nonzero().flatten()
-        table[dead] = seeds[dead].to(table.dtype)
+        table[dead] = (seeds + 0.01 * spread * noise)[dead].to(table.dtype)
         return dead
+
+
+def _place() -> tuple[int, int]:
+    """Return the number of ranks and which of them this is."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_world_size(), dist.get_rank()
+    return 1, 0

@@ -14,6 +14,7 @@ from model_constructor.blocks.information_encoder import (
 )
 from model_constructor.blocks.layers import ZeroLinear
 from model_constructor.blocks.transformer import TransformerDecoder
+from model_constructor.random import randn_like
 
 
 class FlowDecoderInputs(nn.Module):
@@ -267,7 +268,7 @@ class NoisyTopKGate(nn.Module):
         # Weights decide between experts: they are computed in float32 whatever autocast gives.
         logits = self.gate(latent).float()
         if training and use_noise:
-            logits = logits + torch.randn_like(logits) * F.softplus(self.noise_scale(latent).float())
+            logits = logits + randn_like(logits) * F.softplus(self.noise_scale(latent).float())
         progress = min(max(iterations / self.anneal_iterations, 0.0), 1.0)
         logits = logits / self.temperature ** (1.0 - progress)
         best, experts = logits.topk(self.top_k, dim=-1)

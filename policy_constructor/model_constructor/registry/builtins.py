@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model_constructor.random import randn_like
 from model_constructor.registry.registry import Registry
 
 MODULES: tuple[type[nn.Module], ...] = (
@@ -164,7 +165,7 @@ OPS: dict[str, Callable[..., Any]] = {
     # making and converting
     "zeros_like": torch.zeros_like,
     "ones_like": torch.ones_like,
-    "randn_like": torch.randn_like,
+    "randn_like": randn_like,
     "detach": torch.detach,
     "cast": cast,
 }
