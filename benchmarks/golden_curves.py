@@ -6,8 +6,8 @@ A change that is no change of computation leaves every number as it was:
     python benchmarks/golden_curves.py record --pusht <Push-T>    # after a change that is meant to move them
 
 Other processors and versions of torch round otherwise, so the recording says what it was made on. Everything
-is trained on one thread per rank. Only the command line, `metrics.jsonl` and the checkpoint files are used, so
-that the same script speaks of old and new code.
+is trained on one thread per rank. Only the command line, `metrics.jsonl` and the checkpoint files are used,
+so that the same script speaks of old and new code.
 """
 
 from __future__ import annotations
