@@ -136,20 +136,22 @@ def measure(name: str, rounds: int, folder: Path) -> dict[str, Any]:
     from trainer.config.loader import load_located
     from trainer.data.loader import BatchLoader
     from trainer.engine.assemble import assemble
+    from trainer.engine.build_data import build_data
+    from trainer.engine.check import check
     from trainer.engine.fit import fit
-    from trainer.offline_trainer import check
     from trainer.runtime import connect
 
     size, steps = SIZES[name]
     total = (rounds + 1) * steps
     changes = {"train": {"epoch": None, "max_steps": total, "save_every": 10**6}}
     path = write_experiment(folder, size, changes)
-    plan = check(load_located(path))
+    checked = check(load_located(path))
+    data = build_data(checked)
     with connect("cpu") as runtime:
-        with assemble(plan, runtime) as experiment:
+        with assemble(checked, data, runtime) as experiment:
 
             def loader() -> BatchLoader:
-                return BatchLoader(plan.dataset, batch_size=size.batch, seed=7, normalizer=plan.normalizer)
+                return BatchLoader(data.dataset, batch_size=size.batch, seed=7, normalizer=data.normalizer)
 
             turns = Turns(
                 {

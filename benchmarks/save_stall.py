@@ -249,7 +249,8 @@ def main() -> None:
 
     from trainer.config.loader import load_located
     from trainer.engine.assemble import assemble
-    from trainer.offline_trainer import check
+    from trainer.engine.build_data import build_data
+    from trainer.engine.check import check
     from trainer.runtime import connect
 
     folder = Path(tempfile.mkdtemp(prefix="save_stall.", dir=arguments.folder))
@@ -257,7 +258,8 @@ def main() -> None:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         located = load_located(write_experiment(folder, arguments), [f"train.save_dir={folder / 'run'}"])
         runtime = stack.enter_context(connect(arguments.device))
-        experiment = stack.enter_context(assemble(check(located), runtime))
+        checked = check(located)
+        experiment = stack.enter_context(assemble(checked, build_data(checked), runtime))
         print(json.dumps(measure(Training(experiment), arguments.rounds, folder), indent=2))
 
 

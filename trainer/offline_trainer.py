@@ -19,13 +19,13 @@ if __package__ in (None, ""):
 import click
 
 from trainer.checkpoint.lock import only_writer
-from trainer.config.loader import LocatedConfig, load_located
+from trainer.config.loader import load_located
 from trainer.engine.assemble import assemble
-from trainer.engine.evaluation import EvaluationCallback, check_evaluation
+from trainer.engine.build_data import build_data
+from trainer.engine.check import check
+from trainer.engine.evaluation import EvaluationCallback
 from trainer.engine.exit_messages import Outcome, user_message
 from trainer.engine.fit import fit
-from trainer.engine.global_batch import share_out
-from trainer.engine.preflight import Plan, preflight
 from trainer.engine.stop import Stopped
 from trainer.runtime import (
     PRECISIONS,
@@ -51,37 +51,24 @@ def train(config_path: str | Path, overrides: Sequence[str] = ()) -> Path:
     """
     located = load_located(config_path, overrides)
     with connect(*_where(located.data), is_final=_is_final) as runtime:
-        plan = check(located, runtime.world_size, runtime.local_rank)
+        checked = check(located, runtime.world_size, runtime.local_rank)
+        data = build_data(checked, runtime.world_size, runtime.local_rank)
         if runtime.is_main:
-            for warning in plan.warnings:
+            for warning in (*checked.warnings, *data.warnings):
                 click.echo(f"Warning: {warning}", err=True)
-        evaluation = EvaluationCallback(plan.config.train.evaluation)
-        with only_writer(plan.run, runtime.is_main), assemble(plan, runtime, [evaluation]) as experiment:
+        evaluation = EvaluationCallback(checked.config.train.evaluation)
+        with (
+            only_writer(checked.run, runtime.is_main),
+            assemble(checked, data, runtime, [evaluation]) as experiment,
+        ):
             if experiment.progress.iteration and runtime.is_main:
-                click.echo(f"Taking up {plan.run} after step {experiment.progress.iteration}.", err=True)
+                click.echo(f"Taking up {checked.run} after step {experiment.progress.iteration}.", err=True)
             fit(experiment)
-    return plan.run
-
-
-def check(located: LocatedConfig, world_size: int = 1, local_rank: int = 0) -> Plan:
-    """Check an experiment as far as is possible without training it.
-
-    Args:
-        located: the loaded configuration.
-        world_size: number of ranks that will train it.
-        local_rank: place among the ranks of this machine.
-
-    Raises:
-        ConfigError: every mistake found, each with its place.
-    """
-    plan = preflight(
-        located, extra_checks=[check_evaluation], local_rank=local_rank, distributed=world_size > 1
-    )
-    return share_out(plan, world_size)
+    return checked.run
 
 
 def _where(raw: dict[str, object]) -> tuple[str, str]:
-    """Return device and precision to connect with; what cannot be used is reported by the preflight."""
+    """Return device and precision to connect with; what cannot be used is told by the check."""
     device, precision = raw.get("device", "auto"), raw.get("precision", "auto")
     try:
         select_device(str(device), int(os.environ.get("LOCAL_RANK", "0")))

@@ -1,6 +1,8 @@
 """Policies described in YAML become torch modules: `build_model("model.yaml")`.
 
 Importing the package imports neither torch nor any block; what is asked for is loaded when it is asked for.
+What stands in `__all__` is its public face: models, the YAML that they are read from (positions, merging,
+interpolation, mistakes), and the pictures of them.
 """
 
 from __future__ import annotations
@@ -11,32 +13,72 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from model_constructor.api import build_model, compile_ir
     from model_constructor.blocks.vision.weights import without_pretrained_weights
+    from model_constructor.config.interpolate import interpolate_node
+    from model_constructor.config.merge import finish_merge, merge_nodes
+    from model_constructor.config.nodes import UNKNOWN, Node, from_data, to_data
     from model_constructor.config.resolve import resolve_config
+    from model_constructor.config.source_map import ConfigPath, SourceLocation, SourceMap, format_path
+    from model_constructor.config.yaml_loader import dump_yaml, load_yaml_node, parse_value
+    from model_constructor.errors import ConfigError
     from model_constructor.random import random_source
     from model_constructor.registry.registry import Registry
+    from model_constructor.show import describe, parse_input, render_svg, render_text
+    from model_constructor.util.problems import Problems
+    from model_constructor.util.suggest import closest, did_you_mean
+
+_HOMES = {
+    "model_constructor.api": ("build_model", "compile_ir"),
+    "model_constructor.blocks.vision.weights": ("without_pretrained_weights",),
+    "model_constructor.config.interpolate": ("interpolate_node",),
+    "model_constructor.config.merge": ("finish_merge", "merge_nodes"),
+    "model_constructor.config.nodes": ("UNKNOWN", "Node", "from_data", "to_data"),
+    "model_constructor.config.resolve": ("resolve_config",),
+    "model_constructor.config.source_map": ("ConfigPath", "SourceLocation", "SourceMap", "format_path"),
+    "model_constructor.config.yaml_loader": ("dump_yaml", "load_yaml_node", "parse_value"),
+    "model_constructor.errors": ("ConfigError",),
+    "model_constructor.random": ("random_source",),
+    "model_constructor.registry.registry": ("Registry",),
+    "model_constructor.show": ("describe", "parse_input", "render_svg", "render_text"),
+    "model_constructor.util.problems": ("Problems",),
+    "model_constructor.util.suggest": ("closest", "did_you_mean"),
+}
 
 __all__ = [
+    "UNKNOWN",
+    "ConfigError",
+    "ConfigPath",
+    "Node",
+    "Problems",
     "Registry",
+    "SourceLocation",
+    "SourceMap",
     "build_model",
+    "closest",
     "compile_ir",
+    "describe",
+    "did_you_mean",
+    "dump_yaml",
+    "finish_merge",
+    "format_path",
+    "from_data",
+    "interpolate_node",
+    "load_yaml_node",
+    "merge_nodes",
+    "parse_input",
+    "parse_value",
     "random_source",
+    "render_svg",
+    "render_text",
     "resolve_config",
+    "to_data",
     "without_pretrained_weights",
 ]
 
-_HOMES = {
-    "Registry": "model_constructor.registry.registry",
-    "build_model": "model_constructor.api",
-    "compile_ir": "model_constructor.api",
-    "random_source": "model_constructor.random",
-    "resolve_config": "model_constructor.config.resolve",
-    "without_pretrained_weights": "model_constructor.blocks.vision.weights",
-}
-
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    home = next((home for home, names in _HOMES.items() if name in names), None)
+    if home is None:
         raise AttributeError(f"module 'model_constructor' has no attribute '{name}'")
-    value = getattr(importlib.import_module(_HOMES[name]), name)
+    value = getattr(importlib.import_module(home), name)
     globals()[name] = value
     return value

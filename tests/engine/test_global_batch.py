@@ -14,7 +14,9 @@ from helpers.tiny_experiment import fixed_schedule
 
 from trainer.config.errors import ConfigError
 from trainer.config.loader import load_located
-from trainer.offline_trainer import check, train
+from trainer.engine.build_data import build_data
+from trainer.engine.check import check
+from trainer.offline_trainer import train
 
 Write = Callable[..., Path]
 NO_BATCH = "data.batch_size=null"
@@ -47,7 +49,7 @@ def test_what_does_not_come_out_even_is_refused(
     tiny_experiment: Write, overrides: list[str], ranks: int, message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
-        check(load_located(tiny_experiment(), overrides), ranks)
+        build_data(check(load_located(tiny_experiment(), overrides), ranks), ranks)
     assert len(caught.value.issues) == 1
 
 

@@ -17,9 +17,9 @@ import torch
 from helpers.tracking import ALONE, identity
 
 from trainer.config.loader import load_located
+from trainer.engine.check import check
 from trainer.engine.loggers import TensorBoardLogger, WandbLogger
 from trainer.engine.loggers.wandb import logged_steps
-from trainer.engine.preflight import preflight
 from trainer.engine.tracking import VALIDATIONS, Tracker, forget_from
 from trainer.templates import RunIdentity
 from trainer.utils.errors import TrainingFault
@@ -94,8 +94,8 @@ def test_without_a_word_in_the_configuration_weights_and_biases_is_there(
     tiny_experiment: Callable[..., Path],
 ) -> None:
     for change, expected in ((None, [WandbLogger]), (lambda c: c["train"].update(loggers=[]), [])):
-        plan = preflight(load_located(tiny_experiment(change)))
-        assert [type(logger) for logger in plan.loggers] == expected
+        checked = check(load_located(tiny_experiment(change)))
+        assert [type(logger) for logger in checked.loggers] == expected
 
 
 def test_what_is_measured_beside_training_goes_with_the_last_update(tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ import json, os, signal, sys
 from pathlib import Path
 from helpers.tracking import ALONE, identity
 from trainer.engine.loggers import WandbLogger
-from trainer.engine.preflight import preflight
+from trainer.engine.check import check
 from trainer.engine.tracking import Tracker, forget_from
 
 folder, first, last, kill = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "kill"

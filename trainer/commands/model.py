@@ -31,8 +31,7 @@ def model() -> None:
 @click.option("--code", is_flag=True, help="Print the forward that the graph becomes.")
 def show(file: Path, inputs: tuple[str, ...], batch: int, svg: Path | None, code: bool) -> None:
     """Print the modules, parameters and shapes of the model in FILE; nothing is allocated."""
-    from model_constructor.errors import ConfigError
-    from model_constructor.show import describe, parse_input, render_svg, render_text
+    from model_constructor import ConfigError, describe, parse_input, render_svg, render_text
 
     try:
         description = describe(file, dict(parse_input(text) for text in inputs), batch=batch)

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from trainer.config.loader import LocatedConfig, load_located
+from trainer.engine.build_data import build_data
+from trainer.engine.check import check
 from trainer.engine.exit_messages import Outcome, user_message
 from trainer.engine.run_folder import RAY_LAUNCH
 from trainer.engine.stop import ask_to_stop
-from trainer.offline_trainer import attempt, check, way_on
+from trainer.offline_trainer import attempt, way_on
 from trainer.runtime import RankLost, select_device
 from trainer.runtime.ray.cluster import Interrupted, RayError, RayJob, run_on_ray
 
@@ -43,7 +45,8 @@ def train_on_ray(
     try:
         located = load_located(path, overrides)
         device = str(located.data.get("device", "auto"))
-        check(_checked_here(located, path, overrides, device), num_workers)
+        here = _checked_here(located, path, overrides, device)
+        build_data(check(here, num_workers), num_workers)
         job = RayJob(
             work=_work,
             argument=(str(path), list(overrides), uuid.uuid4().hex),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from model_constructor.config.source_map import SourceLocation
+from model_constructor import ConfigPath, SourceLocation
 
 
 class ConfigLoadError(ValueError):
@@ -22,6 +22,7 @@ class ConfigValidationIssue:
         hint: what to do about it.
         location: file, line and column of the value.
         origin: the chain of files whose `defaults` brought the value in, outermost first.
+        path: `error_path` as keys and list indices.
     """
 
     error_path: str
@@ -29,6 +30,7 @@ class ConfigValidationIssue:
     hint: str | None = None
     location: SourceLocation | None = None
     origin: tuple[str, ...] = ()
+    path: ConfigPath = ()
 
     def __str__(self) -> str:
         text = f"{self.error_path}: {self.error_message}"

@@ -1,23 +1,39 @@
-"""Reading an experiment YAML: `defaults`, overrides, interpolation, and where every value stands."""
+"""Reading an experiment YAML: `defaults`, overrides, interpolation, and where every value stands.
+
+Files are read, merged and interpolated by the language of the model YAMLs, `_merge_` included. One thing is
+added: `null` takes back what a file builds on, where names are free (`_taken_back`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-from model_constructor.config.interpolate import interpolate_config
-from model_constructor.config.source_map import SourceLocation, SourceMap
-from model_constructor.config.yaml_loader import load_yaml_file
-from model_constructor.errors import ConfigError as YamlError
+from model_constructor import ConfigError as YamlError
+from model_constructor import (
+    ConfigPath,
+    Node,
+    Problems,
+    SourceLocation,
+    SourceMap,
+    finish_merge,
+    from_data,
+    interpolate_node,
+    load_yaml_node,
+    merge_nodes,
+    parse_value,
+    to_data,
+)
 
 from trainer.config.errors import ConfigLoadError
-from trainer.config.paths import search_paths
+from trainer.config.paths import expanded, search_paths
 
-ConfigPath = tuple[str | int, ...]
+__all__ = ["ConfigPath", "LocatedConfig", "describe_yaml_error", "load_config", "load_located"]
+
 COMMAND_LINE = "<command line>"
+_FREE_NAMES = ("component_config_paths", "component_build_args", "component_optims")
 
 
 @dataclass(frozen=True)
@@ -32,17 +48,13 @@ class LocatedConfig:
     """
 
     data: dict[str, Any]
-    source_map: SourceMap
+    source_map: SourceMap = field(default_factory=SourceMap)
     chains: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     path: Path = Path()
 
     def locate(self, path: ConfigPath) -> SourceLocation | None:
         """Return where the value at `path` stands, or the nearest value around it."""
-        for length in range(len(path), -1, -1):
-            location = self.source_map.get(path[:length])
-            if location is not None:
-                return location
-        return None
+        return self.source_map.nearest(path)
 
     def search_paths(self, path: ConfigPath) -> list[Path]:
         """Return the folders in which the relative file name at `path` is looked up."""
@@ -73,123 +85,150 @@ def load_located(path: str | Path, overrides: Iterable[str] = ()) -> LocatedConf
     Raises:
         ConfigLoadError: see `load_config`; also for an override that is no assignment.
     """
-    path = Path(path).expanduser()
-    chains: dict[str, tuple[str, ...]] = {}
-    data, positions = _compose(path, (), chains, None)
-    for text in overrides:
-        _apply_override(data, positions, text)
+    path = expanded(str(path))
+    problems = Problems()
+    files = _Files(problems)
     try:
-        data, source_map = interpolate_config(data, SourceMap(positions))
+        root = files.compose(path, (), None)
+        for text in overrides:
+            root = _lay_over(root, _override(text), problems)
+        root = interpolate_node(finish_merge(root, (), problems), problems)
+        problems.raise_all()
+        data, source_map = to_data(root)
     except YamlError as error:
         raise ConfigLoadError(describe_yaml_error(error)) from None
-    return LocatedConfig(data, source_map, chains, path)
+    except RecursionError:
+        raise ConfigLoadError(f"{path}: what it holds refers to itself too deeply") from None
+    return LocatedConfig(data, source_map, files.chains, path)
 
 
 def describe_yaml_error(error: YamlError) -> str:
     """Return a model-language error as one `file:line:col: sentence` line per mistake."""
     lines = []
-    for one in getattr(error, "errors", None) or [error]:
-        place = f"{one.location.format()}: " if one.location else ""
+    for one in error.errors:
         known = f"; did you mean '{one.suggestions[0]}'?" if one.suggestions else ""
-        lines.append(f"{place}{one.message}{known}")
+        lines.append(f"{_place(one.location)}{one.message}{known}")
     return "\n".join(lines)
 
 
-Positions = dict[ConfigPath, SourceLocation]
+class _Files:
+    """Loads files with everything that their `defaults` name; each is read once.
 
+    Attributes:
+        chains: file → the files whose `defaults` lead to it, outermost first.
+    """
 
-def _compose(
-    path: Path, stack: tuple[Path, ...], chains: dict[str, tuple[str, ...]], declared: SourceLocation | None
-) -> tuple[dict[str, Any], Positions]:
-    """Load one file and everything that its `defaults` name, the later entry winning."""
-    place = f"{declared.format()}: " if declared else ""
-    resolved = path.resolve()
-    if resolved in stack:
-        cycle = " -> ".join(p.name for p in (*stack[stack.index(resolved) :], resolved))
-        raise ConfigLoadError(f"{place}defaults include each other in a cycle: {cycle}")
-    if not path.is_file():
-        raise ConfigLoadError(f"{place}config file not found: {path}")
-    data, positions = _read(path)
-    chain = tuple(str(p) for p in (*stack, resolved))
-    chains.setdefault(str(path), tuple(_shown(p) for p in chain))
+    def __init__(self, problems: Problems) -> None:
+        self.chains: dict[str, tuple[str, ...]] = {}
+        self._problems = problems
+        self._composed: dict[Path, Node] = {}
 
-    merged: dict[str, Any] = {}
-    merged_positions: Positions = {}
-    for entry_path, location in _defaults(data, positions):
-        base = path.parent / Path(entry_path).expanduser()
-        included, included_positions = _compose(base, (*stack, resolved), chains, location)
-        _merge(merged, merged_positions, included, included_positions)
-    data.pop("defaults", None)
-    _merge(merged, merged_positions, data, positions)
-    return merged, merged_positions
-
-
-def _read(path: Path) -> tuple[dict[str, Any], Positions]:
-    try:
-        data, source_map = load_yaml_file(path)
-    except YamlError as error:
-        raise ConfigLoadError(describe_yaml_error(error)) from None
-    if not isinstance(data, dict):
-        raise ConfigLoadError(f"{path}:1:1: the file must be a mapping of keys to values")
-    return data, dict(source_map.items())
-
-
-def _defaults(data: dict[str, Any], positions: Positions) -> list[tuple[str, SourceLocation | None]]:
-    """Return the paths under `defaults` with their places."""
-    entries = data.get("defaults") or []
-    here = positions.get(("defaults",))
-    if not isinstance(entries, list):
-        raise ConfigLoadError(f"{_place(here)}defaults must be a list such as `- base: ./base.yaml`")
-    found = []
-    for index, entry in enumerate(entries):
-        at = positions.get(("defaults", index), here)
-        if not isinstance(entry, dict) or len(entry) != 1:
+    def compose(self, path: Path, stack: tuple[Path, ...], declared: SourceLocation | None) -> Node:
+        """Return a file laid over what its `defaults` name, a later entry over the ones before."""
+        place = _place(declared)
+        try:
+            is_file, resolved = path.is_file(), path.resolve()
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = getattr(error, "strerror", None) or error
             raise ConfigLoadError(
-                f"{_place(at)}an entry of defaults must be one `label: path`, not {entry!r}"
+                f"{place}config file {_shortened(str(path))!r} cannot be: {reason}"
+            ) from None
+        if resolved in stack:
+            cycle = " -> ".join(p.name for p in (*stack[stack.index(resolved) :], resolved))
+            raise ConfigLoadError(f"{place}defaults include each other in a cycle: {cycle}")
+        if not is_file:
+            raise ConfigLoadError(f"{place}config file not found: {path}")
+        if resolved in self._composed:
+            return self._composed[resolved]
+        root = load_yaml_node(path)
+        chain = (*stack, resolved)
+        self.chains[str(path)] = tuple(_shown(str(p)) for p in chain)
+        below = root.holding({})
+        for entry in _defaults(root):
+            included = self.compose(path.parent / expanded(entry.value), chain, entry.loc)
+            below = _lay_over(below, included, self._problems)
+        own = root.holding({key: child for key, child in root.value.items() if key != "defaults"})
+        self._composed[resolved] = _lay_over(below, own, self._problems)
+        return self._composed[resolved]
+
+
+def _defaults(root: Node) -> list[Node]:
+    """Return the paths under `defaults`: `- base.yaml`, or `- label: base.yaml`."""
+    found = root.value.get("defaults")
+    if found is None or found.value is None:
+        return []
+    if not isinstance(found.value, list):
+        raise ConfigLoadError(f"{_place(found.loc)}defaults must be a list such as `- base.yaml`")
+    entries = []
+    for entry in found.value:
+        label = ""
+        if isinstance(entry.value, dict) and len(entry.value) == 1:
+            ((name, target),) = entry.value.items()
+            label, entry = f" of defaults entry '{name}'", target
+        elif isinstance(entry.value, dict):
+            raise ConfigLoadError(
+                f"{_place(entry.loc)}an entry of defaults must be one path or one `label: path`, "
+                f"not {len(entry.value)} of them"
             )
-        ((label, target),) = entry.items()
-        if not isinstance(target, str):
-            raise ConfigLoadError(f"{_place(at)}the path of defaults entry '{label}' must be text")
-        found.append((target, positions.get(("defaults", index, label), at)))
-    return found
+        if not isinstance(entry.value, str) or not entry.value:
+            raise ConfigLoadError(
+                f"{_place(entry.loc)}the path{label or ' of a defaults entry'} must be text"
+            )
+        entries.append(entry)
+    return entries
 
 
-def _merge(
-    base: dict[str, Any], base_positions: Positions, override: dict[str, Any], positions: Positions
-) -> None:
-    """Merge mappings key by key; everything else, lists too, is replaced, and its positions with it."""
-    base_positions.update({(): positions[()]} if () in positions else {})
-
-    def walk(into: dict[str, Any], source: dict[str, Any], path: ConfigPath) -> None:
-        for key, value in source.items():
-            here = (*path, key)
-            if isinstance(value, dict) and isinstance(into.get(key), dict):
-                if here in positions:
-                    base_positions[here] = positions[here]
-                walk(into[key], value, here)
-                continue
-            for old in [p for p in base_positions if p[: len(here)] == here]:
-                del base_positions[old]
-            base_positions.update({p: at for p, at in positions.items() if p[: len(here)] == here})
-            into[key] = value
-
-    walk(base, override, ())
+def _lay_over(below: Node, above: Node, problems: Problems) -> Node:
+    """Merge two files; mappings key by key, everything else is replaced, `_merge_` says otherwise."""
+    return _taken_back(merge_nodes(below, above, (), problems), below, above, ())
 
 
-def _apply_override(data: dict[str, Any], positions: Positions, text: str) -> None:
+def _taken_back(merged: Node, below: Node, above: Node, path: ConfigPath) -> Node:
+    """Leave out what `above` sets to null of what `below` gives, where names are free.
+
+    So a file that chooses another optimizer than the one it builds on can drop its parameters. Elsewhere null
+    is a value like others: the schema says what it means.
+    """
+    if not all(isinstance(node.value, dict) for node in (merged, below, above)):
+        return merged
+    names_are_free = "params" in path[1:] or (path and path[-1] in _FREE_NAMES)
+    kept = dict(merged.value)
+    for key, child in above.value.items():
+        beneath = below.value.get(key)
+        if beneath is None or beneath.value is None or key not in kept:
+            continue
+        if child.value is None:
+            if names_are_free or (path and key == "params"):
+                del kept[key]
+        else:
+            kept[key] = _taken_back(kept[key], beneath, child, (*path, key))
+    return merged.holding(kept)
+
+
+def _override(text: str) -> Node:
+    """Return `dotted.path=value` as the file that would say so."""
     name, separator, value_text = text.partition("=")
-    keys: Sequence[str] = name.strip().split(".")
+    keys = name.strip().split(".")
     if not separator or not all(keys):
         raise ConfigLoadError(f"{COMMAND_LINE}: an override must read `dotted.path=value`, not {text!r}")
-    try:
-        value = yaml.safe_load(value_text)
-    except yaml.YAMLError:
-        raise ConfigLoadError(f"{COMMAND_LINE}: the value of override {text!r} is no YAML") from None
-    nested: dict[str, Any] = {keys[-1]: value}
-    for key in reversed(keys[:-1]):
-        nested = {key: nested}
     location = SourceLocation(COMMAND_LINE, 1, 1)
-    _merge(data, positions, nested, {tuple(keys[: i + 1]): location for i in range(len(keys))})
+    try:
+        node = _written_at(from_data(parse_value(value_text)), location)
+    except YamlError:
+        raise ConfigLoadError(f"{COMMAND_LINE}: the value of override {text!r} is no YAML") from None
+    for key in reversed(keys):
+        node = Node({key: node}, location)
+    return node
+
+
+def _written_at(node: Node, location: SourceLocation) -> Node:
+    """Return a tree all of which is written at one place."""
+    value: Any = node.value
+    if isinstance(value, dict):
+        value = {key: _written_at(child, location) for key, child in value.items()}
+    elif isinstance(value, list):
+        value = [_written_at(child, location) for child in value]
+    return Node(value, location, location)
 
 
 def _place(location: SourceLocation | None) -> str:
@@ -202,3 +241,7 @@ def _shown(path: str) -> str:
         return str(Path(path).relative_to(Path.cwd()))
     except ValueError:
         return path
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 80 else f"{text[:77]}…"

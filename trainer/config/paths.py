@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 PROJECT_MARKS = (".git", "pyproject.toml")
+LONGEST_NAME, LONGEST_PATH = 255, 4095
+"""In bytes: what Linux file systems take."""
 
 
 def project_folder(config_path: Path) -> Path:
@@ -33,14 +36,43 @@ def search_paths(config_path: Path, declared_in: str | None = None) -> list[Path
     return list(dict.fromkeys(folders))
 
 
+def expanded(value: str) -> Path:
+    """Return a path with `~` as the home folder; that of a user who is not there stays as it is."""
+    return Path(os.path.expanduser(value))
+
+
+def path_mistake(value: str) -> str | None:
+    """Say why no file or folder can have this name, or None if one can."""
+    if "\0" in value:
+        return "a path cannot hold a null byte"
+    try:
+        encoded = os.fsencode(value)
+    except UnicodeError:
+        return "a path cannot hold half of a surrogate pair"
+    if len(encoded) > LONGEST_PATH:
+        return f"a path of {len(encoded):,} bytes is too long; file systems take {LONGEST_PATH:,}"
+    longest = max(map(len, encoded.split(b"/")))
+    if longest > LONGEST_NAME:
+        return f"a name of {longest:,} bytes in a path is too long; file systems take {LONGEST_NAME}"
+    return None
+
+
 def find_input(value: str, folders: list[Path]) -> Path | None:
     """Return the first existing path that `value` can mean, or None; `~` is expanded."""
-    path = Path(value).expanduser()
+    path = expanded(value)
     candidates = [path] if path.is_absolute() else [folder / path for folder in folders]
-    return next((c for c in candidates if c.exists()), None)
+    return next((c for c in candidates if _exists(c)), None)
+
+
+def _exists(path: Path) -> bool:
+    """Say whether a path is there; one that no file system takes, or nobody may look at, is not."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
 
 
 def output_path(value: str, config_path: Path) -> Path:
     """Return where something is written: `~` expanded, relative paths below the project folder."""
-    path = Path(value).expanduser()
+    path = expanded(value)
     return path if path.is_absolute() else project_folder(config_path) / path

@@ -73,7 +73,7 @@ class DataConfig(Section):
     """Where samples come from and how they travel."""
 
     datamodule: ComponentSpec
-    # Whoever trains finds a number here: `global_batch_size` is shared out before anything is built.
+    # Always a number in a checked configuration: where `global_batch_size` is given, the check divides it.
     batch_size: int = Field(  # type: ignore[assignment]
         None,
         gt=0,
@@ -190,7 +190,7 @@ class TrainConfig(Section):
         None, description="checkpoint folder whose weights this run starts from; its optimizers start anew"
     )
     seed: int | None = Field(
-        None, ge=0, description="order, noise and dropout; the top-level seed if not given"
+        None, ge=0, lt=2**63, description="order, noise and dropout; the top-level seed if not given"
     )
     optimizer: ComponentSpec | None = Field(
         None, description="of every component that is not frozen and has none under `component_optims`"
@@ -247,7 +247,7 @@ class ExperimentConfig(Section):
     params: dict[str, Any] = Field(
         default_factory=dict, description="values for ${params.…}; nothing reads them"
     )
-    seed: int = Field(123, ge=0, description="weights are initialised from it, alike on all ranks")
+    seed: int = Field(123, ge=0, lt=2**63, description="weights are initialised from it, alike on all ranks")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="auto: bf16 on a GPU, fp32 on a CPU; fp16 scales the loss"
@@ -256,6 +256,22 @@ class ExperimentConfig(Section):
     model: ModelConfig
     data: DataConfig
     train: TrainConfig
+
+    def with_parameters(self, path: tuple[str | int, ...], params: dict[str, Any]) -> ExperimentConfig:
+        """Return the same configuration with other `params` of the component spec at a config path."""
+
+        def replaced(value: Any, below: tuple[str | int, ...]) -> Any:
+            if not below:
+                return value.model_copy(update={"params": params})
+            key, rest = below[0], below[1:]
+            if isinstance(value, list):
+                return [replaced(item, rest) if i == key else item for i, item in enumerate(value)]
+            if isinstance(value, dict):
+                return {**value, key: replaced(value[key], rest)}
+            return value.model_copy(update={key: replaced(getattr(value, str(key)), rest)})
+
+        changed: ExperimentConfig = replaced(self, path)
+        return changed
 
     @property
     def run_seed(self) -> int:

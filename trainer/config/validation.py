@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
 import typing
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import pydantic
-from model_constructor.util.suggest import closest
+from model_constructor import ConfigPath, did_you_mean, format_path
 
 from trainer.config.errors import ConfigError, ConfigValidationIssue
-from trainer.config.loader import ConfigPath, LocatedConfig
+from trainer.config.loader import LocatedConfig
+from trainer.config.parameters import Target, convert_parameters, schema_issues
 from trainer.config.schemas import ExperimentConfig
 
 _ELSEWHERE = {
@@ -35,11 +35,18 @@ def validate_config(raw: dict[str, Any]) -> ExperimentConfig:
     Raises:
         ConfigError: all mistakes; without positions, since a mapping has none.
     """
-    issues = Issues(LocatedConfig(raw, source_map=_NoPositions()))  # type: ignore[arg-type]
+    issues = Issues(LocatedConfig(raw))
     config = validate_schema(issues)
     issues.raise_if_any()
     assert config is not None
     return config
+
+
+def mistake(located: LocatedConfig, path: ConfigPath, message: str, hint: str | None = None) -> ConfigError:
+    """Return the error for one mistake that only shows while the experiment is put together."""
+    issues = Issues(located)
+    issues.add(path, message, hint)
+    return ConfigError(issues.found)
 
 
 class Issues:
@@ -52,16 +59,14 @@ class Issues:
     def add(self, path: ConfigPath, message: str, hint: str | None = None) -> None:
         """Note one mistake at a config path."""
         location = self.located.locate(path)
-        self.found.append(
-            ConfigValidationIssue(dotted(path), message, hint, location, self.located.chain(location))
-        )
+        chain = self.located.chain(location)
+        self.found.append(ConfigValidationIssue(format_path(path), message, hint, location, chain, path))
 
-    def touches(self, path: ConfigPath) -> bool:
-        """Say whether a mistake was noted at `path`, below it, or at something that holds it."""
-        name = dotted(path)
-        return any(
-            i.error_path == name or i.error_path.startswith((f"{name}.", f"{name}[")) for i in self.found
-        )
+    def copy(self) -> Issues:
+        """Return the same mistakes, to which others can be added."""
+        other = Issues(self.located)
+        other.found = list(self.found)
+        return other
 
     def raise_if_any(self) -> None:
         """Raise `ConfigError` with everything found, in the order of the files."""
@@ -74,21 +79,14 @@ def _place(issue: ConfigValidationIssue) -> tuple[str, int, int]:
     return (at.file, at.line, at.col) if at else ("", 0, 0)
 
 
-def dotted(path: ConfigPath) -> str:
-    """Return `a.b[0]` for a config path, `<root>` for the empty one."""
-    text = ""
-    for key in path:
-        text += f"[{key}]" if isinstance(key, int) else f".{key}" if text else str(key)
-    return text or "<root>"
-
-
 def validate_schema(issues: Issues) -> ExperimentConfig | None:
     """Check the whole configuration against the schema; None when something was found."""
     raw = issues.located.data
     try:
         config = ExperimentConfig.model_validate(raw)
     except pydantic.ValidationError as error:
-        _note_schema_errors(issues, error, (), lambda path: _keys_at(ExperimentConfig, path))
+        for one in schema_issues(error, lambda path: _keys_at(ExperimentConfig, path)):
+            issues.add(one.path, one.error_message, _ELSEWHERE.get(one.error_path) or one.hint)
         return None
     _check_component_names(issues, config)
     return config
@@ -98,86 +96,25 @@ def validate_parameters(
     issues: Issues,
     path: ConfigPath,
     params: Mapping[str, Any],
-    target: Callable[..., Any],
+    targets: Target | Sequence[Target],
     reserved: Collection[str] = (),
 ) -> dict[str, Any] | None:
-    """Check parameters against the signature of what will receive them.
+    """Check parameters against what will receive them; see `convert_parameters`.
 
     Args:
         issues: takes the mistakes.
         path: config path of `params`.
         params: what the YAML gives.
-        target: a class or function; its annotations give the types (text such as `1e-4` becomes a number
-            where a number is asked for).
+        targets: a class or function, or several that share the parameters.
         reserved: arguments that the framework passes itself.
 
     Returns:
         The converted parameters that were given, or None when something is wrong.
     """
-    model, open_ended = _signature_model(target, frozenset(reserved))
-    try:
-        checked = model.model_validate(dict(params))
-    except pydantic.ValidationError as error:
-        names = list(model.model_fields)
-        _note_schema_errors(issues, error, path, lambda below: names if not below else [])
-        return None
-    given = {name: getattr(checked, name) for name in params if name in model.model_fields}
-    if open_ended:
-        given.update({name: value for name, value in params.items() if name not in given})
-    return given
-
-
-def _signature_model(
-    target: Callable[..., Any], reserved: frozenset[str]
-) -> tuple[type[pydantic.BaseModel], bool]:
-    """Return a model whose fields are the arguments of `target`, and whether it takes any others too."""
-    init = target.__init__ if inspect.isclass(target) else target
-    try:
-        hints = typing.get_type_hints(init)
-    except Exception:  # an annotation that only a type checker can resolve: names are checked, types are not
-        hints = {}
-    fields: dict[str, Any] = {}
-    open_ended = False
-    for name, parameter in inspect.signature(target).parameters.items():
-        if parameter.kind is parameter.VAR_KEYWORD:
-            open_ended = True
-        elif parameter.kind is not parameter.VAR_POSITIONAL and name not in reserved:
-            default = ... if parameter.default is parameter.empty else parameter.default
-            fields[name] = (hints.get(name, Any), default)
-    extra: typing.Literal["allow", "forbid"] = "allow" if open_ended else "forbid"
-    config = pydantic.ConfigDict(extra=extra, arbitrary_types_allowed=True, protected_namespaces=())
-    return pydantic.create_model("parameters", __config__=config, **fields), open_ended
-
-
-def _note_schema_errors(
-    issues: Issues,
-    error: pydantic.ValidationError,
-    prefix: ConfigPath,
-    names_at: Callable[[ConfigPath], Sequence[str]],
-) -> None:
-    for one in error.errors(include_url=False):
-        below = tuple(k for k in one["loc"] if not _is_union_label(k))
-        path = (*prefix, *below)
-        kind = one["type"]
-        if kind == "extra_forbidden":
-            issues.add(path, "unknown key", _ELSEWHERE.get(dotted(path)) or _near(path, names_at(below[:-1])))
-        elif kind in ("missing", "missing_argument"):
-            issues.add(path, "this key is required")
-        elif kind == "value_error":
-            issues.add(path, one["msg"].removeprefix("Value error, "))
-        else:
-            message = one["msg"][0].lower() + one["msg"][1:]
-            issues.add(path, f"{message}, not {_shown(one['input'])}")
-
-
-def _near(path: ConfigPath, names: Sequence[str]) -> str | None:
-    near = closest(str(path[-1]), names)
-    return f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(names)}" if names else None
-
-
-def _is_union_label(key: str | int) -> bool:
-    """Say whether pydantic put the key there to name the member of a union that it tried."""
-    return isinstance(key, str) and (key.startswith(("dict[", "list[", "literal[", "tuple[", "constrained-")))
+    converted, found = convert_parameters(params, targets, reserved)
+    for one in found:
+        issues.add((*path, *one.path), one.error_message, one.hint)
+    return converted
 
 
 def _keys_at(model: type[pydantic.BaseModel], path: ConfigPath) -> list[str]:
@@ -202,8 +139,7 @@ def _check_component_names(issues: Issues, config: ExperimentConfig) -> None:
     for section in ("component_build_args", "component_optims"):
         for name in getattr(config.model, section):
             if name not in names:
-                near = closest(name, names)
-                hint = f"did you mean '{near[0]}'?" if near else f"components are {', '.join(names)}"
+                hint = did_you_mean(name, names, "components are")
                 issues.add(("model", section, name), "there is no component of this name", hint)
     frozen = [n for n, a in config.model.component_build_args.items() if a.freeze]
     for name in frozen:
@@ -213,14 +149,3 @@ def _check_component_names(issues: Issues, config: ExperimentConfig) -> None:
                 "this component is frozen, so its optimizer would have no effect",
                 "remove one of the two",
             )
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}…"
-
-
-class _NoPositions:
-    def get(self, path: ConfigPath) -> None:
-        """Know no position."""
-        return None

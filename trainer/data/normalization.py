@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from model_constructor.util.suggest import closest
+from model_constructor import did_you_mean
 from torch import Tensor
 
 from trainer.data.images import IMAGE_PREFIX
@@ -75,25 +75,20 @@ class Normalizer:
         self.datasets = tuple(name for name in parts if name is not None)
         self._dataset = dataset
         if dataset is not None and dataset not in self.datasets:
-            near = closest(dataset, self.datasets)
-            known = f"there are {', '.join(self.datasets)}" if self.datasets else "they are of one, unnamed"
-            hint = f"did you mean '{near[0]}'?" if near else known
+            hint = did_you_mean(dataset, self.datasets) if self.datasets else "they are of one, unnamed"
             raise ValueError(f"there is no dataset '{dataset}' in these statistics; {hint}")
         self._row = None if dataset is None else self.datasets.index(dataset)
         features = list(dict.fromkeys(key for part in parts.values() for key in part))
         named = {} if isinstance(modes, str) else modes
         for key in named:
             if key not in features:
-                near = closest(key, features)
-                hint = f"did you mean '{near[0]}'?" if near else f"there are some for {', '.join(features)}"
+                hint = did_you_mean(key, features, "there are some for")
                 raise ValueError(f"a normalization is given for '{key}', which has no statistics; {hint}")
         self._maps: dict[str, _Affine] = {}
         for key in features:
             mode = modes if isinstance(modes, str) else named.get(key, DEFAULT_MODE)
             if mode not in MODES:
-                near = closest(mode, MODES)
-                hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(MODES)}"
-                raise ValueError(f"'{mode}' is no normalization of '{key}'; {hint}")
+                raise ValueError(f"'{mode}' is no normalization of '{key}'; {did_you_mean(mode, MODES)}")
             has = [(name, part[key]) for name, part in parts.items() if key in part]
             if mode == "none" and not self.datasets:
                 continue

@@ -16,6 +16,7 @@ from model_constructor import random_source, without_pretrained_weights
 from torch import Tensor, nn
 
 from trainer.checkpoint.folder import CheckpointError, find_checkpoint, load_tensors, read_manifest
+from trainer.config.parameters import FRAMEWORK_ARGUMENTS, convert_parameters, receivers
 from trainer.config.schemas import ComponentSpec
 from trainer.data.images import IMAGE_PREFIX, scale_images
 from trainer.data.normalization import Normalizer
@@ -189,7 +190,7 @@ def load_policy(
             "names no policy_class" if policy_class is None else f"trains {policy_class.__name__}, no policy"
         )
         raise CheckpointError(f"trainer '{trainer_spec['type']}' {what}, so {folder} cannot act")
-    params = own_parameters(policy_class, trainer_spec.get("params", {}))
+    params = own_parameters(policy_class, _converted(trainer_class, trainer_spec))
     policy = policy_class(models, build_loss(_loss_spec(config)), **params).to(chosen).eval()
     if (folder / OWN_STATE).exists():
         load_own_state(policy, models, load_tensors(folder / OWN_STATE))
@@ -211,6 +212,13 @@ def load_component(module: nn.Module, path: Path) -> None:
         module.load_state_dict(state, strict=True)
     except RuntimeError as error:
         raise CheckpointError(f"{path} does not fit its component: {error}") from error
+
+
+def _converted(plugin: Any, spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters of a spec as its receiver takes them; earlier versions saved them as written."""
+    given = spec.get("params") or {}
+    converted, _ = convert_parameters(given, receivers(plugin), FRAMEWORK_ARGUMENTS)
+    return dict(given) if converted is None else converted
 
 
 def _loss_spec(config: Mapping[str, Any]) -> ComponentSpec | None:
@@ -267,5 +275,5 @@ def build_loss(spec: ComponentSpec | None) -> nn.Module | None:
     if spec is None:
         return None
     factory: Any = LOSS_BUILDER_REGISTRY.get(spec.type)
-    loss: nn.Module = factory(**spec.params).build()
+    loss: nn.Module = factory(**_converted(factory, spec.model_dump())).build()
     return loss

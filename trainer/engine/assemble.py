@@ -10,9 +10,9 @@ from typing import Any
 
 import click
 import torch
+from torch import nn
 
 from trainer.checkpoint.writer import CheckpointWriter
-from trainer.config.loader import ConfigPath
 from trainer.config.paths import find_input, project_folder
 from trainer.config.schemas import ExperimentConfig
 from trainer.config.validation import Issues
@@ -29,8 +29,10 @@ from trainer.deployment.robot_policy import (
     own_parameters,
     own_state,
 )
+from trainer.engine.build_data import Data, dataset_facts
+from trainer.engine.check import CheckedConfig
+from trainer.engine.effects import check_watched
 from trainer.engine.experiment import Experiment
-from trainer.engine.preflight import Plan, dataset_facts, refusal
 from trainer.engine.rehearsal import explain, rehearse
 from trainer.engine.resume import checkpoint_to_resume, resolved, set_aside
 from trainer.engine.run_folder import (
@@ -54,14 +56,17 @@ from trainer.utils.files import write_json
 from trainer.utils.seed import kept_random_state, set_global_seed
 
 
-def assemble(plan: Plan, runtime: Runtime, callbacks: Sequence[Callback] = ()) -> Experiment:
-    """Build an experiment from a checked plan.
+def assemble(
+    checked: CheckedConfig, data: Data, runtime: Runtime, callbacks: Sequence[Callback] = ()
+) -> Experiment:
+    """Build an experiment from a checked configuration and its data.
 
     One seed on all ranks while models are built, then `seed + rank` for dropout and whatever else draws from
     the global generators. A run that `save_dir` already holds is taken up where it stopped.
 
     Args:
-        plan: the checked experiment.
+        checked: the checked configuration.
+        data: what it trains on.
         runtime: this rank.
         callbacks: what rooms that this one does not know add, between validation and the callbacks of the
             configuration.
@@ -69,11 +74,11 @@ def assemble(plan: Plan, runtime: Runtime, callbacks: Sequence[Callback] = ()) -
     Raises:
         ConfigError: the run in `save_dir` was made with other settings.
     """
-    config, run = plan.config, plan.run
+    config, run = checked.config, checked.run
     runtime.barrier()  # rank 0 is the only writer from here on, so all ranks see the same checkpoints
-    loader = _build_loader(plan, runtime)
+    loader = _build_loader(config, data, runtime)
     global_batch = config.data.batch_size * loader.parts * runtime.world_size
-    resumed = checkpoint_to_resume(plan, global_batch, loader.steps_per_epoch)
+    resumed = checkpoint_to_resume(checked, global_batch, loader.steps_per_epoch)
     seen = runtime.from_main(None if resumed is None else resumed.name)
     if seen != (None if resumed is None else resumed.name):
         raise TrainingFault(
@@ -81,38 +86,38 @@ def assemble(plan: Plan, runtime: Runtime, callbacks: Sequence[Callback] = ()) -
             f"{resumed.name if resumed else 'nothing'}: {run} must be the same folder for all ranks"
         )
     set_global_seed(config.seed, config.deterministic)
-    components = _build_components(plan, runtime, pretrained=resumed is None)
+    components = _build_components(checked, runtime, pretrained=resumed is None)
     total_steps = config.total_steps(loader.steps_per_epoch)
-    optimizers = _build_optimizers(plan, components, total_steps)
+    optimizers = _build_optimizers(checked, components, total_steps)
     update = Update(components, optimizers, _update_settings(config, runtime), runtime.device)
-    policy = _build_policy(plan, runtime, components)
-    trainer = _build_trainer(plan, runtime, components, update, policy)
+    policy = _build_policy(checked, runtime, components)
+    trainer = _build_trainer(checked, runtime, components, update, policy)
     set_global_seed(config.run_seed + runtime.rank, config.deterministic)
-    facts = dataset_facts(plan.dataset)
+    facts = dataset_facts(data.dataset)
     if policy is not None:
-        _rehearse(plan, policy, components, loader, facts, runtime)
+        _rehearse(checked, policy, components, loader, facts, runtime)
     if config.train.compile.enabled:
         components.compile(config.train.compile.backend, config.train.compile.mode)
-    validation, held_out = _build_validation(plan, runtime)
+    validation, held_out = _build_validation(checked, data, runtime)
     experiment = Experiment(
         config=config,
         runtime=runtime,
         run=run,
-        project=project_folder(plan.located.path),
+        project=project_folder(checked.located.path),
         trainer=trainer,
         policy=policy,
         components=components,
         update=update,
         optimizers=optimizers,
         loader=loader,
-        normalizer=plan.normalizer,
-        augmentation=plan.augmentation,
+        normalizer=data.normalizer,
+        augmentation=data.augmentation,
         windows=facts.get("windows", {}),
-        stats=plan.norm_stats,
+        stats=data.norm_stats,
         tracker=Tracker(run, runtime, config.train.log_every_n_steps),
         writer=CheckpointWriter(run, config.train.checkpoint.keep),
-        batch_metrics=getattr(plan.dataset, "batch_metrics", None),
-        callbacks=[*validation, *callbacks, *plan.callbacks],
+        batch_metrics=getattr(data.dataset, "batch_metrics", None),
+        callbacks=[*validation, *callbacks, *checked.callbacks.values()],
         validation_data=held_out,
     )
     if resumed is not None:
@@ -121,15 +126,15 @@ def assemble(plan: Plan, runtime: Runtime, callbacks: Sequence[Callback] = ()) -
         aside = set_aside(run) if resumed is None else None
         if aside is not None:
             click.echo(f"The earlier run of {run} is now {aside}.", err=True)
-        _write_run_folder(plan, experiment, total_steps)
+        _write_run_folder(checked, data, experiment, total_steps)
         with kept_random_state():
-            experiment.tracker.start(plan.loggers, _identity(config, run, experiment.progress.iteration))
+            experiment.tracker.start(checked.loggers, _identity(config, run, experiment.progress.iteration))
     runtime.barrier()
     return experiment
 
 
 def _rehearse(
-    plan: Plan,
+    checked: CheckedConfig,
     policy: Objective,
     components: Components,
     loader: BatchLoader,
@@ -138,44 +143,47 @@ def _rehearse(
 ) -> None:
     """Try the policy on two samples; what does not fit is a mistake in the configuration."""
     try:
-        rehearse(policy, components.called, loader, facts, runtime)
+        losses = rehearse(policy, components.called, loader, facts, runtime)
     except (ValueError, RuntimeError, TypeError, KeyError, IndexError) as error:
         message = f"the first forward pass fails: {explain(error)}"
-        raise refusal(plan.located, ("train", "trainer"), message) from error
+        raise checked.mistake(("train", "trainer"), message) from error
+    issues = Issues(checked.located)
+    check_watched(issues, checked.config, checked.callbacks, list(checked.metrics), losses)
+    issues.raise_if_any()
 
 
-def _build_loader(plan: Plan, runtime: Runtime) -> BatchLoader:
-    data = plan.config.data
+def _build_loader(config: ExperimentConfig, data: Data, runtime: Runtime) -> BatchLoader:
+    settings = config.data
     return BatchLoader(
-        plan.dataset,
-        batch_size=data.batch_size,
+        data.dataset,
+        batch_size=settings.batch_size,
         rank=runtime.rank,
         world_size=runtime.world_size,
-        parts=plan.config.train.accumulate_grad_batches,
-        seed=plan.config.run_seed,
-        num_workers=data.num_workers,
-        pin_memory=data.pin_memory,
-        persistent_workers=data.persistent_workers,
-        prefetch_factor=data.prefetch_factor,
-        normalizer=plan.normalizer,
+        parts=config.train.accumulate_grad_batches,
+        seed=config.run_seed,
+        num_workers=settings.num_workers,
+        pin_memory=settings.pin_memory,
+        persistent_workers=settings.persistent_workers,
+        prefetch_factor=settings.prefetch_factor,
+        normalizer=data.normalizer,
         device=runtime.device,
-        frame_memory=data.frame_memory * 2**20,
+        frame_memory=settings.frame_memory * 2**20,
     )
 
 
-def _build_components(plan: Plan, runtime: Runtime, pretrained: bool) -> Components:
+def _build_components(checked: CheckedConfig, runtime: Runtime, pretrained: bool) -> Components:
     """Build, load or initialise, freeze and distribute each component, in the order of the configuration.
 
     Args:
-        plan: the checked experiment.
+        checked: the experiment.
         runtime: this rank.
         pretrained: read the weights of others; in vain where a checkpoint brings all weights.
     """
-    config = plan.config
-    source = _load_folder(plan)
-    built = build_models(plan.component_paths, pretrained and source is None)
-    parallel = _parallel(plan, runtime)
-    components, issues = [], Issues(plan.located)
+    config = checked.config
+    source = _load_folder(checked)
+    built = build_models(checked.component_paths, pretrained and source is None)
+    parallel = _parallel(checked, runtime)
+    components, issues = [], Issues(checked.located)
     for name, module in built.items():
         flags = config.model.component_build_args.get(name)
         if source is not None:
@@ -193,44 +201,69 @@ def _build_components(plan: Plan, runtime: Runtime, pretrained: bool) -> Compone
     return Components(components)
 
 
-def _parallel(plan: Plan, runtime: Runtime) -> Parallel:
+def _parallel(checked: CheckedConfig, runtime: Runtime) -> Parallel:
     """Return how components lie on the ranks."""
-    asked = plan.config.train.parallel
+    asked = checked.config.train.parallel
     if not runtime.grouped:
         if asked in ("ddp", "fsdp") and runtime.is_main:
             click.echo(f"Warning: train.parallel: {asked} has no effect in one process.", err=True)
         return "none"
-    trainer_class = TRAINER_REGISTRY.get(plan.config.train.trainer.type)
+    trainer_class = TRAINER_REGISTRY.get(checked.config.train.trainer.type)
     if asked == "none" and runtime.distributed and hasattr(trainer_class, "policy_class"):
         message = f"with none, {runtime.world_size} ranks would train as many models that differ"
-        raise refusal(plan.located, ("train", "parallel"), message, "use ddp or fsdp")
+        raise checked.mistake(("train", "parallel"), message, "use ddp or fsdp")
     return asked or "ddp"
 
 
-def _load_folder(plan: Plan) -> Path | None:
-    value = plan.config.train.load_dir
-    return find_input(value, plan.located.search_paths(("train", "load_dir"))) if value is not None else None
+def _load_folder(checked: CheckedConfig) -> Path | None:
+    value = checked.config.train.load_dir
+    return (
+        find_input(value, checked.located.search_paths(("train", "load_dir"))) if value is not None else None
+    )
 
 
 def _build_optimizers(
-    plan: Plan, components: Components, total_steps: int
+    checked: CheckedConfig, components: Components, total_steps: int
 ) -> dict[str, torch.optim.Optimizer]:
     """Build the optimizer of every component that has one and something to train."""
-    optimizers, issues = {}, Issues(plan.located)
-    path: ConfigPath
-    for name, (path, spec) in plan.config.optimizers.items():
+    optimizers, issues = {}, Issues(checked.located)
+    for name, (path, spec) in checked.config.optimizers.items():
         if not components[name].trained:
             continue
         builder: Any = OPTIMIZER_BUILDER_REGISTRY.get(spec.type)
         try:
-            factory = builder(**plan.params[path])
+            factory = builder(**spec.params)
             takes_steps = "total_steps" in inspect.signature(factory.build).parameters
             extra = {"total_steps": total_steps} if takes_steps else {}
             optimizers[name] = factory.build(list(components[name].module.parameters()), **extra)
         except ValueError as error:
             issues.add((*path, "params"), str(error))
+            continue
+        if not all(hasattr(optimizers[name], attribute) for attribute in _OPTIMIZER):
+            message = _broken_promise("optimizer_builder", spec.type, optimizers[name], "an optimizer")
+            issues.add(path, message)
     issues.raise_if_any()
     return optimizers
+
+
+_OPTIMIZER = ("step", "zero_grad", "param_groups", "state_dict", "load_state_dict")
+
+
+def _broken_promise(registry: str, key: str, returned: Any, promised: str) -> str:
+    given = "nothing" if returned is None else f"a {type(returned).__name__}"
+    return f"{registry} '{key}' must return {promised} from its build, it returned {given}"
+
+
+def _build_loss(checked: CheckedConfig) -> nn.Module | None:
+    """Build the loss of `train.loss`, or None without one."""
+    spec = checked.config.train.loss
+    try:
+        loss = build_loss(spec)
+    except ValueError as error:
+        raise checked.mistake(("train", "loss", "params"), str(error)) from error
+    if spec is not None and not callable(loss):
+        raise checked.mistake(("train", "loss"), _broken_promise("loss_builder", spec.type, loss, "a module"))
+    return loss
 
 
 def _update_settings(config: ExperimentConfig, runtime: Runtime) -> UpdateSettings:
@@ -243,21 +276,21 @@ def _update_settings(config: ExperimentConfig, runtime: Runtime) -> UpdateSettin
     )
 
 
-def _build_policy(plan: Plan, runtime: Runtime, components: Components) -> Objective | None:
+def _build_policy(checked: CheckedConfig, runtime: Runtime, components: Components) -> Objective | None:
     """Build the policy that the trainer's class names, if it names one."""
-    trainer_class = TRAINER_REGISTRY.get(plan.config.train.trainer.type)
+    trainer_class = TRAINER_REGISTRY.get(checked.config.train.trainer.type)
     policy_class = getattr(trainer_class, "policy_class", None)
     if policy_class is None:
         return None
-    path: ConfigPath = ("train", "trainer")
+    path = ("train", "trainer")
     if not issubclass(policy_class, Objective):
         message = f"{policy_class.__name__} is no trainer.templates.Policy or Objective; derive it from one"
-        raise refusal(plan.located, path, message)
-    params = own_parameters(policy_class, plan.params.get(path, {}))
+        raise checked.mistake(path, message)
+    params = own_parameters(policy_class, checked.config.train.trainer.params)
     try:
-        policy: Objective = policy_class(components.called, build_loss(plan.config.train.loss), **params)
+        policy: Objective = policy_class(components.called, _build_loss(checked), **params)
     except ValueError as error:
-        raise refusal(plan.located, path, str(error)) from error
+        raise checked.mistake(path, str(error)) from error
     policy.to(runtime.device)
     own = own_state(policy, components.called)
     trained = [name for name, value in own.items() if value.requires_grad]
@@ -266,15 +299,15 @@ def _build_policy(plan: Plan, runtime: Runtime, components: Components) -> Objec
             f"{policy_class.__name__} has trainable parameters of its own ({', '.join(trained)}), but "
             "optimizers train components: make them one, or buffers"
         )
-        raise refusal(plan.located, path, message)
+        raise checked.mistake(path, message)
     return policy
 
 
 def _build_trainer(
-    plan: Plan, runtime: Runtime, components: Components, update: Update, policy: Objective | None
+    checked: CheckedConfig, runtime: Runtime, components: Components, update: Update, policy: Objective | None
 ) -> Any:
     """Build the trainer with whatever of the framework's arguments its signature names."""
-    config = plan.config
+    config = checked.config
     cls: Any = TRAINER_REGISTRY.get(config.train.trainer.type)
     accepted = inspect.signature(cls).parameters
     offered: dict[str, Any] = {
@@ -285,15 +318,15 @@ def _build_trainer(
         "policy": policy,
     }
     if "loss" in accepted:
-        offered["loss"] = build_loss(config.train.loss)
+        offered["loss"] = _build_loss(checked)
     arguments = {name: value for name, value in offered.items() if name in accepted}
-    params = plan.params.get(("train", "trainer"), {})
+    params = config.train.trainer.params
     if policy is not None:
         params = {name: value for name, value in params.items() if name in accepted}
     try:
         return cls(**arguments, **params)
     except ValueError as error:
-        raise refusal(plan.located, ("train", "trainer"), str(error)) from error
+        raise checked.mistake(("train", "trainer"), str(error)) from error
 
 
 def _non_finite(asked: str, precision: str) -> str:
@@ -301,18 +334,20 @@ def _non_finite(asked: str, precision: str) -> str:
     return ("lower" if precision == "fp16" else "stop") if asked == "auto" else asked
 
 
-def _build_validation(plan: Plan, runtime: Runtime) -> tuple[list[Callback], BatchLoader | None]:
+def _build_validation(
+    checked: CheckedConfig, data: Data, runtime: Runtime
+) -> tuple[list[Callback], BatchLoader | None]:
     """Return what validates and its samples, or nothing."""
-    settings = plan.config.data.validation
-    if settings is None or plan.held_out is None:
+    settings = checked.config.data.validation
+    if settings is None or data.held_out is None:
         return [], None
-    loader = BatchLoader(plan.held_out, batch_size=1, normalizer=plan.normalizer, device=runtime.device)
-    return [Validation(settings, plan.metrics)], loader
+    loader = BatchLoader(data.held_out, batch_size=1, normalizer=data.normalizer, device=runtime.device)
+    return [Validation(settings, checked.metrics)], loader
 
 
-def _write_run_folder(plan: Plan, experiment: Experiment, total_steps: int) -> None:
+def _write_run_folder(checked: CheckedConfig, data: Data, experiment: Experiment, total_steps: int) -> None:
     """Write what describes the run before its next step; a finished run stays as it is."""
-    run, config, runtime = plan.run, plan.config, experiment.runtime
+    run, config, runtime = checked.run, checked.config, experiment.runtime
     (run / MODELS).mkdir(parents=True, exist_ok=True)
     known = read_run_facts(run)
     known_end = (known.get("iterations"), known.get("total_steps"))
@@ -322,11 +357,11 @@ def _write_run_folder(plan: Plan, experiment: Experiment, total_steps: int) -> N
     for file in (VALIDATIONS, EVALUATIONS):
         forget_from(run / file, experiment.progress.iteration + 1)
     write_yaml(run / CONFIG, resolved(config))
-    for name, path in plan.component_paths.items():
+    for name, path in checked.component_paths.items():
         write_yaml(run / MODELS / f"{name}.yaml", flat_model(path))
-    write_json(run / DATASET, dataset_facts(plan.dataset))
-    if plan.norm_stats:
-        save_stats(run / STATS, plan.norm_stats)
+    write_json(run / DATASET, dataset_facts(data.dataset))
+    if data.norm_stats:
+        save_stats(run / STATS, data.norm_stats)
     components = []
     for name, component in experiment.components.items():
         total, trained = count_parameters(component.module)
@@ -346,7 +381,7 @@ def _write_run_folder(plan: Plan, experiment: Experiment, total_steps: int) -> N
         {
             **environment_facts(),
             "started": known.get("started") or now(),
-            "config_path": str(plan.located.path),
+            "config_path": str(checked.located.path),
             "name": config.train.project_name,
             "seed": config.run_seed,
             "world_size": runtime.world_size,

@@ -42,6 +42,14 @@ class EarlyStopping(Callback):
         self.best = math.inf
         self.waited = 0
 
+    def watches(self) -> list[str]:
+        """Wait for one measure."""
+        return [self.metric]
+
+    def measures(self) -> list[str]:
+        """Measure nothing."""
+        return []
+
     def before_training(self, experiment: Experiment) -> None:
         """Do not go on with a run that was ended."""
         self._stop(experiment)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import inspect
 import os
 import shutil
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from model_constructor.util.suggest import closest
+from model_constructor import ConfigPath, did_you_mean
+from pydantic import BaseModel
 
-from trainer.config.loader import ConfigPath
 from trainer.config.schemas import ExperimentConfig
 from trainer.config.validation import Issues
 from trainer.registry import TRAINER_REGISTRY
+from trainer.templates import Callback
 
 
 def check_effects(issues: Issues, config: ExperimentConfig) -> None:
@@ -39,15 +41,6 @@ def check_effects(issues: Issues, config: ExperimentConfig) -> None:
     if config.precision == "fp16" and train.non_finite in ("stop", "skip"):
         message = "fp16 needs its loss scale, which is found by skipping updates and lowering it"
         issues.add(("train", "non_finite"), message, "use auto or lower")
-    best = train.checkpoint.best
-    if best is not None:
-        _check_measured(issues, config, ("train", "checkpoint", "best", "metric"), best.metric)
-    for number, spec in enumerate(train.callbacks):
-        watched = spec.params.get("metric", "validation/total")
-        if spec.type == "early_stopping" and isinstance(watched, str):
-            place: ConfigPath = ("train", "callbacks", number)
-            named = (*place, "params", "metric") if "metric" in spec.params else place
-            _check_measured(issues, config, named, watched)
     saving = train.checkpoint
     never = train.max_steps is None and train.epoch is not None and train.save_every > train.epoch
     if never and not saving.save_last and saving.save_every_n_steps is None and saving.best is None:
@@ -59,12 +52,55 @@ def check_effects(issues: Issues, config: ExperimentConfig) -> None:
 _EVALUATED = ("success_rate", "mean_score")
 
 
-def _check_measured(issues: Issues, config: ExperimentConfig, path: ConfigPath, metric: str) -> None:
-    """Refuse to wait for what cannot come; what plugins measure is theirs to know."""
-    if metric.startswith("validation/") and config.data.validation is None:
-        _no_effect(issues, path, f"'{metric}' is measured on data.validation, which is not there")
-    if metric in _EVALUATED and config.train.evaluation is None:
-        _no_effect(issues, path, f"'{metric}' is measured by train.evaluation, which is not there")
+def check_watched(
+    issues: Issues,
+    config: ExperimentConfig,
+    callbacks: Mapping[ConfigPath, Callback],
+    metrics: Collection[str],
+    losses: Collection[str] | None = None,
+) -> None:
+    """Refuse to wait for what nobody measures.
+
+    Args:
+        issues: takes the mistakes.
+        config: the configuration.
+        callbacks: config path → callback; each says what it watches and what it measures.
+        metrics: names of what is measured on the validation episodes beside the losses.
+        losses: names of the policy's losses, where they are known already.
+    """
+    own = [callback.measures() for callback in callbacks.values()]
+    known = [name for names in own for name in names or ()]
+    anything = None in own
+    validation, evaluation = config.data.validation is not None, config.train.evaluation is not None
+    if evaluation:
+        known += _EVALUATED
+    if validation:
+        known += [f"validation/{name}" for name in (*(losses or ()), *metrics)]
+    for path, name in _watched(config, callbacks):
+        is_loss = name.startswith("validation/")
+        if name in known:
+            continue
+        if is_loss and not validation:
+            _no_effect(issues, path, f"'{name}' is measured on data.validation, which is not there")
+        elif name in _EVALUATED and not evaluation:
+            _no_effect(issues, path, f"'{name}' is measured by train.evaluation, which is not there")
+        elif not anything and not (is_loss and losses is None):
+            hint = did_you_mean(name, known, "what is measured:", "nothing")
+            issues.add(path, f"nothing measures '{name}'", hint)
+
+
+def _watched(
+    config: ExperimentConfig, callbacks: Mapping[ConfigPath, Callback]
+) -> Iterator[tuple[ConfigPath, str]]:
+    """Yield every name that is waited for, with the place that names it."""
+    best = config.train.checkpoint.best
+    if best is not None:
+        yield ("train", "checkpoint", "best", "metric"), best.metric
+    for path, callback in callbacks.items():
+        params = config.train.callbacks[int(path[-1])].params
+        for name in callback.watches():
+            key = next((key for key, value in params.items() if value == name), None)
+            yield (*path, "params", key) if key is not None else path, name
 
 
 def _no_effect(issues: Issues, path: ConfigPath, why: str) -> None:
@@ -97,8 +133,7 @@ def _check_compile(issues: Issues, config: ExperimentConfig) -> None:
 
     known = torch._dynamo.list_backends(exclude_tags=())
     if settings.backend not in known:
-        near = closest(settings.backend, known)
-        hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(known)}"
+        hint = did_you_mean(settings.backend, known)
         issues.add(("train", "compile", "backend"), f"torch has no backend '{settings.backend}'", hint)
     if settings.backend == "inductor":
         from torch._inductor import list_mode_options
@@ -129,16 +164,16 @@ def idle_components(config: ExperimentConfig) -> list[str]:
     ]
 
 
-def idle_settings(config: ExperimentConfig, dataset: Any) -> list[str]:
+def idle_settings(config: ExperimentConfig) -> list[str]:
     """Return a sentence per setting that does nothing here, but may where the same file is used elsewhere."""
     data, train = config.data, config.train
     initialised = [name for name, flags in config.model.component_build_args.items() if flags.init]
     common = train.optimizer is not None and ("train", "optimizer") not in {
         path for path, _ in config.optimizers.values()
     }
-    trainer: Any = TRAINER_REGISTRY.get(train.trainer.type)
-    cached = data.datamodule.params.get("frame_cache") is not None
-    decodes = bool(getattr(dataset, "image_keys", ())) and hasattr(dataset, "expect") and not cached
+    knows_a_policy = TRAINER_REGISTRY.has(train.trainer.type) and (
+        getattr(TRAINER_REGISTRY.get(train.trainer.type), "policy_class", None) is not None
+    )
     idle = {
         "data.persistent_workers has no effect, because data.num_workers is 0.": (
             data.persistent_workers and data.num_workers == 0
@@ -146,15 +181,39 @@ def idle_settings(config: ExperimentConfig, dataset: Any) -> list[str]:
         "data.prefetch_factor has no effect, because data.num_workers is 0.": (
             data.prefetch_factor is not None and data.num_workers == 0
         ),
-        "data.frame_memory has no effect, because there are no camera frames to decode.": (
-            "frame_memory" in data.model_fields_set and not decodes
-        ),
         f"init of {', '.join(initialised)} has no effect, because train.load_dir gives the weights.": (
             bool(initialised) and train.load_dir is not None
         ),
         "train.optimizer has no effect, because every component has its own or is frozen.": common,
         f"train.evaluation has no effect, because trainer '{train.trainer.type}' names no policy_class.": (
-            train.evaluation is not None and getattr(trainer, "policy_class", None) is None
+            train.evaluation is not None and not knows_a_policy
         ),
     }
     return [sentence for sentence, is_idle in idle.items() if is_idle]
+
+
+def idle_data_settings(config: ExperimentConfig, dataset: Any, says: Mapping[str, str]) -> list[str]:
+    """Return a sentence per setting that does nothing for a dataset.
+
+    Args:
+        config: the configuration.
+        dataset: what was built.
+        says: setting → reason, from the dataset's factory.
+    """
+    reasons = dict(says)
+    if not (getattr(dataset, "image_keys", ()) and hasattr(dataset, "expect")):
+        reasons.setdefault("data.frame_memory", "there are no camera frames to decode")
+    return [
+        f"{setting} has no effect, because {reason}."
+        for setting, reason in reasons.items()
+        if _is_set(config, setting)
+    ]
+
+
+def _is_set(section: Any, setting: str) -> bool:
+    """Say whether a file gives a setting of the schema, such as `data.frame_memory`."""
+    for key in setting.split("."):
+        if not isinstance(section, BaseModel) or key not in section.model_fields_set:
+            return False
+        section = getattr(section, key)
+    return True

@@ -4,25 +4,13 @@ from __future__ import annotations
 
 import click
 
-from trainer.config.schemas import EvaluationConfig, ExperimentConfig
-from trainer.config.validation import Issues
+from trainer.config.schemas import EvaluationConfig
 from trainer.engine.experiment import Experiment
 from trainer.engine.tracking import EVALUATIONS
 from trainer.evaluation.evaluate import evaluate
-from trainer.evaluation.simulators import make_simulator
 from trainer.templates import Callback
 
 SCORES = ("success_rate", "mean_score")
-
-
-def check_evaluation(issues: Issues, config: ExperimentConfig) -> None:
-    """Make sure before training that the simulator of `train.evaluation` is there."""
-    if config.train.evaluation is None:
-        return
-    try:
-        make_simulator(config.train.evaluation.env).close()
-    except ValueError as error:
-        issues.add(("train", "evaluation", "env"), str(error))
 
 
 class EvaluationCallback(Callback):

@@ -29,7 +29,7 @@ class Outcome:
 
 def user_message(error: BaseException) -> str | None:
     """Return what an error says to the user who can mend it; None where a traceback is what helps."""
-    from model_constructor.errors import ConfigError as ModelConfigError
+    from model_constructor import ConfigError as ModelConfigError
 
     from trainer.checkpoint.folder import CheckpointError
     from trainer.config.errors import ConfigError, ConfigLoadError

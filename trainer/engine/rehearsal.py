@@ -21,7 +21,7 @@ SAMPLES = 2
 
 def rehearse(
     policy: Objective, models: nn.ModuleDict, loader: BatchLoader, facts: Mapping[str, Any], runtime: Runtime
-) -> None:
+) -> list[str]:
     """Ask for the loss on two samples, and for an action chunk of a policy; nothing of the run changes.
 
     Every rank takes part. Generators, modes and gradients are afterwards as they were before.
@@ -32,6 +32,9 @@ def rehearse(
         loader: gives the samples.
         facts: the dataset's: its windows and features tell the chunk that a robot will ask for.
         runtime: this rank.
+
+    Returns:
+        The names of the policy's losses.
 
     Raises:
         ValueError: the policy's loss or its chunk are not what training and deployment need.
@@ -53,6 +56,7 @@ def rehearse(
         raise ValueError("the policy's loss returns no 'total', so there is nothing to train")
     if chunk is not None:
         _check_chunk(chunk, policy, facts)
+    return [str(name) for name in losses]
 
 
 def _check_chunk(chunk: Tensor, policy: Any, facts: Mapping[str, Any]) -> None:

@@ -26,7 +26,7 @@ from trainer.checkpoint.lock import LOCK
 from trainer.config.paths import output_path
 from trainer.config.schemas import ExperimentConfig
 from trainer.deployment.robot_policy import CONFIG, MODELS
-from trainer.engine.preflight import Plan, refusal
+from trainer.engine.check import CheckedConfig, converted
 from trainer.engine.run_folder import flat_model, now, read_run_facts, restarted_launch
 
 # Settings that a resumed run may change without becoming another run. The batch size may change with the
@@ -62,11 +62,11 @@ MAY_CHANGE = frozenset(
 )
 
 
-def checkpoint_to_resume(plan: Plan, global_batch: int, steps_per_epoch: int) -> Path | None:
+def checkpoint_to_resume(checked: CheckedConfig, global_batch: int, steps_per_epoch: int) -> Path | None:
     """Return the checkpoint to take up, or None for a new run.
 
     Args:
-        plan: the checked experiment.
+        checked: the checked configuration.
         global_batch: samples per update over all ranks.
         steps_per_epoch: updates per epoch.
 
@@ -74,18 +74,18 @@ def checkpoint_to_resume(plan: Plan, global_batch: int, steps_per_epoch: int) ->
         ConfigError: the checkpoint was made by another experiment, and what differs.
         CheckpointError: it is missing, incomplete or damaged.
     """
-    asked = plan.config.train.checkpoint.resume_from
+    asked = checked.config.train.checkpoint.resume_from
     launch = restarted_launch()
-    if launch is not None and read_run_facts(plan.run).get("launch") == launch and _has_saved(plan.run):
+    if launch is not None and read_run_facts(checked.run).get("launch") == launch and _has_saved(checked.run):
         asked = "auto"  # this launch has begun the run, and started its ranks again
-    if asked is None or (asked == "auto" and not (plan.run / LATEST).is_file()):
+    if asked is None or (asked == "auto" and not (checked.run / LATEST).is_file()):
         return None
-    folder, manifest = _good(plan.run if asked == "auto" else output_path(asked, plan.located.path))
+    folder, manifest = _good(checked.run if asked == "auto" else output_path(asked, checked.located.path))
     before = _with_defaults(yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")))
-    changed = sorted(_differences(before, resolved(plan.config)))
+    changed = sorted(_differences(before, resolved(checked.config)))
     changed += [
         f"the model YAML of '{name}'"
-        for name, path in plan.component_paths.items()
+        for name, path in checked.component_paths.items()
         if _read_yaml(folder / MODELS / f"{name}.yaml") != flat_model(path)
     ]
     sizes = {"global batch": global_batch, "steps per epoch": steps_per_epoch}
@@ -96,7 +96,7 @@ def checkpoint_to_resume(plan: Plan, global_batch: int, steps_per_epoch: int) ->
     if changed:
         message = f"{folder} was made with other settings ({', '.join(changed)})"
         hint = "choose another save_dir, or set the old values to go on with this run"
-        raise refusal(plan.located, ("train", "save_dir"), message, hint)
+        raise checked.mistake(("train", "save_dir"), message, hint)
     return folder
 
 
@@ -130,7 +130,7 @@ def _good(path: Path) -> tuple[Path, dict[str, Any]]:
 def _with_defaults(before: Any) -> Any:
     """Return a configuration of an earlier version with the defaults of what has been added since."""
     try:
-        return resolved(ExperimentConfig.model_validate(before))
+        return resolved(converted(ExperimentConfig.model_validate(before)))
     except ValidationError:
         return before
 

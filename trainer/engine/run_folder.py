@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
-from model_constructor import resolve_config
+from model_constructor import dump_yaml, resolve_config
 from torch import Tensor
 
 from trainer.utils.files import whole_file, write_json
@@ -31,7 +30,7 @@ RAY_LAUNCH = "TRAINER_RAY_LAUNCH"
 def write_yaml(path: Path, value: Any) -> None:
     """Write YAML in the order of the value's keys, whole or not at all."""
     with whole_file(path) as temporary:
-        temporary.write_text(yaml.safe_dump(value, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        temporary.write_text(dump_yaml(value), encoding="utf-8")
 
 
 def machine() -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -14,6 +14,14 @@ class Callback:
     `experiment` is a `trainer.engine.experiment.Experiment`; a callback that sets its `stop_reason`, on every
     rank alike, ends the run after the present epoch.
     """
+
+    def watches(self) -> Sequence[str]:
+        """Return the measures that this callback waits for; names that nobody measures are refused."""
+        return ()
+
+    def measures(self) -> Sequence[str] | None:
+        """Return the names that `after_epoch` returns; None where they are not known before training."""
+        return () if type(self).after_epoch is Callback.after_epoch else None
 
     def before_training(self, experiment: Any) -> None:
         """Act once the run is put together or taken up, before the first step."""

@@ -21,6 +21,8 @@ class DatasetFactory(Protocol):
             `{"dataset": torch Dataset, "norm_stats": {feature: {"mean": array, "std": array, …}}}`;
             `norm_stats` may be missing or None for data that needs no normalization. A dataset whose
             `__getitems__(indices)` returns one dict of tensors `(B, …)` is read a batch at a time.
+            `without_effect`, if it is there, maps settings outside of `params` that do nothing for this
+            dataset, such as `data.frame_memory`, to the reason.
 
         Raises:
             trainer.config.errors.ParameterError: a parameter cannot be used, and which.

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
-from model_constructor.util.suggest import closest
+from model_constructor import did_you_mean
 
 from experiment_training.components.dataloader.hdf5_task import TaskLayout, read_task
 from trainer.config.errors import ParameterError
+from trainer.config.parameters import PathText, Positive, Text, parse_parameters
 from trainer.config.paths import find_input
 from trainer.data.errors import DatasetError, WindowError
 from trainer.data.windows import Window, action_offsets, history_offsets
@@ -48,12 +48,12 @@ class EpisodicDatasetParams:
         cameras: the cameras to use; all by default, none with an empty list.
     """
 
-    task_config_path: str
-    task_name: str
-    dataset_dir_l: str
-    chunk_size: int
-    robot_obs_size: int
-    img_obs_size: int
+    task_config_path: PathText
+    task_name: Text
+    dataset_dir_l: PathText
+    chunk_size: Positive
+    robot_obs_size: Positive
+    img_obs_size: Positive
     skip_mirrored_data: bool
     action_offset: int = 0
     history_order: HistoryOrder = "oldest_first"
@@ -82,7 +82,7 @@ class EpisodicDatasetFactory:
             ParameterError: a parameter is unknown, missing or cannot be used, h5py is not installed, or the
                 JSON or an episode is missing, damaged or lacks what is asked of it.
         """
-        chosen = _parse(params)
+        chosen = parse_parameters(EpisodicDatasetParams, params)
         folders = [Path(folder) for folder in opt_params.get("search_paths") or [Path.cwd()]]
         layout = _layout(chosen, folders)
         paths = _episodes(chosen, folders)
@@ -112,43 +112,6 @@ def _dataset_class() -> type[EpisodicDataset]:
     return EpisodicDataset
 
 
-def _parse(params: Mapping[str, Any]) -> EpisodicDatasetParams:
-    """Check names, types and ranges; the engine does so too, with positions, but not every caller is it."""
-    known = fields(EpisodicDatasetParams)
-    names = [field.name for field in known]
-    for name in params:
-        if name not in names:
-            near = closest(str(name), names)
-            hint = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(names)}"
-            raise ParameterError(str(name), "unknown parameter", hint)
-    for field in known:
-        if field.default is MISSING and field.name not in params:
-            raise ParameterError(field.name, "is needed")
-    chosen = EpisodicDatasetParams(**params)
-    for name in ("task_config_path", "task_name", "dataset_dir_l"):
-        value = getattr(chosen, name)
-        if not isinstance(value, str) or not value:
-            raise ParameterError(name, f"must be a text, it is {value!r}")
-    for name in ("chunk_size", "robot_obs_size", "img_obs_size"):
-        value = getattr(chosen, name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ParameterError(name, f"must be a whole number of at least 1, it is {value!r}")
-    if not isinstance(chosen.action_offset, int) or isinstance(chosen.action_offset, bool):
-        raise ParameterError("action_offset", f"must be a whole number, it is {chosen.action_offset!r}")
-    if not isinstance(chosen.skip_mirrored_data, bool):
-        raise ParameterError(
-            "skip_mirrored_data", f"must be true or false, it is {chosen.skip_mirrored_data!r}"
-        )
-    for name, choices in (("history_order", get_args(HistoryOrder)), ("stereo_half", get_args(StereoHalf))):
-        value = getattr(chosen, name)
-        if value not in choices:
-            raise ParameterError(name, f"must be {' or '.join(choices)}, it is {value!r}")
-    cameras = chosen.cameras
-    if cameras is not None and not (isinstance(cameras, list) and all(isinstance(n, str) for n in cameras)):
-        raise ParameterError("cameras", f"must be a list of camera names, it is {cameras!r}")
-    return chosen
-
-
 def _layout(params: EpisodicDatasetParams, folders: list[Path]) -> TaskLayout:
     folder = find_input(params.task_config_path, folders)
     if folder is None or not folder.is_dir():
@@ -156,8 +119,7 @@ def _layout(params: EpisodicDatasetParams, folders: list[Path]) -> TaskLayout:
     path = folder / f"{params.task_name}.json"
     if not path.is_file():
         tasks = sorted(p.stem for p in folder.glob("*.json"))
-        near = closest(params.task_name, tasks)
-        hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(tasks) or 'none'}"
+        hint = did_you_mean(params.task_name, tasks)
         raise ParameterError("task_name", f"{folder} has no {path.name}", hint)
     try:
         layout = read_task(path)
@@ -165,8 +127,7 @@ def _layout(params: EpisodicDatasetParams, folders: list[Path]) -> TaskLayout:
         raise ParameterError("task_name", str(problem)) from None
     for name in params.cameras or ():
         if name not in layout.cameras:
-            near = closest(name, layout.cameras)
-            hint = f"did you mean '{near[0]}'?" if near else f"it has {', '.join(layout.cameras) or 'none'}"
+            hint = did_you_mean(name, layout.cameras, "it has")
             raise ParameterError("cameras", f"{path} has no camera '{name}'", hint)
     return layout
 

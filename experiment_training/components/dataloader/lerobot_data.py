@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-from model_constructor.util.suggest import closest
+from model_constructor import did_you_mean
 
 from trainer.config.errors import ParameterError
+from trainer.config.parameters import PathText, Positive, PositiveNumber, Text, parse_parameters
 from trainer.data.dataset import WindowedDataset
 from trainer.data.errors import DatasetError, WindowError
 from trainer.data.lerobot import BOOKKEEPING, LeRobotReader
@@ -50,20 +51,20 @@ class LerobotDatasetParams:
             numbers above 256 MB are kept there too; without it in the user's cache folder.
     """
 
-    repo_id: str | None = None
-    root: str | None = None
+    repo_id: PathText | None = None
+    root: PathText | None = None
     local_files_only: bool = False
-    HZ: float | None = None
-    action_horizon: int = 1
-    obs_proprio_history: int = 1
-    obs_images_history: int = 1
-    task_name: str | None = None
+    HZ: PositiveNumber | None = None
+    action_horizon: Positive = 1
+    obs_proprio_history: Positive = 1
+    obs_images_history: Positive = 1
+    task_name: Text | None = None
     action_offset: int = 0
     history_order: HistoryOrder = "oldest_first"
     episodes: list[int | str] | str | None = None
     features: list[str] | None = None
-    action_key: str = "action"
-    frame_cache: str | None = None
+    action_key: Text = "action"
+    frame_cache: PathText | None = None
 
 
 @DATASET_BUILDER_REGISTRY.register("lerobot_dataset_factory")
@@ -87,7 +88,9 @@ class LerobotDatasetFactory:
             ParameterError: a parameter is unknown or cannot be used, or the dataset is missing, damaged
                 or lacks what is asked of it.
         """
-        chosen = _parse(params)
+        chosen = parse_parameters(LerobotDatasetParams, params)
+        if chosen.repo_id is None and chosen.root is None:
+            raise ParameterError("repo_id", "a dataset is needed", "give repo_id, root, or both")
         # What is wrong with the files is shown at the parameter that led to them.
         source = "repo_id" if chosen.root is None else "root"
         cache = chosen.frame_cache
@@ -117,7 +120,12 @@ class LerobotDatasetFactory:
         if cache is not None and not dataset.image_keys:
             raise ParameterError("frame_cache", "no camera is used, so there are no frames to keep")
         numbers = [name for name in features if reader.features[name].is_numeric]
-        return {"dataset": dataset, "norm_stats": dataset.statistics([*numbers, chosen.action_key])}
+        kept_frames = "data.datamodule.params.frame_cache keeps the frames decoded"
+        return {
+            "dataset": dataset,
+            "norm_stats": dataset.statistics([*numbers, chosen.action_key]),
+            "without_effect": {} if cache is None else {"data.frame_memory": kept_frames},
+        }
 
 
 def find_dataset(params: LerobotDatasetParams, search_paths: Sequence[Path]) -> Path:
@@ -205,37 +213,6 @@ def fetch_dataset(repo_id: str, features: Sequence[str] | None = None) -> Path:
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def _parse(params: Mapping[str, Any]) -> LerobotDatasetParams:
-    """Check names, types and ranges; the engine does so too, with positions, but not every caller is it."""
-    names = [field.name for field in fields(LerobotDatasetParams)]
-    for name in params:
-        if name not in names:
-            near = closest(str(name), names)
-            hint = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(names)}"
-            raise ParameterError(str(name), "unknown parameter", hint)
-    chosen = LerobotDatasetParams(**params)
-    if chosen.repo_id is None and chosen.root is None:
-        raise ParameterError("repo_id", "a dataset is needed", "give repo_id, root, or both")
-    for name in ("repo_id", "root", "task_name", "action_key", "frame_cache"):
-        value = getattr(chosen, name)
-        if value is not None and (not isinstance(value, str) or not value):
-            raise ParameterError(name, f"must be a text, it is {value!r}")
-    if not isinstance(chosen.local_files_only, bool):
-        raise ParameterError("local_files_only", f"must be true or false, it is {chosen.local_files_only!r}")
-    for name in ("action_horizon", "obs_proprio_history", "obs_images_history"):
-        value = getattr(chosen, name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ParameterError(name, f"must be a whole number of at least 1, it is {value!r}")
-    if not isinstance(chosen.action_offset, int) or isinstance(chosen.action_offset, bool):
-        raise ParameterError("action_offset", f"must be a whole number, it is {chosen.action_offset!r}")
-    if chosen.HZ is not None and (not isinstance(chosen.HZ, int | float) or not chosen.HZ > 0):
-        raise ParameterError("HZ", f"must be a number above 0, it is {chosen.HZ!r}")
-    if chosen.history_order not in get_args(HistoryOrder):
-        known = " or ".join(get_args(HistoryOrder))
-        raise ParameterError("history_order", f"must be {known}, it is {chosen.history_order!r}")
-    return chosen
-
-
 def _observations(params: LerobotDatasetParams, reader: LeRobotReader) -> list[str]:
     """Return the observations to use."""
     if params.features is None:
@@ -256,8 +233,6 @@ def _observations(params: LerobotDatasetParams, reader: LeRobotReader) -> list[s
 
 def _named_observations(params: LerobotDatasetParams, reader: LeRobotReader) -> list[str]:
     assert params.features is not None
-    if not isinstance(params.features, list) or not all(isinstance(name, str) for name in params.features):
-        raise ParameterError("features", f"must be a list of feature names, it is {params.features!r}")
     for name in params.features:
         feature = reader.features.get(name)
         if feature is None:
@@ -281,9 +256,7 @@ def _check_action(params: LerobotDatasetParams, reader: LeRobotReader) -> None:
 
 def _no_column(reader: LeRobotReader, name: str) -> tuple[str, str]:
     usable = [n for n, f in reader.features.items() if (f.is_numeric or f.is_frames) and n not in BOOKKEEPING]
-    near = closest(name, usable)
-    hint = f"did you mean '{near[0]}'?" if near else f"it has {', '.join(usable)}"
-    return f"{reader.root}: the dataset has no column '{name}'", hint
+    return f"{reader.root}: the dataset has no column '{name}'", did_you_mean(name, usable, "it has")
 
 
 def _windows(params: LerobotDatasetParams, reader: LeRobotReader, features: Sequence[str]) -> list[Window]:

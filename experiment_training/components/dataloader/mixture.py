@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
-from model_constructor.util.suggest import closest
+from model_constructor import did_you_mean
+from pydantic import Field
 
 from trainer.config.errors import ParameterError
+from trainer.config.parameters import (
+    FRAMEWORK_ARGUMENTS,
+    Positive,
+    PositiveNumber,
+    Text,
+    checked_parameters,
+    parse_parameters,
+    receivers,
+)
+from trainer.config.schemas import ComponentSpec
 from trainer.data.errors import DatasetError
+from trainer.data.factory import build_dataset
 from trainer.data.mixture import MixtureDataset, Part
 from trainer.data.mixture_columns import MixtureError
 from trainer.registry import DATASET_BUILDER_REGISTRY
 
 DifferentFeatures = Literal["refuse", "pad"]
 MIXTURE = "mixture_dataset_factory"
-_ENTRY = ("type", "params", "weight", "name")
+
+
+class MixtureEntry(ComponentSpec):
+    """One dataset of a mixture."""
+
+    weight: PositiveNumber = 1.0
+    name: Text | None = None
 
 
 @dataclass(frozen=True)
@@ -36,10 +52,10 @@ class MixtureDatasetParams:
         task_name: project name for the tracker.
     """
 
-    datasets: list[dict[str, Any]]
+    datasets: Annotated[list[MixtureEntry], Field(min_length=1)]
     different_features: DifferentFeatures = "refuse"
-    samples_per_epoch: int | None = None
-    task_name: str | None = None
+    samples_per_epoch: Positive | None = None
+    task_name: Text | None = None
 
 
 @DATASET_BUILDER_REGISTRY.register(MIXTURE)
@@ -62,7 +78,7 @@ class MixtureDatasetFactory:
             ParameterError: a parameter is unknown or cannot be used, a factory refuses one of its own, or two
                 datasets do not go together.
         """
-        chosen = _parse(params)
+        chosen = parse_parameters(MixtureDatasetParams, params)
         parts = [_build_part(i, entry, opt_params) for i, entry in enumerate(chosen.datasets)]
         for i, part in enumerate(parts):
             if part.name in [other.name for other in parts[:i]]:
@@ -87,90 +103,31 @@ class MixtureDatasetFactory:
             raise ParameterError("datasets", str(problem)) from None
 
 
-def _parse(params: Mapping[str, Any]) -> MixtureDatasetParams:
-    """Check names, types and ranges; the engine does so too, with positions, but not every caller is it."""
-    names = [field.name for field in fields(MixtureDatasetParams)]
-    for name in params:
-        _check_name(str(name), names, str(name))
-    if not isinstance(params.get("datasets"), list) or not params["datasets"]:
-        raise ParameterError("datasets", "must be a list of datasets, each with its type and params")
-    chosen = MixtureDatasetParams(**params)
-    if chosen.different_features not in get_args(DifferentFeatures):
-        known = " or ".join(get_args(DifferentFeatures))
-        raise ParameterError("different_features", f"must be {known}, it is {chosen.different_features!r}")
-    count = chosen.samples_per_epoch
-    if count is not None and (not isinstance(count, int) or isinstance(count, bool) or count < 1):
-        raise ParameterError("samples_per_epoch", f"must be a whole number of at least 1, it is {count!r}")
-    if chosen.task_name is not None and not isinstance(chosen.task_name, str):
-        raise ParameterError("task_name", f"must be a text, it is {chosen.task_name!r}")
-    return chosen
-
-
-def _check_name(name: str, known: Iterable[str], param: str) -> None:
-    names = list(known)
-    if name not in names:
-        near = closest(name, names)
-        hint = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(names)}"
-        raise ParameterError(param, "unknown parameter", hint)
-
-
-def _build_part(place: int, entry: Any, opt_params: dict[str, Any]) -> Part:
+def _build_part(place: int, entry: MixtureEntry, opt_params: dict[str, Any]) -> Part:
     """Build one dataset; what its factory refuses is placed where it stands in the list."""
     here = f"datasets.{place}"
-    if not isinstance(entry, Mapping):
-        raise ParameterError(here, f"must be a mapping of {', '.join(_ENTRY)}, it is {entry!r}")
-    for key in entry:
-        _check_name(str(key), _ENTRY, f"{here}.{key}")
-    params, weight = entry.get("params") or {}, entry.get("weight", 1.0)
-    if not isinstance(params, Mapping):
-        raise ParameterError(f"{here}.params", f"must be a mapping, it is {params!r}")
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < float("inf"):
-        raise ParameterError(f"{here}.weight", f"must be a number above 0, it is {weight!r}")
-    factory = _factory(entry.get("type"), here)
-    if hasattr(factory, "parameters"):
-        _check_params(params, factory.parameters, f"{here}.params")
-    name = _name(place, entry, params)
+    registered = DATASET_BUILDER_REGISTRY.keys()
+    known = [name for name in registered if name != MIXTURE]
+    if entry.type not in known:
+        what = f"no dataset_builder is registered as '{entry.type}'"
+        if entry.type == MIXTURE:
+            what = "a mixture cannot hold mixtures"
+        raise ParameterError(f"{here}.type", what, did_you_mean(entry.type, known, "registered:", "nothing"))
+    factory: Any = DATASET_BUILDER_REGISTRY.get(entry.type)
     try:
-        built = factory().build(opt_params, params=dict(params))
+        params = entry.params
+        if hasattr(factory, "parameters"):
+            params = checked_parameters(params, receivers(factory), FRAMEWORK_ARGUMENTS)
+        built = build_dataset(entry.type, factory, opt_params, params)
     except ParameterError as problem:
         param = f"{here}.params.{problem.param}" if problem.param else f"{here}.params"
         raise ParameterError(param, problem.message, problem.hint) from None
     except DatasetError as problem:
         raise ParameterError(here, str(problem)) from None
-    built = built if isinstance(built, dict) else {"dataset": built}
-    return Part(name, built["dataset"], float(weight), built.get("norm_stats"))
+    return Part(_name(place, entry), built.dataset, entry.weight, built.norm_stats)
 
 
-def _check_params(params: Mapping[str, Any], target: Callable[..., Any], here: str) -> None:
-    """Check names, as the engine does for a dataset that stands alone."""
-    accepted = inspect.signature(target).parameters
-    for name in params:
-        _check_name(str(name), accepted, f"{here}.{name}")
-    for name, one in accepted.items():
-        if one.default is one.empty and name not in params:
-            raise ParameterError(f"{here}.{name}", "this key is required")
-
-
-def _factory(key: Any, here: str) -> Any:
-    registered = DATASET_BUILDER_REGISTRY.keys()
-    known = [name for name in registered if name != MIXTURE]
-    if not isinstance(key, str) or key not in known:
-        near = closest(key, known) if isinstance(key, str) else []
-        hint = f"did you mean '{near[0]}'?" if near else f"registered: {', '.join(known) or 'nothing'}"
-        what = (
-            "a mixture cannot hold mixtures"
-            if key == MIXTURE
-            else f"no dataset_builder is registered as {key!r}"
-        )
-        raise ParameterError(f"{here}.type", what, hint)
-    return DATASET_BUILDER_REGISTRY.get(key)
-
-
-def _name(place: int, entry: Mapping[str, Any], params: Mapping[str, Any]) -> str:
-    given = entry.get("name")
-    if given is not None:
-        if not isinstance(given, str) or not given:
-            raise ParameterError(f"datasets.{place}.name", f"must be a text, it is {given!r}")
-        return given
-    root = params.get("root")
-    return str(params.get("repo_id") or (PurePath(str(root)).name if root else "") or f"dataset {place + 1}")
+def _name(place: int, entry: MixtureEntry) -> str:
+    root = entry.params.get("root")
+    last = PurePath(str(root)).name if root else ""
+    return entry.name or str(entry.params.get("repo_id") or last or f"dataset {place + 1}")

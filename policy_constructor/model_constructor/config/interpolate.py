@@ -20,6 +20,7 @@ from model_constructor.util.suggest import closest
 _SEGMENT = re.compile(r"([^\[\]]+)((?:\[[^\[\]]*\])*)\Z")
 _INDEX = re.compile(r"\[([^\[\]]*)\]")
 _TYPES = ("int", "float", "bool", "json")
+MAX_TEXT = 1_000_000
 _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 
 
@@ -87,7 +88,7 @@ class _Interpolator:
         pieces = _split(node.value)
         if len(pieces) == 1:
             return self._site(pieces[0], node, path) if isinstance(pieces[0], _Site) else node.value
-        text = []
+        text, length = [], 0
         for piece in pieces:
             value = self._site(piece, node, path) if isinstance(piece, _Site) else piece
             if value is UNKNOWN:
@@ -95,6 +96,10 @@ class _Interpolator:
             if isinstance(value, (dict, list)):
                 value = json.dumps(to_data(Node(value))[0], default=str)
             text.append(str(value))
+            length += len(text[-1])
+            if length > MAX_TEXT:
+                message = f"filled in, this text is longer than {MAX_TEXT:,} letters"
+                raise ConfigError(message, config_path=path, location=node.loc)
         return "".join(text)
 
     def _site(self, site: _Site, node: Node, path: ConfigPath) -> Any:

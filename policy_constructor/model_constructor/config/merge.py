@@ -2,7 +2,7 @@
 
 A directive is a mapping `{_merge_: replace|append|prepend|keyed, _value_: …}` (and `key: …` for `keyed`).
 It acts on what lies at the same place beneath it. A directive with nothing beneath (yet) is kept, for a later
-layer may slide under it; `finish` settles the ones that are left, against an empty list.
+layer may slide under it; `finish_merge` settles the ones that are left, against an empty list.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def merge_values(
     """
     problems = Problems()
     below, above = from_data(base, base_map, path), from_data(override, override_map, path)
-    merged = finish(merge_nodes(below, above, path, problems), path, problems)
+    merged = finish_merge(merge_nodes(below, above, path, problems), path, problems)
     problems.raise_all()
     return to_data(merged)
 
@@ -116,19 +116,19 @@ def merge_nodes(base: Node, override: Node, path: ConfigPath, problems: Problems
     return override
 
 
-def finish(node: Node, path: ConfigPath, problems: Problems) -> Node:
+def finish_merge(node: Node, path: ConfigPath, problems: Problems) -> Node:
     """Settle the directives that never met anything beneath: they act on an empty list."""
     if is_directive(node):
         directive = read_directive(node, path, problems)
         if directive is None:
             return node.holding(UNKNOWN)
         node = _apply(Node(None), directive, node, path, problems)
-        return finish(node, path, problems) if not is_directive(node) else node
+        return finish_merge(node, path, problems) if not is_directive(node) else node
     if isinstance(node.value, dict):
-        done = {key: finish(child, (*path, key), problems) for key, child in node.value.items()}
+        done = {key: finish_merge(child, (*path, key), problems) for key, child in node.value.items()}
         return node if all(done[key] is node.value[key] for key in done) else node.holding(done)
     if isinstance(node.value, list):
-        items = [finish(child, (*path, index), problems) for index, child in enumerate(node.value)]
+        items = [finish_merge(child, (*path, index), problems) for index, child in enumerate(node.value)]
         return (
             node
             if all(new is old for new, old in zip(items, node.value, strict=True))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from model_constructor.config.merge import finish, merge_nodes
+from model_constructor.config.merge import finish_merge, merge_nodes
 from model_constructor.config.nodes import UNKNOWN, Node, from_data, to_data
 from model_constructor.config.source_map import ConfigPath, SourceMap
 from model_constructor.util.problems import Problems
@@ -28,7 +28,7 @@ def expand_node(root: Node, problems: Problems) -> Node:
     expander = _Expander(root.value.get("templates"), problems)
     expander.check_all()
     rest = {key: child for key, child in root.value.items() if key != "templates"}
-    return finish(expander.expand(root.holding(rest), ()), (), problems)
+    return finish_merge(expander.expand(root.holding(rest), ()), (), problems)
 
 
 class _Expander:
@@ -50,7 +50,7 @@ class _Expander:
     def check_all(self) -> None:
         """Expand every template, so that mistakes in one that nobody uses are heard of too."""
         for name in self._templates:
-            finish(self._template(name), ("templates", name), self.problems)
+            finish_merge(self._template(name), ("templates", name), self.problems)
 
     def expand(self, node: Node, path: ConfigPath) -> Node:
         """The node with every `_template_` in it filled in."""

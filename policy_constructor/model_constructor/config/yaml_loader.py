@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +14,22 @@ from model_constructor.config.source_map import SourceLocation, SourceMap
 from model_constructor.errors import ConfigError
 from model_constructor.util.problems import Problems
 
-# libyaml parses about ten times faster; both give the same events and the same positions.
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _TAG = "tag:yaml.org,2002:"
+# PyYAML takes `1e-4` for text, since the numbers of YAML 1.1 have a point; those of YAML 1.2 need none.
+_EXPONENT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+\Z")
+
+
+# libyaml parses about ten times faster; both give the same events and the same positions.
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    pass
+
+
+class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
+    pass
+
+
+for _kind in (_Loader, _Dumper):
+    _kind.add_implicit_resolver(_TAG + "float", _EXPONENT, list("-+.0123456789"))
 
 
 def load_yaml_file(path: str | Path) -> tuple[dict[str, Any], SourceMap]:
@@ -32,8 +47,10 @@ def load_yaml_file(path: str | Path) -> tuple[dict[str, Any], SourceMap]:
 
 def load_yaml_node(path: str | Path) -> Node:
     """Like `load_yaml_file`, as a tree of nodes that carry their positions."""
-    file = Path(path).expanduser()
+    file = Path(os.path.expanduser(path))
     try:
+        if file.exists() and not file.is_file():  # a pipe or a device would be read for ever
+            raise ConfigError(f"not a file: {file}")
         text = file.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         raise ConfigError(f"file not found: {file}") from None
@@ -42,6 +59,24 @@ def load_yaml_node(path: str | Path) -> Node:
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read {file}: {getattr(error, 'strerror', None) or error}") from None
     return parse_yaml(text, str(path))
+
+
+def parse_value(text: str) -> Any:
+    """One value as it would be read in a file, such as `1e-4` or `[a, b]`.
+
+    Raises:
+        ConfigError: the text is no YAML.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"Invalid YAML: {error}") from None
+
+
+def dump_yaml(data: Any) -> str:
+    """Plain data as YAML that reads back as it was, in the order of its keys."""
+    text: str = yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return text
 
 
 def parse_yaml(text: str, file: str) -> Node:
@@ -72,12 +107,12 @@ def parse_yaml(text: str, file: str) -> Node:
         raise ConfigError("the file is empty", config_path=(), location=start)
     if not isinstance(root.value, dict):
         raise ConfigError(
-            f"the file must hold a mapping, not {_kind(root.value)}", config_path=(), location=root.loc
+            f"the file must hold a mapping, not {_named(root.value)}", config_path=(), location=root.loc
         )
     return root
 
 
-def _kind(value: Any) -> str:
+def _named(value: Any) -> str:
     return "a list" if isinstance(value, list) else f"the value {value!r}"
 
 
@@ -87,7 +122,7 @@ class _Composer:
     def __init__(self, text: str, file: str) -> None:
         self.file = file
         self.problems = Problems()
-        self.loader = _LOADER(text)
+        self.loader: Any = _Loader(text)
         self._anchors: dict[str, Node | None] = {}
 
     def document(self) -> Node | None:

@@ -18,7 +18,7 @@ from model_constructor.graph.ir import GraphIR
 from model_constructor.graph.lowering import lower
 from model_constructor.graph.notes import explain
 from model_constructor.graph.packing import pack, unpack
-from model_constructor.util.suggest import closest
+from model_constructor.util.suggest import did_you_mean
 
 _numbers = itertools.count()
 
@@ -110,8 +110,7 @@ class GraphModel(torch.fx.GraphModule):
         inputs = f"the inputs are {', '.join(self.inputs)}"
         unknown = [name for name in kwargs if name not in self.inputs]
         if unknown:
-            near = closest(unknown[0], self.inputs)
-            hint = f"did you mean '{near[0]}'?" if near else inputs
+            hint = did_you_mean(unknown[0], self.inputs, "the inputs are")
             raise GraphInputError(f"Unexpected kwargs: {unknown}; {hint}") from None
         places = [name for name in self.inputs if name not in kwargs]
         if len(args) > len(places):

@@ -15,5 +15,12 @@ def closest(name: str, candidates: Iterable[str], n: int = 1) -> list[str]:
     return [candidate for match in matches for candidate in by_folded[match]][:n]
 
 
+def did_you_mean(name: str, known: Iterable[str], otherwise: str = "there are", none: str = "none") -> str:
+    """`did you mean 'x'?` for the known name most like `name`; `otherwise` and all of them where none is."""
+    names = list(known)
+    near = closest(name, names)
+    return f"did you mean '{near[0]}'?" if near else f"{otherwise} {', '.join(names) or none}"
+
+
 def _fold(name: str) -> str:
     return name.lower().replace("-", "_")

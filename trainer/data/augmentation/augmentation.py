@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
-from model_constructor.util.suggest import closest
+from model_constructor import did_you_mean
 from torch import Tensor
 
 from trainer.config.augmentation import AugmentationConfig, ColorJitterConfig
@@ -79,9 +79,8 @@ class Augmentation:
                     found.append((name, "the dataset gives no camera, so this would have no effect"))
         for name, std in _stds(config).items():
             if name not in low_dimensional:
-                near = closest(name, low_dimensional)
-                known = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(low_dimensional)}"
-                found.append((f"observation_noise.{name}", f"there is no such observation; {known}"))
+                hint = did_you_mean(name, low_dimensional)
+                found.append((f"observation_noise.{name}", f"there is no such observation; {hint}"))
             elif std == 0:
                 found.append((f"observation_noise.{name}", "a standard deviation of 0 has no effect"))
         on_images = config.color_jitter or config.gaussian_blur or config.random_shift

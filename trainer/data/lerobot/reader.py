@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from model_constructor.util.suggest import closest
+from model_constructor import did_you_mean
 
 from trainer.data.disk_cache import built_once, default_folder, file_digest
 from trainer.data.errors import DatasetError
@@ -164,8 +164,7 @@ class LeRobotReader:
     def _numeric(self, key: str) -> Feature:
         feature = self.features.get(key)
         if feature is None:
-            near = closest(key, self.features)
-            hint = f"did you mean '{near[0]}'?" if near else f"it has {', '.join(self.features)}"
+            hint = did_you_mean(key, self.features, "it has")
             raise DatasetError(f"{self.root}: the dataset has no feature '{key}'; {hint}")
         if not feature.is_numeric:
             raise DatasetError(f"{self.root}: {feature.why_not_numeric()}")

@@ -6,7 +6,8 @@ import importlib
 from collections.abc import Callable
 from typing import cast
 
-from trainer.evaluation.simulators.names import nearest
+from model_constructor import did_you_mean
+
 from trainer.registry import SIMULATOR_REGISTRY
 from trainer.templates import Simulator
 
@@ -30,7 +31,7 @@ def make_simulator(name: str) -> Simulator:
         _import_built_in(kind)
     if not SIMULATOR_REGISTRY.has(kind):
         known = sorted({*_BUILT_IN, *SIMULATOR_REGISTRY.keys()})
-        raise ValueError(f"there is no simulator '{kind}'; {nearest(kind, known)}")
+        raise ValueError(f"there is no simulator '{kind}'; {did_you_mean(kind, known)}")
     build = cast(Callable[[str], Simulator], SIMULATOR_REGISTRY.get(kind))
     return build(task)
 

@@ -8,8 +8,8 @@ import warnings
 from typing import Any
 
 import numpy as np
+from model_constructor import did_you_mean
 
-from trainer.evaluation.simulators.names import nearest
 from trainer.evaluation.simulators.opengl import importing_mujoco
 from trainer.evaluation.simulators.scene import SceneRenderer, View
 from trainer.registry import SIMULATOR_REGISTRY
@@ -61,7 +61,8 @@ class MetaworldSimulator:
 
     def __init__(self, task: str, picture_size: int = 256) -> None:
         if task not in ALL_V3_ENVIRONMENTS:
-            raise ValueError(f"Meta-World has no task '{task}'; {nearest(task, ALL_V3_ENVIRONMENTS)}")
+            hint = did_you_mean(task, sorted(ALL_V3_ENVIRONMENTS))
+            raise ValueError(f"Meta-World has no task '{task}'; {hint}")
         self.task = task
         self.picture_size = picture_size
         self._env = _environment_class(task)()

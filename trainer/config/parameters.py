@@ -1,0 +1,165 @@
+"""The parameters of plugins: checked against what receives them, and converted, once for everyone."""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
+
+import pydantic
+from model_constructor import ConfigPath, did_you_mean, format_path
+
+from trainer.config.errors import ConfigValidationIssue, ParameterError
+from trainer.config.paths import path_mistake
+
+
+def _usable_path(value: str) -> str:
+    wrong = path_mistake(value)
+    if wrong is not None:
+        raise ValueError(wrong)
+    return value
+
+
+T = TypeVar("T")
+Target: TypeAlias = Callable[..., Any]
+Text = Annotated[str, pydantic.Field(min_length=1)]
+Positive = Annotated[int, pydantic.Field(gt=0)]
+PositiveNumber = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
+PathText = Annotated[Text, pydantic.AfterValidator(_usable_path)]
+"""The name of a file or folder that a file system would take."""
+FRAMEWORK_ARGUMENTS = frozenset(
+    {"models", "components", "optimizers", "loss", "device", "policy", "update", "opt_params", "params"}
+)
+"""What the framework passes itself to trainers, policies, losses, optimizers and dataset factories."""
+
+
+def receivers(plugin: Any) -> tuple[Target, ...]:
+    """Return what receives the parameters of a registered class.
+
+    It is the class itself, unless its attribute `parameters` names a class or function, or a tuple of them,
+    each of which takes those that its signature names.
+    """
+    declared = getattr(plugin, "parameters", None)
+    if declared is None:
+        return (plugin,)
+    return tuple(declared) if isinstance(declared, tuple) else (declared,)
+
+
+def convert_parameters(
+    params: Mapping[str, Any], targets: Target | Sequence[Target], reserved: Collection[str] = ()
+) -> tuple[dict[str, Any] | None, list[ConfigValidationIssue]]:
+    """Check parameters against the signatures of what will receive them.
+
+    Args:
+        params: what the YAML gives.
+        targets: classes or functions; their annotations give the types (text such as `"2"` becomes a number
+            where a number is asked for). Of several, every parameter is one of at least one of them.
+        reserved: arguments that the framework passes itself.
+
+    Returns:
+        The converted parameters that were given, or None when something is wrong; and what is wrong, at
+        paths below the parameters.
+    """
+    model, open_ended = _signatures(targets if isinstance(targets, Sequence) else (targets,), reserved)
+    try:
+        checked = model.model_validate(dict(params))
+    except pydantic.ValidationError as error:
+        names = list(model.model_fields)
+        return None, list(schema_issues(error, lambda below: [] if below else names))
+    given = {name: getattr(checked, name) for name in params if name in model.model_fields}
+    if open_ended:
+        given.update({name: value for name, value in params.items() if name not in given})
+    return given, []
+
+
+def checked_parameters(
+    params: Mapping[str, Any], targets: Target | Sequence[Target], reserved: Collection[str] = ()
+) -> dict[str, Any]:
+    """Return converted parameters; see `convert_parameters`.
+
+    Raises:
+        ParameterError: the first parameter that is unknown, missing or cannot be used.
+    """
+    converted, found = convert_parameters(params, targets, reserved)
+    if converted is None:
+        first = found[0]
+        raise ParameterError(".".join(map(str, first.path)), first.error_message, first.hint)
+    return converted
+
+
+def parse_parameters(kind: Callable[..., T], params: Mapping[str, Any]) -> T:
+    """Return a parameter class filled with what was given, for whoever calls a factory without the engine.
+
+    Raises:
+        ParameterError: the first parameter that is unknown, missing or cannot be used.
+    """
+    return kind(**checked_parameters(params, kind))
+
+
+def own_parameters(target: Target, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of the parameters that one target takes, where several share them."""
+    accepted = inspect.signature(target).parameters
+    if any(one.kind is one.VAR_KEYWORD for one in accepted.values()):
+        return dict(params)
+    return {name: value for name, value in params.items() if name in accepted}
+
+
+def _signatures(
+    targets: Sequence[Target], reserved: Collection[str]
+) -> tuple[type[pydantic.BaseModel], bool]:
+    """Return a model whose fields are the arguments of all targets, and whether one takes any others too."""
+    fields: dict[str, Any] = {}
+    open_ended = False
+    for target in targets:
+        init = target.__init__ if inspect.isclass(target) else target
+        try:
+            hints = typing.get_type_hints(init, include_extras=True)
+        except Exception:  # an annotation for type checkers alone: names are checked, types are not
+            hints = {}
+        for name, parameter in inspect.signature(target).parameters.items():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                open_ended = True
+            elif parameter.kind is not parameter.VAR_POSITIONAL and name not in reserved:
+                default = ... if parameter.default is parameter.empty else parameter.default
+                fields.setdefault(name, (hints.get(name, Any), default))
+    extra: Literal["allow", "forbid"] = "allow" if open_ended else "forbid"
+    config = pydantic.ConfigDict(extra=extra, arbitrary_types_allowed=True, protected_namespaces=())
+    return pydantic.create_model("parameters", __config__=config, **fields), open_ended
+
+
+def schema_issues(
+    error: pydantic.ValidationError, names_at: Callable[[ConfigPath], Sequence[str]]
+) -> typing.Iterator[ConfigValidationIssue]:
+    """Yield what pydantic found as mistakes with paths below what was checked.
+
+    Args:
+        error: what pydantic raised.
+        names_at: path of a mapping → the keys that are known there.
+    """
+    for one in error.errors(include_url=False):
+        path = tuple(k for k in one["loc"] if not _is_union_label(k))
+        kind, message, hint = one["type"], one["msg"], None
+        if kind == "extra_forbidden":
+            message, known = "unknown key", names_at(path[:-1])
+            hint = did_you_mean(str(path[-1]), known, "known here:") if known else None
+        elif kind in ("missing", "missing_argument"):
+            message = "this key is required"
+        elif kind == "value_error":
+            message = message.removeprefix("Value error, ")
+        else:
+            message = f"{message[0].lower()}{message[1:]}, not {_shown(one['input'])}"
+        yield ConfigValidationIssue(format_path(path), message, hint, path=path)
+
+
+def _is_union_label(key: str | int) -> bool:
+    """Say whether pydantic put the key there to name the member of a union that it tried."""
+    return isinstance(key, str) and (key.startswith(("dict[", "list[", "literal[", "tuple[", "constrained-")))
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # Python prints no numbers of more than 4,300 digits
+        text = f"a number of type {type(value).__name__}"
+    return text if len(text) <= 60 else f"{text[:57]}…"

@@ -1,0 +1,133 @@
+"""The files, device and simulator that an experiment names: whether they are there and can be used."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from model_constructor import ConfigError as ModelConfigError
+from model_constructor import ConfigPath, compile_ir, format_path
+
+from trainer.config.errors import ConfigValidationIssue
+from trainer.config.paths import find_input, output_path, path_mistake
+from trainer.config.schemas import ExperimentConfig
+from trainer.config.validation import Issues
+from trainer.evaluation.simulators import make_simulator
+from trainer.runtime import select_device
+
+
+def find_models(issues: Issues) -> dict[str, Path]:
+    """Find the model YAMLs and compile each; nothing is instantiated."""
+    paths: dict[str, Path] = {}
+    model = issues.located.data.get("model")
+    named = model.get("component_config_paths") if isinstance(model, dict) else None
+    for name, value in named.items() if isinstance(named, dict) else ():
+        here: ConfigPath = ("model", "component_config_paths", name)
+        if isinstance(value, str) and not _has_path_mistake(issues, here, value):
+            found = _find_model(issues, here, value)
+            if found is not None:
+                paths[name] = found.resolve()
+    return paths
+
+
+def _find_model(issues: Issues, here: ConfigPath, value: str) -> Path | None:
+    folders = issues.located.search_paths(here)
+    found = find_input(value, folders)
+    if found is None or not found.is_file():
+        looked = " and ".join(str(f) for f in folders)
+        issues.add(here, f"there is no component YAML {value}", f"looked in {looked}")
+        return None
+    try:
+        compile_ir(found)
+    except ModelConfigError as error:
+        _note_model_errors(issues, here, error)
+    return found
+
+
+def _note_model_errors(issues: Issues, here: ConfigPath, error: ModelConfigError) -> None:
+    """Take over the mistakes in a model YAML with their own places."""
+    reference = issues.located.locate(here)
+    for one in error.errors:
+        hint = f"did you mean '{one.suggestions[0]}'?" if one.suggestions else None
+        origin = (reference.format(), one.location.file) if reference and one.location else ()
+        location = one.location or reference
+        issues.found.append(
+            ConfigValidationIssue(format_path(here), one.message, hint, location, origin, here)
+        )
+
+
+def check_save_dir(issues: Issues) -> Path:
+    """Return the run folder; whether it can be written is tried, but nothing of it is made."""
+    here: ConfigPath = ("train", "save_dir")
+    train = issues.located.data.get("train")
+    value = train.get("save_dir") if isinstance(train, dict) else None
+    if not isinstance(value, str) or not value or _has_path_mistake(issues, here, value):
+        return Path()
+    run = output_path(value, issues.located.path)
+    existing = run
+    while not os.path.lexists(existing) and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        issues.add(here, f"{run} cannot be made, because {existing} is no folder")
+    elif not os.access(existing, os.W_OK | os.X_OK) or not _can_create(existing):
+        issues.add(here, f"{run} cannot be written, because {existing} is not writable")
+    return run
+
+
+def _can_create(folder: Path) -> bool:
+    """Try it: permissions do not tell of read-only file systems, and root ignores them."""
+    probe = folder / f".writable.{os.getpid()}"
+    try:
+        probe.touch()
+        probe.unlink()
+    except OSError:
+        return False
+    return True
+
+
+def check_load_dir(issues: Issues, config: ExperimentConfig) -> None:
+    """The folder of `train.load_dir` has weights for every component."""
+    here: ConfigPath = ("train", "load_dir")
+    value = config.train.load_dir
+    if value is None or _has_path_mistake(issues, here, value):
+        return
+    folder = find_input(value, issues.located.search_paths(here))
+    if folder is None or not folder.is_dir():
+        issues.add(here, f"there is no folder {value}")
+        return
+    for name in config.model.component_config_paths:
+        weights = find_input(f"{name}.pt", [folder])
+        if weights is None or not weights.is_file():
+            issues.add(here, f"{folder} has no weights {name}.pt for component '{name}'")
+
+
+def check_resume_from(issues: Issues, config: ExperimentConfig) -> None:
+    """The path of `train.checkpoint.resume_from` can be one."""
+    value = config.train.checkpoint.resume_from
+    if value is not None:
+        _has_path_mistake(issues, ("train", "checkpoint", "resume_from"), value)
+
+
+def check_device(issues: Issues, config: ExperimentConfig, local_rank: int) -> None:
+    """The device is there."""
+    try:
+        select_device(config.device, local_rank)
+    except ValueError as error:
+        issues.add(("device",), str(error))
+
+
+def check_simulator(issues: Issues, config: ExperimentConfig) -> None:
+    """The simulator of `train.evaluation` is there."""
+    if config.train.evaluation is None:
+        return
+    try:
+        make_simulator(config.train.evaluation.env).close()
+    except ValueError as error:
+        issues.add(("train", "evaluation", "env"), str(error))
+
+
+def _has_path_mistake(issues: Issues, here: ConfigPath, value: str) -> bool:
+    message = path_mistake(value)
+    if message is not None:
+        issues.add(here, message)
+    return message is not None
