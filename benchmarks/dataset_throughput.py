@@ -36,6 +36,7 @@ import PIL.Image
 import torch
 
 from trainer.config.schemas import DataConfig
+from trainer.data.batch_path import BatchPath
 from trainer.data.dataset import WindowedDataset
 from trainer.data.lerobot import LeRobotReader, LeRobotWriter
 from trainer.data.loader import BatchLoader
@@ -134,11 +135,12 @@ def rate_of(batches: Iterator[int], seconds: float) -> float:
 
 
 def loader_of(dataset: WindowedDataset, workers: int) -> BatchLoader:
+    normalizer = Normalizer(dataset.statistics(["observation.state", "action"]))
     return BatchLoader(
         dataset,
         batch_size=BATCH,
         num_workers=workers,
-        normalizer=Normalizer(dataset.statistics(["observation.state", "action"])),
+        path=BatchPath(normalizer, cameras=dataset.image_keys),
         frame_memory=FRAME_MEMORY,
     )
 

@@ -134,6 +134,7 @@ def passed(since: tuple[float, float]) -> tuple[float, float]:
 def measure(name: str, rounds: int, folder: Path) -> dict[str, Any]:
     """Return the times of a size, without those of the first round."""
     from trainer.config.loader import load_located
+    from trainer.data.batch_path import BatchPath
     from trainer.data.loader import BatchLoader
     from trainer.engine.assemble import assemble
     from trainer.engine.build_data import build_data
@@ -151,7 +152,8 @@ def measure(name: str, rounds: int, folder: Path) -> dict[str, Any]:
         with assemble(checked, data, runtime) as experiment:
 
             def loader() -> BatchLoader:
-                return BatchLoader(data.dataset, batch_size=size.batch, seed=7, normalizer=data.normalizer)
+                batch_path = BatchPath(data.normalizer)
+                return BatchLoader(data.dataset, batch_size=size.batch, path=batch_path, seed=7)
 
             turns = Turns(
                 {

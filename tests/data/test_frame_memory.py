@@ -20,9 +20,9 @@ from trainer.data.lerobot import LeRobotReader
 from trainer.data.lerobot.cameras import VideoCamera
 from trainer.data.loader import BatchLoader
 from trainer.data.mixture import MixtureDataset, Part
-from trainer.data.order import epoch_order
 from trainer.data.split import split_episodes
 from trainer.data.windows import Window
+from trainer.utils.shuffle import epoch_order
 
 TOP, WRIST = "observation.images.top", "observation.images.wrist"
 PER_FRAME = 3 * 32 * 48 + 3 * 24 * 16
@@ -245,7 +245,7 @@ def test_room_is_shared_by_cameras_workers_and_datasets(root, monkeypatch):
     rooms.clear()
     monkeypatch.setattr(loader_module, "get_worker_info", lambda: SimpleNamespace(id=1, num_workers=2))
     worker = BatchLoader(dataset, batch_size=4, frame_memory=20 * PER_FRAME)
-    worker._batches[next(worker._steps.items(0, 3))]
+    worker._host_batches[next(worker._steps.items(0, 3))]
     assert rooms == [(4 * (2 + 4), {TOP: 10, WRIST: 10})]  # every second batch of five and of eight
     rooms.clear()
     mixture = MixtureDataset([Part("a", dataset, weight=3), Part("b", dataset, weight=1)])

@@ -9,6 +9,7 @@ import torch
 from helpers.dataset_samples import make_episodes, write_dataset
 from torch.utils.data import Dataset, Subset
 
+from trainer.data.batch_path import BatchPath
 from trainer.data.dataset import WindowedDataset
 from trainer.data.lerobot import LeRobotReader
 from trainer.data.loader import BatchLoader
@@ -54,7 +55,7 @@ def same(a, b):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"pin_memory": True, "persistent_workers": True, "prefetch_factor": 3}]
+    "options", [{}, {"path": BatchPath(pin_memory=True), "persistent_workers": True, "prefetch_factor": 3}]
 )
 def test_without_workers_all_flags_are_fine(dataset, options):
     loader = BatchLoader(dataset, batch_size=5, seed=3, **options)
@@ -70,13 +71,12 @@ def test_without_workers_all_flags_are_fine(dataset, options):
     ("asked", "device", "pinned"),
     [(None, "cuda", True), (False, "cuda", False), (True, "cuda", True), (True, "cpu", False)],
 )
-def test_memory_is_pinned_for_a_gpu_unless_told_otherwise(dataset, monkeypatch, asked, device, pinned):
+def test_memory_is_pinned_for_a_gpu_unless_told_otherwise(monkeypatch, asked, device, pinned):
     calls = []
     monkeypatch.setattr(PackedBatch, "pin_memory", lambda self: calls.append(self) or self)
-    options = {} if asked is None else {"pin_memory": asked}
-    loader = BatchLoader(dataset, batch_size=5, device=device, **options)
-    loader._for_the_way({"state": torch.ones(3)})
-    assert bool(calls) == pinned
+    path = BatchPath(device=device, pin_memory=asked)
+    path.packed({"state": torch.ones(3)})
+    assert bool(calls) == path.pins_memory == pinned
 
 
 def dataset_as_float32(dataset, indices):
@@ -89,10 +89,10 @@ def dataset_as_float32(dataset, indices):
 @pytest.mark.parametrize("persistent", [False, True])
 def test_workers_change_nothing(dataset, persistent):
     normalizer = Normalizer(dataset.statistics(["observation.state", "action"]))
-    options = {"batch_size": 4, "seed": 1, "normalizer": normalizer}
+    options = {"batch_size": 4, "seed": 1, "path": BatchPath(normalizer, pin_memory=True)}
     alone = BatchLoader(dataset, **options)
     with_workers = BatchLoader(
-        dataset, num_workers=2, persistent_workers=persistent, prefetch_factor=2, pin_memory=True, **options
+        dataset, num_workers=2, persistent_workers=persistent, prefetch_factor=2, **options
     )
     for epoch, start in ((0, 0), (1, 3), (2, 0)):
         expected = list(alone.epoch(epoch, start))
@@ -116,7 +116,7 @@ def test_two_ranks_see_what_one_sees(dataset):
 
 def test_normalized_then_float32(dataset):
     normalizer = Normalizer(dataset.statistics(["observation.state", "observation.gripper", "action"]))
-    batch = next(BatchLoader(dataset, batch_size=36, normalizer=normalizer).epoch(0))
+    batch = next(BatchLoader(dataset, batch_size=36, path=BatchPath(normalizer)).epoch(0))
     assert batch["observation.gripper"].dtype == torch.float32  # float64 on disk
     # Windows begin at the sample's own frame, so their first actions are all actions once.
     first = batch["action"][:, 0]
@@ -182,14 +182,18 @@ def test_waiting_is_counted_and_the_step_is_not(dataset):
 def test_on_another_device(dataset, workers):
     """The meta device stands in for a GPU: shapes, types and device are real, values are not."""
     here = next(BatchLoader(dataset, batch_size=4).epoch(0))
-    there = next(BatchLoader(dataset, batch_size=4, num_workers=workers, device="meta").epoch(0))
+    there = next(
+        BatchLoader(dataset, batch_size=4, num_workers=workers, path=BatchPath(device="meta")).epoch(0)
+    )
     assert list(here) == list(there)
     assert there["task"] == here["task"]
     for key, value in here.items():
         if isinstance(value, torch.Tensor):
             assert there[key].device.type == "meta"
             assert (there[key].shape, there[key].dtype) == (value.shape, value.dtype)
-    plain = next(BatchLoader(Plain(), batch_size=4, num_workers=workers, device="meta").epoch(0))
+    plain = next(
+        BatchLoader(Plain(), batch_size=4, num_workers=workers, path=BatchPath(device="meta")).epoch(0)
+    )
     assert plain["nested"]["y"].device.type == "meta"
 
 

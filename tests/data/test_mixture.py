@@ -163,6 +163,13 @@ def test_a_sampler_uses_the_order_that_it_is_given():
     assert [sampler.indices(3, step).tolist() for step in range(3)] == [[3, 13], [23, 33], [43, 53]]
 
 
+def test_a_dataset_that_draws_by_itself_is_not_drawn_by_weight_as_well():
+    drawn = Columns(length=9)
+    drawn.epoch_order = lambda seed, epoch: np.zeros(9, np.int64)
+    with pytest.raises(ValueError, match=r"'b' draws its samples by itself .* leave that to the mixture"):
+        MixtureDataset([part("a"), Part("b", drawn)])
+
+
 # What a batch holds
 
 

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from trainer.data.order import GlobalBatchSampler, epoch_order
+from trainer.data.order import GlobalBatchSampler
+from trainer.utils.shuffle import epoch_order
 
 seeds = st.integers(0, 2**63)
 epochs = st.integers(0, 10_000)

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
-from helpers.run_folder import metrics, weights
+from helpers.run_folder import metrics
 from helpers.tiny_experiment import fixed_schedule
 
 from trainer.offline_trainer import train
@@ -81,23 +80,6 @@ def test_they_are_called_in_their_time_and_keep_their_state(with_diary: Path) ->
         ["after_training", 33, 33],
     ]
     assert sorted(p.name for p in run.glob("epoch_*")) == ["epoch_1", "epoch_3"], "the best, and the newest"
-
-
-def test_the_example_measures_distances(tiny_experiment: Write) -> None:
-    def change(config: dict[str, Any]) -> None:
-        config["plugins"].append("examples.extensions.weight_norms")
-        config["train"]["callbacks"] = [
-            {"type": "distance_travelled", "params": {"components": ["velocity_decoder"]}}
-        ]
-        config["train"]["ema"] = {"enabled": False}
-
-    run = train(tiny_experiment(change))
-    state = torch.load(run / "epoch_2/training_state.pt", weights_only=True)
-    start = state["callbacks"][-1][1]["start"]["velocity_decoder"]
-    now = torch.cat([value.reshape(-1) for value in weights(run / "epoch_2").values()])
-    lines = [json.loads(line) for line in (run / "distances.jsonl").read_text().splitlines()]
-    assert [line["epoch"] for line in lines] == [1, 2]
-    assert lines[1]["distance/velocity_decoder"] == pytest.approx(float((now - start).norm()), rel=1e-5)
 
 
 STOPPING = """

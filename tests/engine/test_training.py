@@ -50,9 +50,9 @@ def test_losses_are_those_of_a_loop_written_by_hand(tiny_experiment: Write) -> N
     from model_constructor import build_model
 
     from experiment_training.components.optimizer.adamw_cosine_decay import warmup_cosine
-    from trainer.data.order import epoch_order
     from trainer.utils.random import SampleRandom
     from trainer.utils.seed import set_global_seed
+    from trainer.utils.shuffle import epoch_order
 
     config = json.loads((run / "dataset.json").read_text())
     table = pq.read_table(sorted(Path(config["root"]).glob("data/**/*.parquet")))

@@ -1,4 +1,4 @@
-"""The extension in `examples/extensions` trains as a user would have it train."""
+"""The extensions in `examples/extensions` train as a user would have them train."""
 
 from __future__ import annotations
 
@@ -9,8 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
+from helpers.run_folder import metrics, weights
 
+from examples.extensions.second_source import MixedBatches, SampleBuffer, mixed_with
+from trainer.config.errors import ConfigError
+from trainer.data.batch_path import BatchPath
+from trainer.data.loader import BatchLoader
+from trainer.data.normalization import Normalizer
 from trainer.deployment.robot_policy import load_policy
 from trainer.offline_trainer import train
 
@@ -57,10 +64,181 @@ def test_it_learns_the_linear_relation_of_the_small_dataset(
 
 
 def test_the_reduction_of_the_l2_loss_arrives() -> None:
-    import torch
-
     from experiment_training.components.loss.l2 import L2LossFactory
 
     prediction, target = torch.arange(6.0), torch.zeros(6)
     assert L2LossFactory().build()(prediction, target).item() == pytest.approx(55.0)
     assert L2LossFactory("mean").build()(prediction, target).item() == pytest.approx(55.0 / 6)
+
+
+def test_the_callback_measures_distances(tiny_experiment: Callable[..., Path]) -> None:
+    def change(config: dict[str, Any]) -> None:
+        config["plugins"].append("examples.extensions.weight_norms")
+        config["train"]["callbacks"] = [
+            {"type": "distance_travelled", "params": {"components": ["velocity_decoder"]}}
+        ]
+        config["train"]["ema"] = {"enabled": False}
+
+    run = train(tiny_experiment(change))
+    state = torch.load(run / "epoch_2/training_state.pt", weights_only=True)
+    start = state["callbacks"][-1][1]["start"]["velocity_decoder"]
+    now = torch.cat([value.reshape(-1) for value in weights(run / "epoch_2").values()])
+    lines = [json.loads(line) for line in (run / "distances.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2]
+    assert lines[1]["distance/velocity_decoder"] == pytest.approx(float((now - start).norm()), rel=1e-5)
+
+
+def test_the_logger_has_every_number_once_after_an_interruption(tiny_experiment: Callable[..., Path]) -> None:
+    def change(config: dict[str, Any]) -> None:
+        config["plugins"].append("examples.extensions.csv_logger")
+        config["train"]["loggers"] = [{"type": "csv", "params": {"file": "numbers.csv"}}]
+
+    path = tiny_experiment(change)
+    run = train(path, ["train.max_steps=15"])
+    with (run / "numbers.csv").open("a") as file:  # what a process logged before it was killed
+        file.write("15,total,99.0\n16,total,99.0\n")
+    train(path)
+    lines = [line.split(",") for line in (run / "numbers.csv").read_text().splitlines()]
+    assert lines[0] == ["step", "name", "value"]
+    totals = {int(step): float(value) for step, name, value in lines[1:] if name == "total"}
+    assert totals == {number: line["total"] for number, line in enumerate(metrics(run))}
+    assert len([line for line in lines if line[1] == "total"]) == len(totals) == 22
+
+
+@pytest.fixture
+def demonstrations(tmp_path: Path) -> dict[str, np.ndarray]:
+    """Five episodes; the action is a linear function of the state, and the last two weigh nothing."""
+    rng = np.random.default_rng(0)
+    state = np.cumsum(rng.normal(size=(150, 5)), axis=0)
+    episode = np.repeat(np.arange(5), 30)
+    data = {
+        "state": state,
+        "action": state @ rng.normal(size=(5, 2)),
+        "episode": episode,
+        "weight": np.array([1.0, 2.0, 3.0, 0.0, 0.0])[episode],
+    }
+    np.savez(tmp_path / "demonstrations.npz", **data)
+    return data
+
+
+def weighted(config: dict[str, Any]) -> None:
+    config["plugins"].append("examples.extensions.weighted_memory")
+    params = {"path": "demonstrations.npz", "action_horizon": 4, "obs_history": 2}
+    config["data"]["datamodule"] = {"type": "weighted_memory", "params": params}
+
+
+def test_the_weighted_dataset_trains_validates_and_is_deployed(
+    tiny_experiment: Callable[..., Path], demonstrations: dict[str, np.ndarray]
+) -> None:
+    def change(config: dict[str, Any]) -> None:
+        weighted(config)
+        config["data"]["validation"] = {"episodes": [1, 4]}
+        config["train"]["epoch"] = 3
+
+    run = train(tiny_experiment(change))
+    facts = json.loads((run / "dataset.json").read_text())
+    assert (facts["episodes"], facts["frames"]) == (3, 90)
+    # Episode 1 has two of the six parts of the weight: some 100 of 150 draws are left.
+    steps = json.loads((run / "run.json").read_text())["steps_per_epoch"]
+    assert steps == pytest.approx(100 / 16, abs=1)
+    assert 0 < np.mean([line["padded actions"] for line in metrics(run)]) < 0.2
+    measured = [json.loads(line) for line in (run / "validations.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in measured] == [1, 2, 3]
+    policy = load_policy(run, device="cpu")
+    assert policy.act({"observation.state": np.zeros(5, np.float32)}).shape == (2,)
+
+
+def test_weights_say_how_often_a_frame_comes(demonstrations: dict[str, np.ndarray], tmp_path: Path) -> None:
+    from examples.extensions.weighted_memory import WeightedMemoryFactory
+
+    params = {"path": "demonstrations.npz", "action_horizon": 4}
+    dataset = WeightedMemoryFactory().build({"search_paths": [tmp_path]}, params)["dataset"]
+    drawn = np.concatenate([dataset.epoch_order(1, epoch) for epoch in range(200)])
+    shares = np.bincount(demonstrations["episode"][drawn], minlength=5) / len(drawn)
+    np.testing.assert_allclose(shares, [1 / 6, 2 / 6, 3 / 6, 0, 0], atol=0.01)
+    assert set(drawn) == set(range(90))
+    batch = dataset.__getitems__([27])
+    np.testing.assert_allclose(batch["action"][0, :3], demonstrations["action"][27:30], rtol=1e-6)
+    assert batch["action_is_pad"].tolist() == [[False, False, False, True]]
+
+
+def test_a_weighted_file_that_cannot_be_used(
+    tiny_experiment: Callable[..., Path], demonstrations: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    path = tiny_experiment(weighted)
+    np.savez(tmp_path / "demonstrations.npz", **{**demonstrations, "weight": np.zeros(150)})
+    with pytest.raises(ConfigError, match=r"params\.path: .* a weight is negative or no number, or"):
+        train(path)
+    np.savez(tmp_path / "demonstrations.npz", state=demonstrations["state"])
+    with pytest.raises(ConfigError, match="has no array 'action'"):
+        train(path)
+
+
+@pytest.fixture
+def loader(demonstrations: dict[str, np.ndarray], tmp_path: Path) -> Callable[..., BatchLoader]:
+    from examples.extensions.weighted_memory import WeightedMemoryFactory
+
+    params = {"path": "demonstrations.npz", "action_horizon": 4}
+    built = WeightedMemoryFactory().build({"search_paths": [tmp_path]}, params)
+    path = BatchPath(Normalizer(built["norm_stats"]))
+    return lambda: BatchLoader(built["dataset"], batch_size=8, path=path, micro_batches=2, seed=3)
+
+
+@pytest.fixture
+def recorded() -> SampleBuffer:
+    """Forty samples that a robot made, of which thirty are kept."""
+    buffer = SampleBuffer(capacity=30)
+    for begin in range(0, 40, 10):
+        state = torch.arange(begin, begin + 10, dtype=torch.float32)
+        samples = {"observation.state": state.view(10, 1, 1).expand(10, 1, 5), "action": torch.ones(10, 4, 2)}
+        buffer.add(samples)
+    return buffer
+
+
+def test_a_second_source_joins_the_batches_of_the_first(
+    loader: Callable[..., BatchLoader], recorded: SampleBuffer
+) -> None:
+    path = loader().path
+    source = MixedBatches(loader(), path, recorded.sample, 3, rank=1, world_size=2)
+    assert (source.steps_per_epoch, source.micro_batches) == (9, 2)
+    assert source.samples_per_update == 16 + 2 * 3 * 2
+    mixed, alone = list(source.epoch(1, start_step=2)), list(loader().epoch(1, start_step=2))
+    assert len(mixed) == len(alone) == 14
+    assert set(mixed[0]) == {"observation.state", "action", "observation.proprio_state"}
+    fresh = set()
+    for both, first in zip(mixed, alone, strict=True):
+        for key in both:
+            assert both[key].shape[0] == 11
+            assert torch.equal(both[key][:8], first[key])
+        rows = range(10, 40)  # of the forty the newest thirty
+        ready = path({"observation.state": torch.tensor(rows).float().view(30, 1, 1).expand(30, 1, 5)})
+        found = (both["observation.state"][8:, None] == ready["observation.state"]).all(-1).all(-1)
+        assert found.sum(1).tolist() == [1, 1, 1]
+        fresh |= set(found.nonzero()[:, 1].tolist())
+    assert len(fresh) > 15
+    assert source.wait_seconds >= source.demonstrations.wait_seconds > 0
+    example, expected = source.example(2), loader().example(2)
+    assert all(torch.equal(example[key], expected[key]) for key in expected)
+
+
+def test_a_second_source_goes_on_where_a_checkpoint_left_it(
+    loader: Callable[..., BatchLoader], recorded: SampleBuffer
+) -> None:
+    class Rank:
+        rank, world_size = 0, 1
+
+    make = mixed_with(recorded.sample, count=3, seed=5)
+    whole = list(make(loader(), BatchPath(), Rank()).epoch(0))
+    first, second = (make(loader(), BatchPath(), Rank()) for _ in range(2))
+    batches = first.epoch(0)
+    before = [next(batches) for _ in range(8)]
+    second.load_state_dict(first.state_dict())
+    resumed = [*before, *second.epoch(0, start_step=4)]
+    assert len(resumed) == len(whole)
+    assert all(torch.equal(a["action"], b["action"]) for a, b in zip(resumed, whole, strict=True))
+    states = [[batch["observation.state"] for batch in run] for run in (resumed, whole)]
+    assert all(torch.equal(a, b) for a, b in zip(*states, strict=True))
+    with pytest.raises(ValueError, match="holds drawn, demonstrations of another source of batches"):
+        loader().load_state_dict(first.state_dict())
+    with pytest.raises(ValueError, match="the buffer is empty"):
+        SampleBuffer(5).sample(1, np.random.default_rng(0))

@@ -43,7 +43,7 @@ CRITIC = graph(
     ["chunk", "condition"],
     {"critic": {"_type_": "mlp", "dims": [HORIZON * ACTION + CONDITION, 16, 1]}},
     FLATTEN,
-    {"name": "both", "call": "op:concat", "args": [["$flat", "$condition"]], "kwargs": {"dim": -1}},
+    {"name": "both", "call": "op:concat", "args": ["$flat", "$condition"], "kwargs": {"dim": -1}},
     {"name": "opinion", "call": "module:critic", "args": ["$both"]},
 )
 ACTION_ENCODER = graph(

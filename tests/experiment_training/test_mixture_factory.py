@@ -7,6 +7,7 @@ import torch
 import experiment_training.components.dataloader.lerobot_data  # noqa: F401  (registers a factory)
 from experiment_training.components.dataloader.mixture import MIXTURE, MixtureDatasetParams
 from trainer.config.errors import ParameterError
+from trainer.data.batch_path import BatchPath
 from trainer.data.lerobot import LeRobotWriter
 from trainer.data.loader import BatchLoader
 from trainer.data.normalization import Normalizer
@@ -66,7 +67,7 @@ def test_a_mixture_of_lerobot_datasets(folders, tmp_path):
     # The statistics go through their file, and normalize each sample by its own.
     save_stats(tmp_path / "dataset_stats.pkl", built["norm_stats"])
     normalizer = Normalizer(load_stats(tmp_path / "dataset_stats.pkl"))
-    loader = BatchLoader(mixture, batch_size=10, seed=1, normalizer=normalizer)
+    loader = BatchLoader(mixture, batch_size=10, seed=1, path=BatchPath(normalizer))
     batches = [batch for epoch in range(20) for batch in loader.epoch(epoch)]
     index = torch.cat([batch["dataset_index"] for batch in batches])
     assert index.float().mean().item() == pytest.approx(37 / 50, abs=0.02)

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from trainer.data.errors import DatasetError
 from trainer.data.frame_cache import cached_camera
@@ -19,12 +18,13 @@ from trainer.data.lerobot.cameras import Camera, open_camera
 from trainer.data.statistics import Stats, column_statistics
 from trainer.data.video.decoder import backend
 from trainer.data.windows import Window, WindowGather
+from trainer.templates import TrainingDataset
 
 Batch = dict[str, Any]
 """Feature → tensor `(B, …)`; `task` is a list of B texts."""
 
 
-class WindowedDataset(Dataset[Batch]):
+class WindowedDataset(TrainingDataset):
     """One sample for every frame of every chosen episode.
 
     A sample holds, for each window, `<key>` `(len(offsets), *shape)` and `<key>_is_pad` bool
@@ -42,7 +42,6 @@ class WindowedDataset(Dataset[Batch]):
 
     Attributes:
         image_keys: the features that are camera frames.
-        concurrent_reads: a sample depends on its index alone, and several threads may read at once.
 
     Raises:
         DatasetError: a column or a video cannot be read, the timestamps do not follow the rate, an episode
@@ -92,7 +91,7 @@ class WindowedDataset(Dataset[Batch]):
                     camera if frame_cache is None else cached_camera(camera, Path(frame_cache))
                 )
         self.image_keys = tuple(self._cameras)
-        self._cached = frame_cache is not None
+        self.keeps_frames = bool(self._cameras) and frame_cache is None
         self._memories = FrameMemories(self._cameras)
         self._tasks = reader.tasks
         unknown = columns["task_index"].max() >= len(self._tasks) or columns["task_index"].min() < 0
@@ -109,18 +108,6 @@ class WindowedDataset(Dataset[Batch]):
     def episode_index(self) -> np.ndarray:
         """Number of every sample's episode, int64 `(N,)`."""
         return np.repeat(self.reader.episodes.episode_index[self._positions], self._lengths)
-
-    @property
-    def length_hint(self) -> int:
-        """Number of samples, known before any is read."""
-        return len(self)
-
-    def __getitem__(self, index: int) -> Batch:
-        """Return one sample."""
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"there is no sample {index} among {len(self)}")
-        batch = self.__getitems__(np.array([index % len(self)]))
-        return {key: value[0] for key, value in batch.items()}
 
     def __getitems__(self, indices: Sequence[int] | np.ndarray | Tensor) -> Batch:
         """Return the samples `indices` `(B,)` as one batch; each value has a leading dimension B."""
@@ -143,7 +130,7 @@ class WindowedDataset(Dataset[Batch]):
             samples: int64 `(L,)` in their order, until the next call and some way beyond it.
             memory: bytes for frames; no value depends on it.
         """
-        if not self._cached:
+        if self.keeps_frames:
             self._memories.expect(self.windows, self._gather, samples, memory)
 
     def statistics(self, keys: Sequence[str]) -> Stats:

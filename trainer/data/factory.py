@@ -13,8 +13,9 @@ from torch.utils.data import Dataset, IterableDataset
 
 from trainer.config.errors import ParameterError
 from trainer.config.parameters import own_parameters
+from trainer.data.adapted import AdaptedDataset, as_training_dataset
 from trainer.data.errors import DatasetError
-from trainer.data.fetch import fetch_batch
+from trainer.templates import TrainingDataset
 from trainer.utils.seed import kept_random_state
 
 _CONTRACT = 'its build must return {"dataset": a torch Dataset, "norm_stats": a dict or None}'
@@ -30,7 +31,7 @@ class BuiltDataset:
         without_effect: setting → why it does nothing for this dataset.
     """
 
-    dataset: Any
+    dataset: TrainingDataset
     norm_stats: Mapping[str, Any] | None = None
     without_effect: Mapping[str, str] = field(default_factory=dict)
 
@@ -65,18 +66,20 @@ def build_dataset(
 
 
 def _taken_apart(plugin: str, built: Any) -> BuiltDataset:
+    norm_stats: Any = None
+    without_effect: Mapping[str, str] = {}
     if isinstance(built, Mapping):
         unknown = [k for k in built if k not in ("dataset", "norm_stats", "without_effect")]
         if "dataset" not in built or unknown:
             given = ", ".join(map(str, built)) or "nothing"
             raise DatasetError(f"{plugin} returned a dict with {given}; {_CONTRACT}")
-        found = BuiltDataset(built["dataset"], built.get("norm_stats"), built.get("without_effect") or {})
+        dataset, norm_stats = built["dataset"], built.get("norm_stats")
+        without_effect = built.get("without_effect") or {}
     elif isinstance(built, Dataset):
-        found = BuiltDataset(built)
+        dataset = built
     else:
         returned = "nothing" if built is None else f"a {type(built).__name__}"
         raise DatasetError(f"{plugin} returned {returned}; {_CONTRACT}")
-    dataset = found.dataset
     if isinstance(dataset, IterableDataset):
         raise DatasetError(
             f"{plugin} built the iterable dataset {type(dataset).__name__}; the order of samples is drawn "
@@ -87,7 +90,7 @@ def _taken_apart(plugin: str, built: Any) -> BuiltDataset:
         raise DatasetError(
             f"{plugin} built a {kind}, which does not give samples by number (__len__ and __getitem__)"
         )
-    return found
+    return BuiltDataset(as_training_dataset(dataset), norm_stats, without_effect)
 
 
 def _check_samples(plugin: str, found: BuiltDataset) -> None:
@@ -117,19 +120,20 @@ def _check_samples(plugin: str, found: BuiltDataset) -> None:
                 )
 
 
-def _first_sample(plugin: str, dataset: Any) -> Mapping[str, Any]:
+def _first_sample(plugin: str, dataset: TrainingDataset) -> Mapping[str, Any]:
     """Return the first sample as a batch of one."""
-    if not hasattr(dataset, "__getitems__"):
-        sample = dataset[0]
+    plain = dataset.dataset if isinstance(dataset, AdaptedDataset) else dataset
+    if not hasattr(plain, "__getitems__"):
+        sample = plain[0]
         if not isinstance(sample, Mapping):
             raise DatasetError(
-                f"{plugin}: a sample of {type(dataset).__name__} is a {type(sample).__name__}; it must be a "
+                f"{plugin}: a sample of {type(plain).__name__} is a {type(sample).__name__}; it must be a "
                 "dict of feature → tensor"
             )
-    batch = fetch_batch(dataset, np.zeros(1, np.int64))
+    batch = dataset.__getitems__(np.zeros(1, np.int64))
     if not isinstance(batch, Mapping):
         raise DatasetError(
-            f"{plugin}: a batch of {type(dataset).__name__} is a {type(batch).__name__}; it must be a dict "
+            f"{plugin}: a batch of {type(plain).__name__} is a {type(batch).__name__}; it must be a dict "
             "of feature → tensor"
         )
     return batch

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from trainer.data.errors import DatasetError
-from trainer.data.threads import lanes
+from trainer.data.threads import number_of_threads
 from trainer.data.windows import Window, WindowGather
 
 _NEVER = np.iinfo(np.int64).max
@@ -129,7 +129,7 @@ class FrameMemory:
         """Write the frames of the rows wanted to places in `out`, each to its own; keep the others'."""
         missing, at = np.unique(wanted, return_index=True)
         asked = np.sort(np.concatenate([missing, others]))
-        step = max(1, lanes() * _BYTES_AT_ONCE // math.prod(self._camera.shape))
+        step = max(1, number_of_threads() * _BYTES_AT_ONCE // math.prod(self._camera.shape))
         for begin in range(0, len(asked), step):
             some = asked[begin : begin + step]
             waits = np.isin(some, others)
@@ -245,10 +245,6 @@ class FrameMemories:
         for window in windows:
             if window.key in self._memories:
                 self._memories[window.key].expect(gather.rows(window.offsets, samples).reshape(-1))
-
-    def forget(self) -> None:
-        """Give up all frames."""
-        self._memories = {}
 
     @property
     def frames(self) -> dict[str, int]:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from trainer.data.fetch import fetch_batch
+from trainer.data.adapted import as_training_dataset
 from trainer.data.mixture_columns import Fetched, mixture_columns
 from trainer.data.normalization import DATASET_INDEX
-from trainer.data.order import epoch_order, shuffled
 from trainer.data.statistics import Stats, mixture_key
+from trainer.templates import TrainingDataset
+from trainer.utils.shuffle import epoch_order, shuffled
 
 Batch = dict[str, Any]
 
@@ -26,7 +27,8 @@ class Part:
 
     Attributes:
         name: what it is called, in statistics, metrics and messages.
-        dataset: a torch Dataset with a length, a batch at a time or not.
+        dataset: a `TrainingDataset`, or a torch Dataset with a length, which the mixture adapts to one;
+            its `batch_metrics` are not those of a mixture.
         weight: its share of the samples is this over the sum of all weights.
         norm_stats: feature → statistic → array, or None.
     """
@@ -37,7 +39,7 @@ class Part:
     norm_stats: Mapping[str, Mapping[str, Any]] | None = None
 
 
-class MixtureDataset(Dataset[Batch]):
+class MixtureDataset(TrainingDataset):
     """The samples of several datasets, one dataset's after the other's; an epoch draws from each by weight.
 
     Of N samples in an epoch, dataset d gives n_d: N times its share, rounded so that they sum to N. It gives
@@ -54,7 +56,7 @@ class MixtureDataset(Dataset[Batch]):
 
     Attributes:
         names: the datasets, in the order of `dataset_index`.
-        samples_per_epoch: N.
+        pad: whether what differs is filled up.
         image_keys: the features that are camera frames.
 
     Args:
@@ -65,8 +67,8 @@ class MixtureDataset(Dataset[Batch]):
 
     Raises:
         MixtureError: features differ, and padding is not asked for or cannot help.
-        ValueError: a weight is not above 0, two names are equal, a dataset is empty, or an epoch would hold
-            nothing of it.
+        ValueError: a weight is not above 0, two names are equal, a dataset is empty or draws its samples by
+            itself, or an epoch would hold nothing of it.
     """
 
     def __init__(
@@ -74,45 +76,60 @@ class MixtureDataset(Dataset[Batch]):
     ) -> None:
         assert parts, "a mixture of nothing"
         self.parts = tuple(parts)
-        self._pad = pad
+        self._datasets = [as_training_dataset(part.dataset) for part in self.parts]
+        self.pad = pad
         self.names = tuple(part.name for part in parts)
         if len(set(self.names)) < len(self.names):
             raise ValueError(
                 f"the datasets of a mixture have names of their own, not {', '.join(self.names)}"
             )
-        self._lengths = np.array([len(cast(Sized, part.dataset)) for part in parts], np.int64)
+        self._lengths = np.array([len(dataset) for dataset in self._datasets], np.int64)
         for part, length in zip(parts, self._lengths, strict=True):
             if not 0 < part.weight < float("inf"):
                 raise ValueError(f"the weight of '{part.name}' is {part.weight:g}; it must be above 0")
             if length == 0:
                 raise ValueError(f"'{part.name}' has no samples")
+        for name, dataset in zip(self.names, self._datasets, strict=True):
+            if dataset.has_own_order:
+                raise ValueError(
+                    f"'{name}' draws its samples by itself (epoch_order or samples_per_epoch), which a "
+                    "mixture does by weight; leave that to the mixture"
+                )
         self._starts = np.cumsum(self._lengths) - self._lengths
-        self.samples_per_epoch = int(self._lengths.sum()) if samples_per_epoch is None else samples_per_epoch
-        self._drawn = _apportion([part.weight for part in parts], self.samples_per_epoch)
+        self._count = int(self._lengths.sum()) if samples_per_epoch is None else samples_per_epoch
+        self._drawn = _apportion([part.weight for part in parts], self._count)
         for part, drawn in zip(parts, self._drawn, strict=True):
             if drawn == 0:
                 raise ValueError(
                     f"of {self.samples_per_epoch} samples in an epoch, a weight of {part.weight:g} gives "
                     f"'{part.name}' none"
                 )
-        own_keys = [getattr(part.dataset, "image_keys", ()) for part in parts]
-        self.image_keys = tuple(dict.fromkeys(key for keys in own_keys for key in keys))
-        self.concurrent_reads = all(getattr(part.dataset, "concurrent_reads", False) for part in parts)
-        samples = {part.name: fetch_batch(part.dataset, np.zeros(1, np.int64)) for part in parts}
+        self.image_keys = tuple(dict.fromkeys(key for own in self._datasets for key in own.image_keys))
+        self.concurrent_reads = all(own.concurrent_reads for own in self._datasets)
+        self.keeps_frames = any(own.keeps_frames for own in self._datasets)
+        first = np.zeros(1, np.int64)
+        samples = {
+            name: own.__getitems__(first) for name, own in zip(self.names, self._datasets, strict=True)
+        }
         self._columns = mixture_columns(samples, self.image_keys, pad)
 
     def __len__(self) -> int:
         """Return the number of different samples; an epoch may hold more or fewer."""
         return int(self._lengths.sum())
 
+    @property
+    def samples_per_epoch(self) -> int:
+        """Number of samples in an epoch (N)."""
+        return self._count
+
     def with_parts(self, parts: Sequence[Part]) -> MixtureDataset:
         """Return the same mixture of other samples, such as of some of the episodes.
 
         An epoch is shorter as the samples are fewer.
         """
-        share = sum(len(cast(Sized, part.dataset)) for part in parts) / len(self)
+        share = sum(len(as_training_dataset(part.dataset)) for part in parts) / len(self)
         samples = max(len(parts), round(self.samples_per_epoch * share))
-        return MixtureDataset(parts, pad=self._pad, samples_per_epoch=samples)
+        return MixtureDataset(parts, pad=self.pad, samples_per_epoch=samples)
 
     def epoch_order(self, seed: int, epoch: int) -> np.ndarray:
         """Return the samples of an epoch in their order, int64 `(samples_per_epoch,)`."""
@@ -124,12 +141,6 @@ class MixtureDataset(Dataset[Batch]):
         ]
         return np.concatenate(drawn)[epoch_order(seed, epoch, self.samples_per_epoch)]
 
-    def __getitem__(self, index: int) -> Batch:
-        """Return one sample."""
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"there is no sample {index} among {len(self)}")
-        return {key: value[0] for key, value in self.__getitems__([index % len(self)]).items()}
-
     def __getitems__(self, indices: Sequence[int] | np.ndarray | Tensor) -> Batch:
         """Return the samples `indices` `(B,)` as one batch; each dataset is asked once for all of its own."""
         rows = np.asarray(indices, dtype=np.int64)
@@ -137,7 +148,7 @@ class MixtureDataset(Dataset[Batch]):
         fetched = []
         for place in np.unique(which).tolist():
             own = np.flatnonzero(which == place)
-            part = fetch_batch(self.parts[place].dataset, rows[own] - self._starts[place])
+            part = self._datasets[place].__getitems__(rows[own] - self._starts[place])
             fetched.append(Fetched(self.names[place], torch.from_numpy(own), part))
         batch: Batch = {}
         for column in self._columns:
@@ -148,22 +159,18 @@ class MixtureDataset(Dataset[Batch]):
     def expect(self, samples: np.ndarray, memory: int) -> None:
         """Tell each dataset which of its samples will be read, and its memory.
 
-        The memory is shared out as the samples of an epoch are, among the datasets that have frames.
+        The memory is shared out as the samples of an epoch are, among the datasets that keep frames.
 
         Args:
             samples: int64 `(L,)`, in their order.
             memory: bytes for decoded frames.
         """
-        seeing = [
-            place
-            for place, part in enumerate(self.parts)
-            if getattr(part.dataset, "image_keys", ()) and hasattr(part.dataset, "expect")
-        ]
+        seeing = [place for place, own in enumerate(self._datasets) if own.keeps_frames]
         which = np.searchsorted(self._starts, samples, side="right") - 1
         for place in seeing:
             own = samples[which == place] - self._starts[place]
             share = int(memory * self._drawn[place] / self._drawn[seeing].sum())
-            cast(Any, self.parts[place].dataset).expect(own, share)
+            self._datasets[place].expect(own, share)
 
     def norm_stats(self) -> Stats | None:
         """Return the statistics of all datasets, under `<dataset>/<feature>`; None if none has any.
@@ -196,8 +203,8 @@ class MixtureDataset(Dataset[Batch]):
         `samples_per_epoch`, and `passes_per_epoch`: how often an epoch goes through it.
         """
         datasets = []
-        for part, drawn, length in zip(self.parts, self._drawn.tolist(), self._lengths.tolist(), strict=True):
-            own = part.dataset.facts() if hasattr(part.dataset, "facts") else {}
+        counts = zip(self._drawn.tolist(), self._lengths.tolist(), strict=True)
+        for part, dataset, (drawn, length) in zip(self.parts, self._datasets, counts, strict=True):
             mixed = {
                 "name": part.name,
                 "weight": part.weight,
@@ -205,7 +212,7 @@ class MixtureDataset(Dataset[Batch]):
                 "samples_per_epoch": drawn,
                 "passes_per_epoch": drawn / length,
             }
-            datasets.append({**own, **mixed})
+            datasets.append({**dataset.facts(), **mixed})
         first = {key: value for key, value in datasets[0].items() if key in ("fps", "features", "windows")}
         return {"repo_id": " + ".join(self.names), **first, **_totals(datasets), "datasets": datasets}
 

@@ -6,46 +6,33 @@ from collections.abc import Callable
 
 import numpy as np
 
-_WORD = 2**64
-
-
-def epoch_order(seed: int, epoch: int, length: int) -> np.ndarray:
-    """Return the permutation of `range(length)` in which an epoch visits its samples, int64."""
-    return shuffled(length, seed, epoch)
-
-
-def shuffled(length: int, seed: int, *numbers: int) -> np.ndarray:
-    """Return a permutation of `range(length)`, int64, a pure function of the arguments.
-
-    It sorts raw PCG64 words, whose stream numpy keeps unchanged between versions, unlike that of its
-    `permutation`.
-    """
-    words = np.random.PCG64(np.random.SeedSequence([seed % _WORD, *numbers])).random_raw(length)
-    return np.argsort(words, kind="stable")
+from trainer.data.errors import DatasetError
+from trainer.utils.shuffle import epoch_order
 
 
 class GlobalBatchSampler:
-    """Cuts every epoch's order into global batches, and each of those into slices for ranks and parts.
+    """Cuts every epoch's order into global batches, and those into slices for ranks and micro-batches.
 
     Global batch `s` of an epoch is positions `[s·G, (s+1)·G)` of that epoch's order, with
-    `G = batch_size · world_size · parts`; it is what one update learns from. Of R ranks, rank r has in part
-    j of the update the rows `[v·B, (v+1)·B)` with `v = j·R + r`: parts are ranks in time. So one rank with
-    a batch of 2B, one rank with two parts of B and two ranks with B see the same global batches, and a
-    resumed run jumps to its step. What does not fill a global batch at the end of the order is left out; the
-    order differs each epoch, so these are other samples each time.
+    `G = batch_size · world_size · micro_batches`; it is what one update learns from. Of R ranks, rank r has
+    in micro-batch j of the update the rows `[v·B, (v+1)·B)` with `v = j·R + r`: micro-batches are ranks in
+    time. So one rank with a batch of 2B, one rank with two micro-batches of B and two ranks with B see the
+    same global batches, and a resumed run jumps to its step. What does not fill a global batch at the end of
+    the order is left out; the order differs each epoch, so these are other samples each time.
 
     Args:
         length: number of samples in an epoch.
-        batch_size: samples per rank and part (B).
+        batch_size: samples per rank and micro-batch (B).
         rank: this rank.
         world_size: number of ranks (R).
-        parts: batches of a rank that make one update together.
+        micro_batches: batches of a rank that make one update together.
         seed: seed of the order, the same on all ranks.
         order: `(seed, epoch)` → the samples of an epoch in their order, int64 `(length,)`, a pure function;
             each of the dataset's samples once (`epoch_order`) if not given.
 
     Raises:
         ValueError: the dataset is smaller than one global batch, or a number is out of range.
+        DatasetError: later, when an epoch begins, an order has another length.
     """
 
     def __init__(
@@ -55,7 +42,7 @@ class GlobalBatchSampler:
         *,
         rank: int = 0,
         world_size: int = 1,
-        parts: int = 1,
+        micro_batches: int = 1,
         seed: int = 0,
         order: Callable[[int, int], np.ndarray] | None = None,
     ) -> None:
@@ -63,39 +50,44 @@ class GlobalBatchSampler:
             raise ValueError(f"the batch size must be at least 1, it is {batch_size}")
         if world_size < 1 or not 0 <= rank < world_size:
             raise ValueError(f"there is no rank {rank} among {world_size} ranks")
-        if parts < 1:
-            raise ValueError(f"an update has at least 1 part, not {parts}")
-        global_batch = batch_size * world_size * parts
+        if micro_batches < 1:
+            raise ValueError(f"an update has at least 1 micro-batch, not {micro_batches}")
+        global_batch = batch_size * world_size * micro_batches
         if length < global_batch:
             what = f"a batch of {batch_size}" + (f" on each of {world_size} ranks" if world_size > 1 else "")
-            what = f"{parts} times {what}" if parts > 1 else what
+            what = f"{micro_batches} times {what}" if micro_batches > 1 else what
             raise ValueError(f"the dataset has {length} samples, fewer than {what} needs ({global_batch})")
         self.length = length
         self.batch_size = batch_size
         self.rank = rank
         self.world_size = world_size
-        self.parts = parts
+        self.micro_batches = micro_batches
         self.seed = seed
         self.steps_per_epoch = length // global_batch
         self._draw = order
         self._cached: dict[int, np.ndarray] = {}
 
-    def indices(self, epoch: int, step: int, part: int = 0) -> np.ndarray:
-        """Return this rank's samples, int64 `(B,)`, of a part of a step of an epoch, both from 0."""
+    def indices(self, epoch: int, step: int, micro_batch: int = 0) -> np.ndarray:
+        """Return this rank's samples, int64 `(B,)`, of a micro-batch of a step of an epoch, all from 0."""
         assert 0 <= step < self.steps_per_epoch, f"step {step} of {self.steps_per_epoch}"
-        return self.batches(epoch, step)[part]
+        return self.batches(epoch, step)[micro_batch]
 
     def batches(self, epoch: int, start_step: int = 0) -> np.ndarray:
-        """Return this rank's samples of all parts of all steps from `start_step` on, int64 `(n, B)`."""
-        used = self.steps_per_epoch * self.parts * self.world_size
+        """Return this rank's samples of all micro-batches from step `start_step` on, int64 `(n, B)`."""
+        used = self.steps_per_epoch * self.micro_batches * self.world_size
         places = self._order(epoch)[: used * self.batch_size].reshape(-1, self.world_size, self.batch_size)
-        return places[start_step * self.parts :, self.rank]
+        return places[start_step * self.micro_batches :, self.rank]
 
     def _order(self, epoch: int) -> np.ndarray:
         found = self._cached.get(epoch)
         if found is None:
             draw = self._draw
             found = epoch_order(self.seed, epoch, self.length) if draw is None else draw(self.seed, epoch)
+            if len(found) != self.length:
+                raise DatasetError(
+                    f"the dataset's epoch_order gives {len(found)} samples in epoch {epoch}, and its "
+                    f"samples_per_epoch is {self.length}; they must be equal"
+                )
             # One thread may begin an epoch while another still ends the one before.
             self._cached = {e: order for e, order in self._cached.items() if e == epoch - 1} | {epoch: found}
         return found

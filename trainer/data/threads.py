@@ -19,25 +19,24 @@ os.register_at_fork(after_in_child=_POOLS.clear)  # their threads do not exist i
 _SHARED = threading.local()
 
 
-def share_lanes(threads: int) -> None:
-    """Say in a thread that it is one of so many that work at once and share the lanes."""
-    _SHARED.threads = threads
+def share_threads(workers: int) -> None:
+    """Say in one of `workers` threads that work at once that they share what `number_of_threads` allows."""
+    _SHARED.workers = workers
 
 
-def lanes() -> int:
-    """Return how many threads may work at once for this one: its share of as many as torch has.
+def number_of_threads() -> int:
+    """Return how many threads the caller may use: as many as torch has, divided among those that share them.
 
-    In a worker process that is one. Work that is shared out at a higher level already, such as by batches,
-    so stays in one thread, and nothing is handed over.
+    In a worker process that is one, for there the work is shared out by batches already.
     """
     if get_worker_info() is not None:
         return 1
-    return -(-torch.get_num_threads() // getattr(_SHARED, "threads", 1))
+    return -(-torch.get_num_threads() // getattr(_SHARED, "workers", 1))
 
 
 def side_by_side(work: Callable[[T], None], items: Sequence[T]) -> None:
-    """Call `work` with every item, in `lanes()` threads; raise what the first that failed raised."""
-    threads = min(lanes(), len(items))
+    """Call `work` with every item in `number_of_threads()` threads; raise what the first that failed did."""
+    threads = min(number_of_threads(), len(items))
     if threads <= 1:
         for item in items:
             work(item)

@@ -16,6 +16,7 @@ from trainer.checkpoint.writer import CheckpointWriter
 from trainer.config.paths import find_input, project_folder
 from trainer.config.schemas import ExperimentConfig
 from trainer.config.validation import Issues
+from trainer.data.batch_path import BatchPath
 from trainer.data.loader import BatchLoader
 from trainer.data.stats_file import save_stats
 from trainer.deployment.robot_policy import (
@@ -29,7 +30,7 @@ from trainer.deployment.robot_policy import (
     own_parameters,
     own_state,
 )
-from trainer.engine.build_data import Data, dataset_facts
+from trainer.engine.build_data import Data
 from trainer.engine.check import CheckedConfig
 from trainer.engine.effects import check_watched
 from trainer.engine.experiment import Experiment
@@ -76,8 +77,10 @@ def assemble(
     """
     config, run = checked.config, checked.run
     runtime.barrier()  # rank 0 is the only writer from here on, so all ranks see the same checkpoints
-    loader = _build_loader(config, data, runtime)
-    global_batch = config.data.batch_size * loader.parts * runtime.world_size
+    cameras = data.dataset.image_keys
+    path = BatchPath(data.normalizer, runtime.device, cameras, config.data.pin_memory)
+    loader = _build_loader(config, data, runtime, path)
+    global_batch = config.data.batch_size * loader.micro_batches * runtime.world_size
     resumed = checkpoint_to_resume(checked, global_batch, loader.steps_per_epoch)
     seen = runtime.from_main(None if resumed is None else resumed.name)
     if seen != (None if resumed is None else resumed.name):
@@ -93,12 +96,12 @@ def assemble(
     policy = _build_policy(checked, runtime, components)
     trainer = _build_trainer(checked, runtime, components, update, policy)
     set_global_seed(config.run_seed + runtime.rank, config.deterministic)
-    facts = dataset_facts(data.dataset)
+    facts = data.dataset.facts()
     if policy is not None:
         _rehearse(checked, policy, components, loader, facts, runtime)
     if config.train.compile.enabled:
         components.compile(config.train.compile.backend, config.train.compile.mode)
-    validation, held_out = _build_validation(checked, data, runtime)
+    validation, held_out = _build_validation(checked, data, path)
     experiment = Experiment(
         config=config,
         runtime=runtime,
@@ -116,7 +119,7 @@ def assemble(
         stats=data.norm_stats,
         tracker=Tracker(run, runtime, config.train.log_every_n_steps),
         writer=CheckpointWriter(run, config.train.checkpoint.keep),
-        batch_metrics=getattr(data.dataset, "batch_metrics", None),
+        batch_metrics=data.dataset.batch_metrics,
         callbacks=[*validation, *callbacks, *checked.callbacks.values()],
         validation_data=held_out,
     )
@@ -152,21 +155,19 @@ def _rehearse(
     issues.raise_if_any()
 
 
-def _build_loader(config: ExperimentConfig, data: Data, runtime: Runtime) -> BatchLoader:
+def _build_loader(config: ExperimentConfig, data: Data, runtime: Runtime, path: BatchPath) -> BatchLoader:
     settings = config.data
     return BatchLoader(
         data.dataset,
         batch_size=settings.batch_size,
+        path=path,
         rank=runtime.rank,
         world_size=runtime.world_size,
-        parts=config.train.accumulate_grad_batches,
+        micro_batches=config.train.accumulate_grad_batches,
         seed=config.run_seed,
         num_workers=settings.num_workers,
-        pin_memory=settings.pin_memory,
         persistent_workers=settings.persistent_workers,
         prefetch_factor=settings.prefetch_factor,
-        normalizer=data.normalizer,
-        device=runtime.device,
         frame_memory=settings.frame_memory * 2**20,
     )
 
@@ -335,13 +336,13 @@ def _non_finite(asked: str, precision: str) -> str:
 
 
 def _build_validation(
-    checked: CheckedConfig, data: Data, runtime: Runtime
+    checked: CheckedConfig, data: Data, path: BatchPath
 ) -> tuple[list[Callback], BatchLoader | None]:
     """Return what validates and its samples, or nothing."""
     settings = checked.config.data.validation
     if settings is None or data.held_out is None:
         return [], None
-    loader = BatchLoader(data.held_out, batch_size=1, normalizer=data.normalizer, device=runtime.device)
+    loader = BatchLoader(data.held_out, batch_size=1, path=path)
     return [Validation(settings, checked.metrics)], loader
 
 
@@ -359,7 +360,7 @@ def _write_run_folder(checked: CheckedConfig, data: Data, experiment: Experiment
     write_yaml(run / CONFIG, resolved(config))
     for name, path in checked.component_paths.items():
         write_yaml(run / MODELS / f"{name}.yaml", flat_model(path))
-    write_json(run / DATASET, dataset_facts(data.dataset))
+    write_json(run / DATASET, data.dataset.facts())
     if data.norm_stats:
         save_stats(run / STATS, data.norm_stats)
     components = []

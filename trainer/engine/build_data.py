@@ -18,6 +18,7 @@ from trainer.data.split import split_episodes
 from trainer.engine.check import DATAMODULE, CheckedConfig, mapping_at
 from trainer.engine.effects import idle_data_settings
 from trainer.registry import DATASET_BUILDER_REGISTRY
+from trainer.templates import TrainingDataset
 
 
 @dataclass(frozen=True)
@@ -34,12 +35,12 @@ class Data:
         warnings: sentences about settings that do nothing for this dataset.
     """
 
-    dataset: Any
+    dataset: TrainingDataset
     norm_stats: Mapping[str, Any] | None
     normalizer: Normalizer
     steps_per_epoch: int
     augmentation: Augmentation | None = None
-    held_out: Any = None
+    held_out: TrainingDataset | None = None
     warnings: Sequence[str] = ()
 
 
@@ -97,7 +98,9 @@ def _build(issues: Issues, checked: CheckedConfig, world_size: int, local_rank: 
     return None
 
 
-def _split(issues: Issues, config: ExperimentConfig, dataset: Any) -> tuple[Any, Any]:
+def _split(
+    issues: Issues, config: ExperimentConfig, dataset: TrainingDataset
+) -> tuple[TrainingDataset, TrainingDataset | None]:
     """Return the samples to train on and those to validate on."""
     validation = config.data.validation
     if validation is None:
@@ -120,32 +123,27 @@ def _normalizer(issues: Issues, config: ExperimentConfig, stats: Mapping[str, An
         return Normalizer({}, "none")
 
 
-def _augmentation(issues: Issues, config: ExperimentConfig, dataset: Any) -> Augmentation | None:
+def _augmentation(issues: Issues, config: ExperimentConfig, dataset: TrainingDataset) -> Augmentation | None:
     if config.data.augmentation is None:
         return None
-    augmentation = Augmentation(config.data.augmentation, getattr(dataset, "image_keys", ()))
-    for setting, sentence in augmentation.without_effect(dataset_facts(dataset).get("windows", {})):
+    augmentation = Augmentation(config.data.augmentation, dataset.image_keys)
+    for setting, sentence in augmentation.without_effect(dataset.facts().get("windows", {})):
         issues.add(("data", "augmentation", *(setting.split(".", 1) if setting else ())), sentence)
     return augmentation
 
 
-def _steps_per_epoch(issues: Issues, config: ExperimentConfig, dataset: Any, world_size: int) -> int:
-    samples = getattr(dataset, "samples_per_epoch", None)
+def _steps_per_epoch(
+    issues: Issues, config: ExperimentConfig, dataset: TrainingDataset, world_size: int
+) -> int:
     try:
         sampler = GlobalBatchSampler(
-            len(dataset) if samples is None else samples,
+            dataset.samples_per_epoch,
             config.data.batch_size,
             world_size=world_size,
-            parts=config.train.accumulate_grad_batches,
+            micro_batches=config.train.accumulate_grad_batches,
         )
     except ValueError as error:
         whole = mapping_at(issues.located.data, "data").get("global_batch_size")
         issues.add(("data", "batch_size" if whole is None else "global_batch_size"), str(error))
         return 0
     return sampler.steps_per_epoch
-
-
-def dataset_facts(dataset: Any) -> dict[str, Any]:
-    """Return what a dataset says of itself; one of the user's own may say nothing."""
-    facts: dict[str, Any] = dataset.facts() if hasattr(dataset, "facts") else {}
-    return facts

@@ -201,7 +201,7 @@ def idle_data_settings(config: ExperimentConfig, dataset: Any, says: Mapping[str
         says: setting → reason, from the dataset's factory.
     """
     reasons = dict(says)
-    if not (getattr(dataset, "image_keys", ()) and hasattr(dataset, "expect")):
+    if not dataset.keeps_frames:
         reasons.setdefault("data.frame_memory", "there are no camera frames to decode")
     return [
         f"{setting} has no effect, because {reason}."

@@ -123,13 +123,13 @@ class Experiment:
             total_steps=self.total_steps,
             epoch=self.progress.epoch,
             micro_batch=micro_batch,
-            micro_batches=self.loader.parts,
+            micro_batches=self.loader.micro_batches,
         )
 
     def _random(self, micro_batch: int, stream: int) -> SampleRandom:
         """Return the numbers of this rank's samples: micro-batches are ranks in time."""
         ranks = self.runtime.world_size
-        place = (micro_batch * ranks + self.runtime.rank, self.loader.parts * ranks)
+        place = (micro_batch * ranks + self.runtime.rank, self.loader.micro_batches * ranks)
         seed, step = self.config.run_seed, self.progress.iteration
         return SampleRandom(seed, step, *place, self.runtime.device, stream=stream)
 
@@ -211,7 +211,7 @@ class Experiment:
     @property
     def samples_per_update(self) -> int:
         """Samples that one update learns from, over all ranks and parts."""
-        return self.config.data.batch_size * self.loader.parts * self.runtime.world_size
+        return self.config.data.batch_size * self.loader.micro_batches * self.runtime.world_size
 
     @property
     def moment(self) -> str:

@@ -84,7 +84,7 @@ def _updates(e: Experiment, faults: Faults) -> Iterator[Mapping[str, Any]]:
     batches = e.loader.epoch(e.progress.epoch, start_step=done)
     for _ in range(min(per_epoch - done, e.total_steps - e.progress.iteration)):
         parts = []
-        for part in range(e.loader.parts):
+        for part in range(e.loader.micro_batches):
             batch = faults.batch = e.augmented(next(batches), part)
             if e.progress.iteration == 0 and part == 0 and e.runtime.is_main:
                 write_first_batch(e.run, batch)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from model_constructor import random_source
 from torch import Tensor, nn
 
-from trainer.data.loader import BatchLoader
+from trainer.data.batches import Batches
 from trainer.runtime import Runtime
 from trainer.templates import Context, Objective, Policy
 from trainer.utils.random import RowRandom
@@ -20,7 +19,7 @@ SAMPLES = 2
 
 
 def rehearse(
-    policy: Objective, models: nn.ModuleDict, loader: BatchLoader, facts: Mapping[str, Any], runtime: Runtime
+    policy: Objective, models: nn.ModuleDict, batches: Batches, facts: Mapping[str, Any], runtime: Runtime
 ) -> list[str]:
     """Ask for the loss on two samples, and for an action chunk of a policy; nothing of the run changes.
 
@@ -29,7 +28,7 @@ def rehearse(
     Args:
         policy: the policy of the trainer.
         models: its components, as they will train.
-        loader: gives the samples.
+        batches: gives the samples.
         facts: the dataset's: its windows and features tell the chunk that a robot will ask for.
         runtime: this rank.
 
@@ -44,7 +43,7 @@ def rehearse(
     try:
         models.eval()
         with kept_random_state(), torch.no_grad(), runtime.autocast():
-            batch = loader.sample(np.arange(SAMPLES))
+            batch = batches.example(SAMPLES)
             context = Context(RowRandom(range(SAMPLES), runtime.device))
             with random_source(context.random):
                 losses = policy.loss(batch, context)

@@ -1,14 +1,14 @@
 """Protocols that plugins implement; only method names are checked, no base class is asked for.
 
-The exceptions are base classes: `Callback`, of whose many methods a plugin wants few, and `Objective` and
-`Policy`, which are torch modules.
+The exceptions are base classes: `Callback` and `TrainingDataset`, of whose many methods a plugin wants few,
+and `Objective` and `Policy`, which are torch modules.
 """
 
 from __future__ import annotations
 
 from trainer.templates.callback import Callback
 from trainer.templates.context import Context
-from trainer.templates.dataset import DatasetFactory
+from trainer.templates.dataset import DatasetFactory, TrainingDataset
 from trainer.templates.logger import Logger, RunIdentity
 from trainer.templates.loss import LossFactory
 from trainer.templates.metric import Metric
@@ -32,4 +32,5 @@ __all__ = [
     "Simulator",
     "SimulatorStep",
     "Trainer",
+    "TrainingDataset",
 ]

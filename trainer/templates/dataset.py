@@ -1,8 +1,96 @@
-"""What a dataset plugin provides."""
+"""What a dataset plugin provides, and what a dataset may tell beyond its samples."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import Dataset, default_collate
+
+from trainer.utils.shuffle import epoch_order
+
+
+class TrainingDataset(Dataset[dict[str, Any]]):
+    """A dataset with everything that training may ask of it.
+
+    A subclass has `__len__` and, of `__getitem__` (one sample) and `__getitems__` (a batch at a time, which
+    is faster), at least one. The rest has defaults and is overridden where a dataset has more to say. A torch
+    Dataset that is no subclass is adapted (`trainer.data.adapted`), whatever of this it has.
+
+    Attributes:
+        image_keys: the features that are camera frames, uint8 `(B, …, 3, H, W)` in a batch.
+        concurrent_reads: a sample depends on its index alone, and several threads may read at once. Only such
+            a dataset is read beside the step without worker processes.
+        keeps_frames: `expect` is worth calling: decoded frames are kept in the memory that it gives.
+    """
+
+    image_keys: Sequence[str] = ()
+    concurrent_reads: bool = False
+    keeps_frames: bool = False
+
+    def __len__(self) -> int:
+        """Return the number of samples (N)."""
+        raise NotImplementedError(f"{type(self).__name__} has no __len__")
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Return one sample: feature → value, without a leading dimension."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"there is no sample {index} among {len(self)}")
+        batch = self.__getitems__(np.array([index % len(self)]))
+        return {key: value[0] for key, value in batch.items()}
+
+    def __getitems__(self, indices: Sequence[int] | np.ndarray) -> dict[str, Any]:
+        """Return the samples `indices` `(B,)` as one batch: feature → tensor `(B, …)` or list of B."""
+        if type(self).__getitem__ is TrainingDataset.__getitem__:
+            raise NotImplementedError(f"{type(self).__name__} has neither __getitem__ nor __getitems__")
+        batch: dict[str, Any] = default_collate([self[int(index)] for index in indices])
+        return batch
+
+    @property
+    def samples_per_epoch(self) -> int:
+        """Number of samples in an epoch; N by default."""
+        return len(self)
+
+    def epoch_order(self, seed: int, epoch: int) -> np.ndarray:
+        """Return the samples of an epoch in their order, int64 `(samples_per_epoch,)`; any may come again.
+
+        It is a pure function, so that ranks agree and an interrupted run goes on where it stopped. By default
+        every sample comes once, the first `samples_per_epoch` of them if that is fewer.
+        """
+        return epoch_order(seed, epoch, len(self))[: self.samples_per_epoch]
+
+    @property
+    def has_own_order(self) -> bool:
+        """Whether an epoch is anything else than every sample once, shuffled."""
+        default = getattr(self.epoch_order, "__func__", None) is TrainingDataset.epoch_order
+        return not default or self.samples_per_epoch != len(self)
+
+    @property
+    def episode_index(self) -> np.ndarray | None:
+        """Number of every sample's episode, int64 `(N,)`; None if there are none to keep for validation."""
+        return None
+
+    def expect(self, samples: np.ndarray, memory: int) -> None:
+        """Take over which samples will be read, at the beginning of an epoch, if `keeps_frames`.
+
+        Args:
+            samples: int64 `(L,)` in their order: those of this epoch and of the next one.
+            memory: bytes that decoded frames may take; no value depends on it.
+        """
+
+    def batch_metrics(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Return what is logged of every batch beside the trainer's metrics: name → scalar on its device."""
+        return {}
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a person wants to know of the data, ready for JSON.
+
+        Of these, `windows` (feature → offsets in frames) and `features` (name → `{"shape": …}`) tell a robot
+        what to measure; `episodes`, `frames`, `fps`, `tasks` and others are shown.
+        """
+        return {}
 
 
 @runtime_checkable
@@ -18,9 +106,8 @@ class DatasetFactory(Protocol):
             params: the parameters from the YAML.
 
         Returns:
-            `{"dataset": torch Dataset, "norm_stats": {feature: {"mean": array, "std": array, …}}}`;
-            `norm_stats` may be missing or None for data that needs no normalization. A dataset whose
-            `__getitems__(indices)` returns one dict of tensors `(B, …)` is read a batch at a time.
+            `{"dataset": TrainingDataset or torch Dataset, "norm_stats": {feature: {"mean": array, "std":
+            array, …}}}`; `norm_stats` may be missing or None for data that needs no normalization.
             `without_effect`, if it is there, maps settings outside of `params` that do nothing for this
             dataset, such as `data.frame_memory`, to the reason.
 

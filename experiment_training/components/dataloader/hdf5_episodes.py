@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from experiment_training.components.dataloader.hdf5_task import Field, TaskLayout
 from trainer.data.errors import DatasetError
 from trainer.data.frame_memory import FrameMemories
 from trainer.data.statistics import Stats, column_statistics
 from trainer.data.windows import Window, WindowGather
+from trainer.templates import TrainingDataset
 
 StereoHalf = Literal["left", "right", "both"]
 
@@ -33,7 +33,7 @@ MAX_OPEN = 32
 """Files that a process holds open for their pictures."""
 
 
-class EpisodicDataset(Dataset[dict[str, Any]]):
+class EpisodicDataset(TrainingDataset):
     """One sample for every frame of every episode, an episode being a file.
 
     A sample holds `observation.state` (T, Dobs) and `action` (S, Dact), float32; of each camera
@@ -50,7 +50,6 @@ class EpisodicDataset(Dataset[dict[str, Any]]):
 
     Attributes:
         image_keys: the features that are camera frames.
-        concurrent_reads: a sample depends on its index alone, and several threads may read at once.
 
     Raises:
         DatasetError: a file is damaged or lacks a field, the lengths in a file disagree, a number is NaN or
@@ -97,6 +96,7 @@ class EpisodicDataset(Dataset[dict[str, Any]]):
             key: Hdf5Camera(files, self._keys[key], self._episode, self._frame, stereo_half)
             for key in self.image_keys
         }
+        self.keeps_frames = bool(self._cameras)
         self._memories = FrameMemories(self._cameras)
 
     def __len__(self) -> int:
@@ -107,13 +107,6 @@ class EpisodicDataset(Dataset[dict[str, Any]]):
     def episode_index(self) -> np.ndarray:
         """Number of every sample's episode, int64 `(N,)`."""
         return self._episode
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """Return one sample."""
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"there is no sample {index} among {len(self)}")
-        batch = self.__getitems__([index % len(self)])
-        return {key: value[0] for key, value in batch.items()}
 
     def __getitems__(self, indices: Sequence[int] | np.ndarray | Tensor) -> dict[str, Any]:
         """Return the samples `indices` `(B,)` as one batch; each value has a leading dimension B.

@@ -19,7 +19,7 @@ from trainer.data.errors import DatasetError
 from trainer.data.frame_memory import FrameSource
 from trainer.data.lerobot.info import TOLERANCE_S
 from trainer.data.lerobot.reader import LeRobotReader, named_episodes
-from trainer.data.threads import lanes, side_by_side
+from trainer.data.threads import number_of_threads, side_by_side
 from trainer.data.video.decoder import DECODE_ERRORS, POOL
 from trainer.data.video.header import VideoHeader, read_header
 
@@ -175,7 +175,7 @@ class VideoCamera:
             places = order[begin:end]
             numbers, which = np.unique(self._number[rows[places]], return_inverse=True)
             which = which.reshape(-1)  # ascending, as the places are in the order of their frames
-            runs = max(1, min(lanes(), len(numbers) // _SHORTEST_RUN))
+            runs = max(1, min(number_of_threads(), len(numbers) // _SHORTEST_RUN))
             bounds = np.linspace(0, len(numbers), runs + 1).astype(int)
             if runs > 1:
                 # A run ends where a group of pictures does, or two threads would decode the same frames.

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
-from trainer.data.threads import share_lanes
+from trainer.data.threads import share_threads
 
 T = TypeVar("T")
 
 
-class Ahead(Iterator[T], Generic[T]):
+class Prefetcher(Iterator[T], Generic[T]):
     """Yields the results of calls in their order, made ahead of time in threads of their own.
 
     What a call raises comes at its place, after the results before it, and is the last. `close` ends the
@@ -28,7 +28,7 @@ class Ahead(Iterator[T], Generic[T]):
     def __init__(self, calls: Iterable[Callable[[], T]], depth: int, threads: int = 1) -> None:
         assert depth >= threads >= 1
         self._calls = iter(calls)
-        self._pool = ThreadPoolExecutor(threads, "batches ahead", share_lanes, (threads,))
+        self._pool = ThreadPoolExecutor(threads, "prefetch", share_threads, (threads,))
         self._made: deque[Future[T]] = deque()
         self._begin(depth)
 

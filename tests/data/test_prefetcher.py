@@ -14,11 +14,11 @@ import torch
 from helpers.dataset_samples import make_episodes, write_dataset
 from torch.utils.data import Dataset
 
-from trainer.data.ahead import Ahead
 from trainer.data.dataset import WindowedDataset
 from trainer.data.errors import DatasetError
 from trainer.data.lerobot import LeRobotReader, LeRobotWriter
 from trainer.data.loader import BatchLoader
+from trainer.data.prefetcher import Prefetcher
 from trainer.data.windows import Window
 
 
@@ -55,16 +55,16 @@ def calls(results):
 
 def test_results_come_in_order_and_are_made_ahead():
     made = []
-    ahead = Ahead((functools.partial(made.append, number) for number in range(10)), 3)
-    next(ahead)
+    prefetcher = Prefetcher((functools.partial(made.append, number) for number in range(10)), 3)
+    next(prefetcher)
     until(lambda: len(made) == 4)  # as many as may be ready, and the one that was taken
     time.sleep(0.05)
     assert made == [0, 1, 2, 3]
-    assert list(ahead) == [None] * 9
+    assert list(prefetcher) == [None] * 9
     assert made == list(range(10))
     with pytest.raises(StopIteration):
-        next(ahead)
-    ahead.close()
+        next(prefetcher)
+    prefetcher.close()
 
 
 def test_a_result_that_is_ready_early_waits_for_its_turn():
@@ -78,32 +78,32 @@ def test_a_result_that_is_ready_early_waits_for_its_turn():
         second.set()
         return "second"
 
-    assert list(Ahead(iter([slow, fast]), 2, threads=2)) == ["first", "second"]
+    assert list(Prefetcher(iter([slow, fast]), 2, threads=2)) == ["first", "second"]
 
 
 def test_what_is_raised_comes_at_its_place():
-    ahead = Ahead(calls([1, 2, KeyError("the third"), 4]), 5)
-    assert [next(ahead), next(ahead)] == [1, 2]
+    prefetcher = Prefetcher(calls([1, 2, KeyError("the third"), 4]), 5)
+    assert [next(prefetcher), next(prefetcher)] == [1, 2]
     with pytest.raises(KeyError, match="the third"):
-        next(ahead)
+        next(prefetcher)
     with pytest.raises(StopIteration):
-        next(ahead)
+        next(prefetcher)
 
 
 def test_closing_early_ends_the_threads():
     before = threading.active_count()
-    ahead = Ahead(calls(itertools.count()), 3, threads=2)
-    assert next(ahead) == 0
-    ahead.close()
-    ahead.close()
+    prefetcher = Prefetcher(calls(itertools.count()), 3, threads=2)
+    assert next(prefetcher) == 0
+    prefetcher.close()
+    prefetcher.close()
     assert threading.active_count() == before
-    assert list(ahead) == []
+    assert list(prefetcher) == []
 
 
 def test_the_program_ends_though_nobody_closed_it():
     program = (
-        "import itertools; from trainer.data.ahead import Ahead\n"
-        "held = Ahead((int for _ in itertools.count()), 3)\nprint(next(held))"
+        "import itertools; from trainer.data.prefetcher import Prefetcher\n"
+        "held = Prefetcher((int for _ in itertools.count()), 3)\nprint(next(held))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr
@@ -177,9 +177,9 @@ def test_frames_decoded_in_threads_are_the_same(tmp_path, monkeypatch):
     dataset = WindowedDataset(LeRobotReader(tmp_path / "set"), [Window("observation.image", (-1, 0))])
     rows = rng.integers(0, len(dataset), 150)
     found = {}
-    for lanes in (1, 2, 5):
-        monkeypatch.setattr(torch, "get_num_threads", lambda lanes=lanes: lanes)
-        found[lanes] = dataset.__getitems__(rows)["observation.image"]
+    for threads in (1, 2, 5):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        found[threads] = dataset.__getitems__(rows)["observation.image"]
     assert torch.equal(found[1], found[2])
     assert torch.equal(found[1], found[5])
 

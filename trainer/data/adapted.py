@@ -1,0 +1,65 @@
+"""A torch Dataset that knows nothing of training, as one that does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence, Sized
+from typing import Any, cast
+
+import numpy as np
+from torch.utils.data import Dataset, default_collate
+
+from trainer.templates import TrainingDataset
+
+_KEPT = ("image_keys", "concurrent_reads", "epoch_order", "expect", "batch_metrics", "facts")
+
+
+def as_training_dataset(dataset: Dataset[Any]) -> TrainingDataset:
+    """Return the dataset itself if it is a `TrainingDataset`, else one that reads it."""
+    return dataset if isinstance(dataset, TrainingDataset) else AdaptedDataset(dataset)
+
+
+class AdaptedDataset(TrainingDataset):
+    """A torch Dataset with a length as a `TrainingDataset`.
+
+    Its `__getitems__`, where it has one, may return a batch, or a list of samples as torch has it; samples
+    are dicts, collated by torch's `default_collate`. Whatever else it has under the names of a
+    `TrainingDataset` is taken; the rest is as there by default.
+
+    Args:
+        dataset: the torch Dataset.
+    """
+
+    def __init__(self, dataset: Dataset[Any]) -> None:
+        self.dataset = dataset
+        for name in _KEPT:
+            if hasattr(dataset, name):
+                setattr(self, name, getattr(dataset, name))
+        self.keeps_frames = hasattr(dataset, "expect") and bool(self.image_keys)
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(cast(Sized, self.dataset))
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Return one sample."""
+        sample: dict[str, Any] = self.dataset[index]
+        return sample
+
+    def __getitems__(self, indices: Sequence[int] | np.ndarray) -> dict[str, Any]:
+        """Return the samples `indices` `(B,)` as one batch."""
+        numbers = np.asarray(indices, np.int64).tolist()
+        whole = getattr(self.dataset, "__getitems__", None)
+        fetched = [self.dataset[i] for i in numbers] if whole is None else whole(numbers)
+        batch: dict[str, Any] = fetched if isinstance(fetched, dict) else default_collate(fetched)
+        return batch
+
+    @property
+    def samples_per_epoch(self) -> int:
+        """Number of samples in an epoch."""
+        own = getattr(self.dataset, "samples_per_epoch", None)
+        return len(self) if own is None else own
+
+    @property
+    def episode_index(self) -> np.ndarray | None:
+        """Number of every sample's episode, if the dataset tells it."""
+        return getattr(self.dataset, "episode_index", None)
