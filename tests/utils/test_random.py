@@ -96,7 +96,7 @@ def test_nobody_changes_the_numbers_of_a_run_unknowingly() -> None:
 
 
 @pytest.mark.parametrize("draw", DRAWS)
-@pytest.mark.parametrize("shape", [(), (1,), (3,), (5, 7), (16, 4)])
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (5, 7), (16, 4), (3, 1999)])
 def test_ranks_see_the_rows_of_one_global_batch(draw: str, shape: tuple[int, ...]) -> None:
     for ranks, batch in ((3, 2), (2, 13), (5, 7)):
         whole, parts = SampleRandom(3, 5), [SampleRandom(3, 5, rank, ranks) for rank in range(ranks)]

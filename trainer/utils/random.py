@@ -20,7 +20,7 @@ from __future__ import annotations
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -76,7 +76,7 @@ class _Draws(ABC):
             ValueError: the shape has no batch.
         """
         starts, numbers = self._begin(shape, shared)
-        return normal_numbers(starts, numbers).reshape(shape).contiguous()
+        return _in_pieces(normal_numbers, starts, numbers).reshape(shape)
 
     def uniform(self, shape: tuple[int, ...], *, shared: bool = False) -> Tensor:
         """Return numbers uniform in [0, 1) of shape `(B, …)`, float32; see `Random` about `shared`.
@@ -85,7 +85,7 @@ class _Draws(ABC):
             ValueError: the shape has no batch.
         """
         starts, numbers = self._begin(shape, shared)
-        return uniform_numbers(starts, numbers).reshape(shape).contiguous()
+        return _in_pieces(uniform_numbers, starts, numbers).reshape(shape)
 
     def bernoulli(self, p: float, shape: tuple[int, ...], *, shared: bool = False) -> Tensor:
         """Return bools of shape `(B, …)`, each true with probability `p`; see `Random` about `shared`.
@@ -217,6 +217,9 @@ _GAMMA = _signed(0x9E3779B97F4A7C15)
 _ROW = _signed(_GAMMA * _GAMMA)
 _FIRST_FACTOR, _SECOND_FACTOR = _signed(0xBF58476D1CE4E5B9), _signed(0x94D049BB133111EB)
 
+_PIECE = 2**16
+"""Numbers that a thread of a CPU makes at a time."""
+
 
 def splitmix64(starts: Tensor, count: int) -> Tensor:
     """Return the first outputs of SplitMix64 generators.
@@ -250,6 +253,18 @@ def normal_numbers(starts: Tensor, count: int) -> Tensor:
     radius = radius.abs_().mul_(2.0**-31).clamp_(min=2.0**-32).log_().mul_(-2.0).sqrt_()
     angle = angle.mul_(math.pi * 2.0**-31)
     return torch.cat([angle.cos().mul_(radius), angle.sin_().mul_(radius)], dim=1)[:, :count]
+
+
+def _in_pieces(make: Callable[[Tensor, int], Tensor], starts: Tensor, count: int) -> Tensor:
+    """Return `make(starts, count)`, contiguous, on a CPU made of a few rows at a time.
+
+    Intermediate results then stay in the cache and in memory that the process already has; of the time for a
+    million normal numbers made at once, two thirds can go into fresh pages.
+    """
+    rows = max(1, _PIECE * torch.get_num_threads() // max(1, count))
+    if starts.device.type != "cpu" or len(starts) <= rows:
+        return make(starts, count).contiguous()
+    return torch.cat([make(some, count) for some in starts.split(rows)])
 
 
 def _mixed(state: Tensor) -> Tensor:
