@@ -32,9 +32,9 @@ from trainer.runtime import (
     RankLost,
     connect,
     environment_rank,
-    said_by_main_rank,
     select_device,
 )
+from trainer.utils.log import let_nobody_listen, log
 
 
 def train(config_path: str | Path, overrides: Sequence[str] = ()) -> Path:
@@ -53,16 +53,15 @@ def train(config_path: str | Path, overrides: Sequence[str] = ()) -> Path:
     with connect(*_where(located.data), is_final=_is_final) as runtime:
         checked = check(located, runtime.world_size, runtime.local_rank)
         data = build_data(checked, runtime.world_size, runtime.local_rank)
-        if runtime.is_main:
-            for warning in (*checked.warnings, *data.warnings):
-                click.echo(f"Warning: {warning}", err=True)
+        for warning in (*checked.warnings, *data.warnings):
+            log.warning(warning)
         evaluation = EvaluationCallback(checked.config.train.evaluation)
         with (
             only_writer(checked.run, runtime.is_main),
             assemble(checked, data, runtime, [evaluation]) as experiment,
         ):
-            if experiment.progress.iteration and runtime.is_main:
-                click.echo(f"Taking up {checked.run} after step {experiment.progress.iteration}.", err=True)
+            if experiment.progress.iteration:
+                log.info(f"Taking up {checked.run} after step {experiment.progress.iteration}.")
             fit(experiment)
     return checked.run
 
@@ -103,7 +102,7 @@ def attempt(config_path: str | Path, overrides: Sequence[str] = ()) -> Outcome:
         message = user_message(error)
         if message is None:
             raise
-        return Outcome(2, "" if said_by_main_rank() else f"Error: {message}")
+        return Outcome(2, f"Error: {message}" if main_rank else "")
     return Outcome(0, f"Trained: {folder}" if main_rank else "")
 
 
@@ -119,6 +118,7 @@ def way_on(config_path: str | Path, overrides: Sequence[str], where: str) -> str
 
 def run(config_path: str | Path, overrides: Sequence[str] = ()) -> None:
     """Train, say how it ended, and exit accordingly."""
+    let_nobody_listen()
     try:
         outcome = attempt(config_path, overrides)
     except RankLost as lost:

@@ -20,7 +20,7 @@ from helpers.runs import ROOT, environment, wait_for_steps
 from trainer.checkpoint.folder import find_checkpoint
 from trainer.cli import main
 from trainer.offline_trainer import train
-from trainer.runtime import ray_cluster
+from trainer.runtime.ray import launch
 
 pytest.importorskip("ray")
 Write = Callable[..., Path]
@@ -49,7 +49,7 @@ def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     def touched() -> None:
         raise AssertionError("a cluster was touched")
 
-    monkeypatch.setattr(ray_cluster, "_import_ray", touched)
+    monkeypatch.setattr(launch, "import_ray", touched)
 
 
 @pytest.mark.parametrize(

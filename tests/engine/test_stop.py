@@ -27,7 +27,7 @@ def command(path: Path, run: Path, ranks: int) -> list[str]:
     return training_command(path, ranks, f"train.save_dir={run}")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(
     tiny_experiment: Callable[..., Path], tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -109,6 +109,90 @@ def test_a_second_signal_ends_a_run_at_once_and_harms_nothing(
     done = subprocess.run(again, check=True, timeout=120, **options)
     assert "after step 22" in done.stderr
     assert [m["step"] for m in metrics(run)] == list(range(66))
+
+
+STUCK = """
+import os, time
+from experiment_training.components.dataloader.lerobot_data import LerobotDatasetFactory
+from trainer.registry import DATASET_BUILDER_REGISTRY
+
+class Stuck:
+    def __init__(self, dataset):
+        self.dataset = dataset
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitem__(self, index):
+        with open(os.path.join(os.path.dirname(__file__), f"worker_{os.getpid()}"), "w"):
+            pass
+        time.sleep(3600)
+
+@DATASET_BUILDER_REGISTRY.register("stuck_dataset")
+class StuckFactory(LerobotDatasetFactory):
+    def build(self, opt_params, params):
+        built = super().build(opt_params, params)
+        return {**built, "dataset": Stuck(built["dataset"])}
+"""
+
+
+def test_a_second_signal_ends_workers_that_hang_in_a_dataset(
+    tiny_experiment: Callable[..., Path], tmp_path: Path
+) -> None:
+    def stuck(config: dict[str, Any]) -> None:
+        config["plugins"].append("stuck")
+        config["data"]["datamodule"]["type"] = "stuck_dataset"
+        config["data"]["num_workers"] = 2
+
+    (tmp_path / "stuck.py").write_text(STUCK)
+    path = tiny_experiment(stuck)
+    options: dict[str, Any] = {"cwd": ROOT, "env": environment(), "text": True, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(command(path, tmp_path / "run", 1), **options)
+    deadline = time.monotonic() + 120
+    while len(workers := [int(p.name[7:]) for p in tmp_path.glob("worker_*")]) < 2:
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.stderr is not None
+    while "a second signal stops at once" not in process.stderr.readline():
+        pass
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 128 + signal.SIGINT
+    deadline = time.monotonic() + 60
+    while any(Path(f"/proc/{worker}").exists() for worker in workers):
+        assert time.monotonic() < deadline, "a worker is left"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("where", ["2>&-", ">/dev/full 2>&1", "2>&1 | head -c 20"])
+def test_training_does_not_depend_on_who_listens(
+    tiny_experiment: Callable[..., Path], tmp_path: Path, where: str
+) -> None:
+    path, run = tiny_experiment(), tmp_path / "run"
+    words = " ".join(command(path, run, 1))
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {words} --set train.save_every=1 {where}"],
+        cwd=ROOT,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        timeout=120,
+    )
+    assert done.returncode == 0
+    steps = [m["step"] for m in metrics(run)]
+    assert steps == list(range(len(steps)))
+    assert find_checkpoint(run).name == f"epoch_{len(steps) // 11}"
+
+
+def test_nohup_goes_on_when_the_terminal_closes(tiny_experiment: Callable[..., Path], tmp_path: Path) -> None:
+    path, run = tiny_experiment(long_with_dropout), tmp_path / "run"
+    options: dict[str, Any] = {"cwd": ROOT, "env": environment(), "text": True, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(["nohup", *command(path, run, 1)], stdout=subprocess.DEVNULL, **options)
+    wait_for_steps(run, process, 30)
+    process.send_signal(signal.SIGHUP)
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == 0, said
+    assert find_checkpoint(run).name == "epoch_40"
 
 
 DAWDLING = """

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
+from helpers.runs import ROOT, environment
 
 from trainer.runtime import connect, select_device
-from trainer.runtime.connect import RANK_TIMEOUT
 
 
 def test_alone_there_is_one_rank_in_fp32_on_a_cpu() -> None:
@@ -52,8 +54,45 @@ def test_emulated_bf16_is_not_taken(monkeypatch: pytest.MonkeyPatch, native: boo
         assert runtime.precision == precision
 
 
-def test_other_ranks_wait_for_a_long_evaluation() -> None:
-    assert RANK_TIMEOUT.total_seconds() >= 6 * 3600
+IMPATIENT = """
+import datetime, sys, time
+import torch
+from trainer.runtime import RankLost, connect
+import trainer.runtime.connect
+sys.modules["trainer.runtime.connect"].RANK_TIMEOUT = datetime.timedelta(seconds=3)
+with connect("cpu") as runtime:
+    time.sleep(6 * runtime.rank)
+    runtime.barrier()
+    print("all are here", flush=True)
+    if runtime.is_main:
+        runtime.mean(torch.ones(1))  # the other one never asks for it
+    time.sleep(3600)
+"""
+
+
+def test_long_work_of_a_rank_is_waited_for_and_a_collective_that_never_comes_is_not() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    place = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", IMPATIENT],
+            cwd=ROOT,
+            env={**environment(), **place, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for rank in range(2)
+    ]
+    try:
+        said = [rank.communicate(timeout=120) for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    assert [out for out, _ in said] == ["all are here\n"] * 2
+    assert all(rank.returncode == 1 for rank in ranks)
+    assert "Timed out waiting 3000ms" in said[0][1]
 
 
 def test_a_process_group_of_somebody_else_is_used_and_left_alone(

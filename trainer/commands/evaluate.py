@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -19,7 +20,7 @@ from trainer.commands.experiments import run_folder
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder for results.json and the films.  [default: <run>/evaluations/<epoch>-<env>-seed<seed>]",
+    help="Folder for results.json and the films.  [default: in <run>/evaluations, named by what is asked]",
 )
 @click.option("--videos", type=click.IntRange(min=0), default=4, show_default=True, help="Episodes to film.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
@@ -45,20 +46,23 @@ def evaluate(
     CHECKPOINT is a run folder, of which the latest checkpoint is taken, one of its epoch folders, its `best`,
     or the experiment YAML that was trained.
     """
-    from trainer.checkpoint.folder import CheckpointError, find_checkpoint
+    from trainer.checkpoint.folder import find_checkpoint
     from trainer.deployment.robot_policy import DATASET, load_policy
     from trainer.evaluation.evaluate import evaluate as evaluate_policy
 
-    try:
-        with user_errors():
-            folder = find_checkpoint(run_folder(checkpoint))
+    with user_errors():
+        folder = find_checkpoint(run_folder(checkpoint)).resolve()
+        facts = _facts_of(json.loads((folder / DATASET).read_text(encoding="utf-8")), dataset)
         policy = load_policy(folder, device=device, n_action_steps=n_action_steps, dataset=dataset)
-        folder = folder.resolve()
-        name = f"{folder.name}-{env.replace('/', '-')}-seed{seed}"
-        target = out or folder.parent / "evaluations" / name
-        recorded = json.loads((folder / DATASET).read_text(encoding="utf-8"))
-        one = next((d for d in recorded.get("datasets", ()) if d["name"] == dataset), recorded)
-        facts = one["features"]
+        what = {
+            "env": env,
+            "checkpoint": str(folder),
+            "seed": seed,
+            "n_action_steps": policy.n_action_steps,
+            "dataset": dataset,
+        }
+        target = out or folder.parent / "evaluations" / _name(folder.name, what, episodes, n_action_steps)
+        _keep_what_was_measured(target, what, episodes)
         result = evaluate_policy(
             policy,
             env,
@@ -68,10 +72,44 @@ def evaluate(
             videos=videos,
             checkpoint=str(folder),
             features={k: facts[k]["shape"] for k in (*policy.observation_windows, policy.action_key)},
+            dataset=dataset,
         )
-    except (CheckpointError, ValueError, OSError) as error:
-        raise UserError(str(error)) from error
     for note in result.notes:
         click.echo(f"Note: {note}.", err=True)
     click.echo(result.summary())
     click.echo(f"Results and films: {target}")
+
+
+def _facts_of(recorded: dict[str, Any], dataset: str | None) -> dict[str, Any]:
+    """Return the features of the robot: those of one of the datasets that were mixed, or of the only one."""
+    if dataset is None:
+        return recorded["features"]
+    named = {one["name"]: one["features"] for one in recorded.get("datasets", ())}
+    if dataset not in named:
+        known = ", ".join(named) if named else "one dataset only, and needs no --dataset"
+        raise UserError(f"there is no dataset '{dataset}'; the policy was trained on {known}")
+    return named[dataset]
+
+
+def _name(checkpoint: str, what: dict[str, Any], episodes: int, n_action_steps: int | None) -> str:
+    """Return the name of a folder that tells an evaluation from every other one."""
+    words = [checkpoint, what["env"].replace("/", "-"), f"seed{what['seed']}", f"{episodes}episodes"]
+    words += [f"{n_action_steps}actions"] if n_action_steps is not None else []
+    words += [what["dataset"]] if what["dataset"] is not None else []
+    return "-".join(words)
+
+
+def _keep_what_was_measured(folder: Path, what: dict[str, Any], episodes: int) -> None:
+    """Refuse to write over the result of another evaluation; the same one may be made again."""
+    try:
+        there = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    here = {**what, "episodes": episodes}
+    there = {**there, "episodes": len(there.get("episodes", ()))}
+    for name, value in here.items():
+        if there.get(name) != value:
+            raise UserError(
+                f"{folder} holds another evaluation ({name.replace('_', ' ')} {there.get(name)} instead of "
+                f"{value}); choose another --out"
+            )

@@ -43,8 +43,6 @@ def record(
             episodes, seed = episodes or asked.episodes, asked.seed if seed is None else seed
     if env is None or out is None:
         raise UserError("record needs --env and --out, or --train_config with a data.recording section")
-    try:
+    with user_errors():
         summary = record_dataset(env, episodes or 50, seed or 0, out, overwrite=overwrite)
-    except (ValueError, OSError) as error:
-        raise UserError(str(error)) from error
     click.echo(summary.summary())

@@ -54,6 +54,9 @@ def train(
         run(config, overrides)
         return
     from trainer.commands.train_on_ray import train_on_ray
+    from trainer.utils.log import let_nobody_listen
+
+    let_nobody_listen()
 
     train_on_ray(
         config,

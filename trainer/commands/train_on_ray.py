@@ -18,7 +18,8 @@ from trainer.engine.run_folder import RAY_LAUNCH
 from trainer.engine.stop import ask_to_stop
 from trainer.offline_trainer import attempt, way_on
 from trainer.runtime import RankLost, select_device
-from trainer.runtime.ray.cluster import Interrupted, RayError, RayJob, run_on_ray
+from trainer.runtime.ray.job import Interrupted, RayError, RayJob
+from trainer.runtime.ray.launch import run_on_ray
 
 
 def train_on_ray(

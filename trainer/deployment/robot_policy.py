@@ -25,6 +25,7 @@ from trainer.modeling.factories import PolicyConstructorModelFactory
 from trainer.registry import LOSS_BUILDER_REGISTRY, TRAINER_REGISTRY, PluginError, load_plugins
 from trainer.runtime import select_device
 from trainer.templates import Context, Objective, Policy
+from trainer.utils.errors import UsageError
 from trainer.utils.random import RowRandom
 
 STATS = "dataset_stats.pkl"
@@ -69,7 +70,7 @@ class DeployedPolicy:
         horizon = len(offsets) - self.first_action
         chosen = n_action_steps or getattr(policy, "n_action_steps", None) or max(1, horizon // 2)
         if not 1 <= chosen <= horizon:
-            raise ValueError(
+            raise UsageError(
                 f"n_action_steps is {chosen}, but a chunk holds 1 to {horizon} actions from now on"
             )
         self.n_action_steps = int(chosen)

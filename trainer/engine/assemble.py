@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import click
 import torch
 from torch import nn
 
@@ -54,6 +53,7 @@ from trainer.runtime import Runtime
 from trainer.templates import Callback, Objective, RunIdentity
 from trainer.utils.errors import TrainingFault
 from trainer.utils.files import write_json
+from trainer.utils.log import log
 from trainer.utils.seed import kept_random_state, set_global_seed
 
 
@@ -128,7 +128,7 @@ def assemble(
     if runtime.is_main:
         aside = set_aside(run) if resumed is None else None
         if aside is not None:
-            click.echo(f"The earlier run of {run} is now {aside}.", err=True)
+            log.info(f"The earlier run of {run} is now {aside}.")
         _write_run_folder(checked, data, experiment, total_steps)
         with kept_random_state():
             experiment.tracker.start(checked.loggers, _identity(config, run, experiment.progress.iteration))
@@ -206,8 +206,8 @@ def _parallel(checked: CheckedConfig, runtime: Runtime) -> Parallel:
     """Return how components lie on the ranks."""
     asked = checked.config.train.parallel
     if not runtime.grouped:
-        if asked in ("ddp", "fsdp") and runtime.is_main:
-            click.echo(f"Warning: train.parallel: {asked} has no effect in one process.", err=True)
+        if asked in ("ddp", "fsdp"):
+            log.warning(f"train.parallel: {asked} has no effect in one process.")
         return "none"
     trainer_class = TRAINER_REGISTRY.get(checked.config.train.trainer.type)
     if asked == "none" and runtime.distributed and hasattr(trainer_class, "policy_class"):

@@ -17,6 +17,7 @@ from trainer.data.order import GlobalBatchSampler
 from trainer.data.split import split_episodes
 from trainer.engine.check import DATAMODULE, CheckedConfig, mapping_at
 from trainer.engine.effects import idle_data_settings
+from trainer.engine.inputs import check_same_robot
 from trainer.registry import DATASET_BUILDER_REGISTRY
 from trainer.templates import TrainingDataset
 
@@ -65,6 +66,7 @@ def build_data(checked: CheckedConfig, world_size: int = 1, local_rank: int = 0)
     normalizer = _normalizer(issues, config, built.norm_stats)
     augmentation = _augmentation(issues, config, dataset)
     steps_per_epoch = _steps_per_epoch(issues, config, dataset, world_size)
+    check_same_robot(issues, config, dataset.facts())
     issues.raise_if_any()
     return Data(
         dataset=dataset,

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import click
-
 from trainer.config.schemas import EvaluationConfig
 from trainer.engine.experiment import Experiment
 from trainer.engine.tracking import EVALUATIONS
 from trainer.evaluation.evaluate import evaluate
 from trainer.templates import Callback
+from trainer.utils.log import log
 
 SCORES = ("success_rate", "mean_score")
 
 
 class EvaluationCallback(Callback):
-    """Rolls the deployed weights out on rank 0 and notes the result; the other ranks wait.
+    """Rolls the deployed weights out, shared among the ranks, and notes the result.
 
     Args:
         settings: the `train.evaluation` section, or None for no evaluation.
@@ -25,38 +24,35 @@ class EvaluationCallback(Callback):
 
     def after_epoch(self, experiment: Experiment) -> dict[str, float] | None:
         """Evaluate when this epoch is due, and at the end of the run."""
-        settings, epoch = self.settings, experiment.progress.epoch
-        if settings is None or not (experiment.finished or epoch % settings.every_n_epochs == 0):
+        e, settings = experiment, self.settings
+        if settings is None or not (e.finished or e.progress.epoch % settings.every_n_epochs == 0):
             return None
-        scores = self._evaluate(experiment, settings) if experiment.runtime.is_main else None
-        experiment.runtime.barrier()
-        return scores
-
-    def _evaluate(self, experiment: Experiment, settings: EvaluationConfig) -> dict[str, float] | None:
-        policy = experiment.deployed_policy()
+        policy = e.deployed_policy()
         if policy is None:
             return None
-        epoch, moment = experiment.progress.epoch, experiment.moment
-        folder = f"evaluations/{moment}"
+        # Among ranks without shared batch norms each has statistics of its own; those of rank 0 are deployed.
+        e.runtime.copy_from_main(list(policy.policy.buffers()))
+        folder = f"evaluations/{e.moment}"
         result = evaluate(
             policy,
             settings.env,
             episodes=settings.episodes,
             seed=settings.seed,
-            out=experiment.run / folder,
+            out=e.run / folder,
             videos=settings.videos,
-            checkpoint=moment,
+            checkpoint=e.moment,
+            runtime=e.runtime,
         )
-        click.echo(f"{moment.replace('_', ' ').capitalize()}: {result.summary()}", err=True)
+        log.info(f"{e.moment.replace('_', ' ').capitalize()}: {result.summary()}")
         facts = result.to_dict()
         names = ("env", "success_interval", "score_interval", "mean_length")
         line = {
-            "step": experiment.progress.iteration,
-            "epoch": epoch,
+            "step": e.progress.iteration,
+            "epoch": e.progress.epoch,
             "episodes": settings.episodes,
             **{name: facts[name] for name in names},
             "folder": folder,
         }
-        scores = {name: facts[name] for name in SCORES if facts[name] is not None}
-        experiment.tracker.note(EVALUATIONS, line, scores)
+        scores: dict[str, float] = {name: facts[name] for name in SCORES}
+        e.tracker.note(EVALUATIONS, line, scores)
         return scores

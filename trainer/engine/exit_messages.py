@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
-import click
+from trainer.utils.log import ForgivingStream
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,9 @@ class Outcome:
     def tell(self) -> None:
         """Say it, and exit if it is no success."""
         if self.text:
-            click.echo(self.text, err=self.code != 0)
+            stream = ForgivingStream(sys.stdout if self.code == 0 else sys.stderr)
+            stream.write(f"{self.text}\n")
+            stream.flush()
         if self.code != 0:
             raise SystemExit(self.code)
 
@@ -35,12 +38,20 @@ def user_message(error: BaseException) -> str | None:
     from trainer.config.errors import ConfigError, ConfigLoadError
     from trainer.config.loader import describe_yaml_error
     from trainer.data.errors import DatasetError
-    from trainer.utils.errors import TrainingFault
+    from trainer.utils.errors import TrainingFault, UsageError
     from trainer.utils.files import disk_trouble
 
     if isinstance(error, ModelConfigError):
         return describe_yaml_error(error)
-    if isinstance(error, (ConfigError, ConfigLoadError, CheckpointError, DatasetError, TrainingFault)):
+    meant_for_users = (
+        ConfigError,
+        ConfigLoadError,
+        CheckpointError,
+        DatasetError,
+        TrainingFault,
+        UsageError,
+    )
+    if isinstance(error, meant_for_users):
         return str(error)
     if isinstance(error, OSError) and (trouble := disk_trouble(error)):
         return f"{trouble}; what was saved before is intact, and the run can go on from there"

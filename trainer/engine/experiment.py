@@ -10,7 +10,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import click
 import torch
 from torch import nn
 
@@ -34,6 +33,7 @@ from trainer.engine.update import Update
 from trainer.modeling.component import Components
 from trainer.runtime import Runtime
 from trainer.templates import Callback, Context, Objective, Policy
+from trainer.utils.log import log
 from trainer.utils.random import AUGMENTATION, POLICY, SampleRandom
 
 
@@ -252,5 +252,5 @@ class Experiment:
             try:
                 close()
             except Exception as also:
-                if self.runtime.is_main and str(also) != str(error):
-                    click.echo(f"Warning: {also}", err=True)
+                if str(also) != str(error):
+                    log.warning(str(also))

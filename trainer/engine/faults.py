@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import click
 import torch
 from torch import Tensor
 
 from trainer.engine.experiment import Experiment
 from trainer.utils.errors import TrainingFault
+from trainer.utils.log import log
 
 
 @dataclass
@@ -123,11 +123,10 @@ def check_gradients_came(e: Experiment) -> None:
         return  # a trainer of the user's own may take gradients away after the step
     flag = e.config.model.find_unused_parameters
     if not without:
-        if flag and e.runtime.distributed and e.runtime.is_main:
-            click.echo(
-                "Warning: every parameter got a gradient, so model.find_unused_parameters: true only costs "
-                "time, unless later steps leave some out.",
-                err=True,
+        if flag and e.runtime.distributed:
+            log.warning(
+                "every parameter got a gradient, so model.find_unused_parameters: true only costs time, unless "
+                "later steps leave some out."
             )
         return
     listed = "; ".join(
@@ -139,5 +138,4 @@ def check_gradients_came(e: Experiment) -> None:
             f"the first step gave no gradient to some parameters ({listed}); set "
             "model.find_unused_parameters: true, or leave them out of the model"
         )
-    if e.runtime.is_main:
-        click.echo(f"Warning: the first step gave no gradient to some parameters ({listed}).", err=True)
+    log.warning(f"the first step gave no gradient to some parameters ({listed}).")

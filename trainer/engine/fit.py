@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import click
 import torch
 from model_constructor import random_source
 from torch import Tensor
@@ -17,6 +16,7 @@ from trainer.engine.faults import Faults, check_gradients_came, explained_faults
 from trainer.engine.finite import LossWatch
 from trainer.engine.run_folder import now, read_run_facts, write_first_batch, write_run_facts
 from trainer.engine.stop import Stopped, StopRequest
+from trainer.utils.log import log
 from trainer.utils.progress import progress_bar
 from trainer.utils.seed import kept_random_state
 
@@ -28,7 +28,7 @@ def fit(experiment: Experiment) -> None:
     also when it is interrupted.
 
     Raises:
-        Stopped: SIGTERM or SIGINT came; the step was finished and the run saved.
+        Stopped: SIGTERM, SIGINT or SIGHUP came; the step was finished and the run saved.
         NonFiniteError: the loss or the weights are inf or NaN; the checkpoints are from before.
         CheckpointError: a checkpoint could not be written; those before it are whole.
         TrainingFault: memory, a loader worker or the run folder is gone, and what to do.
@@ -38,7 +38,7 @@ def fit(experiment: Experiment) -> None:
     ended = e.runtime.from_main(read_run_facts(e.run).get("finished"))
     watch = LossWatch(skipping=e.update.finite is not None)
     # A loader worker that is killed makes itself felt anywhere in this thread, not only where batches come.
-    with explained_faults(e) as faults, _bar(e) as bar, StopRequest() as stop:
+    with explained_faults(e) as faults, _bar(e) as bar, StopRequest(e.runtime) as stop:
         with kept_random_state():
             for callback in e.callbacks:
                 callback.before_training(e)
@@ -73,8 +73,8 @@ def fit(experiment: Experiment) -> None:
             for callback in e.callbacks:
                 callback.after_training(e)
             _note_time(e, started, now())
-    if e.stop_reason is not None and e.runtime.is_main:
-        click.echo(f"Ended after {e.progress.iteration} updates: {e.stop_reason}.", err=True)
+    if e.stop_reason is not None:
+        log.info(f"Ended after {e.progress.iteration} updates: {e.stop_reason}.")
 
 
 def _updates(e: Experiment, faults: Faults) -> Iterator[Mapping[str, Any]]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from model_constructor import ConfigError as ModelConfigError
 from model_constructor import ConfigPath, compile_ir, format_path
@@ -12,8 +15,10 @@ from trainer.config.errors import ConfigValidationIssue
 from trainer.config.paths import find_input, output_path, path_mistake
 from trainer.config.schemas import ExperimentConfig
 from trainer.config.validation import Issues
+from trainer.evaluation.evaluate import check_features
 from trainer.evaluation.simulators import make_simulator
 from trainer.runtime import select_device
+from trainer.utils.errors import UsageError
 
 
 def find_models(issues: Issues) -> dict[str, Path]:
@@ -122,7 +127,7 @@ def check_simulator(issues: Issues, config: ExperimentConfig) -> None:
         return
     try:
         make_simulator(config.train.evaluation.env).close()
-    except ValueError as error:
+    except UsageError as error:
         issues.add(("train", "evaluation", "env"), str(error))
 
 
@@ -131,3 +136,22 @@ def _has_path_mistake(issues: Issues, here: ConfigPath, value: str) -> bool:
     if message is not None:
         issues.add(here, message)
     return message is not None
+
+
+def check_same_robot(issues: Issues, config: ExperimentConfig, facts: Mapping[str, Any]) -> None:
+    """Note where the robot of `train.evaluation` has other observations or actions than the data.
+
+    Args:
+        issues: where it is noted.
+        config: the configuration.
+        facts: what the dataset says of itself; nothing is compared that it does not say.
+    """
+    if config.train.evaluation is None:
+        return
+    features, env = facts.get("features", {}), config.train.evaluation.env
+    read = [name for name in facts.get("windows", {}) if name in features]
+    try:
+        with contextlib.closing(make_simulator(env)) as simulator:
+            check_features({name: features[name]["shape"] for name in read}, env, simulator)
+    except UsageError as error:
+        issues.add(("train", "evaluation", "env"), str(error))

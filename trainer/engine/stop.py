@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 import os
 import signal
 from types import FrameType, TracebackType
 from typing import Any
 
-import torch.distributed as dist
-
-from trainer.runtime import AgreedEnd, a_rank_is_lost, environment_rank
-
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+from trainer.runtime import AgreedEnd, Runtime
+from trainer.runtime.signals import STOP_SIGNALS, ignored_on_purpose
+from trainer.utils.log import write_at_once
 
 
 class Stopped(AgreedEnd):
@@ -40,12 +40,17 @@ def ask_to_stop(number: int) -> None:
 
 
 class StopRequest:
-    """Notes the first SIGTERM or SIGINT while the block runs; the second one ends the process at once.
+    """Notes the first SIGTERM, SIGINT or SIGHUP while the block runs; the second ends the process at once.
 
-    Ending at once harms nothing: a checkpoint that is being written is not there until it is whole.
+    Ending at once harms nothing: a checkpoint that is being written is not there until it is whole. Loader
+    workers go as well, which would not notice it in the middle of a sample.
+
+    Args:
+        runtime: this rank.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
         self._process = os.getpid()
         self._number = 0
         self._ending = False
@@ -57,10 +62,10 @@ class StopRequest:
         return self._number or _asked
 
     def __enter__(self) -> StopRequest:
-        try:
-            self._before = {s: signal.signal(s, self._note) for s in SIGNALS}
-        except ValueError:
-            self._before = {}  # not in the main thread: whoever runs us there handles signals
+        with contextlib.suppress(ValueError):  # not in the main thread: whoever runs us there handles signals
+            for number in STOP_SIGNALS:
+                if not ignored_on_purpose(number):
+                    self._before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(
@@ -68,28 +73,29 @@ class StopRequest:
     ) -> None:
         failing = error is not None and not isinstance(error, AgreedEnd)
         # A collective may fail a moment before it is known that a rank is lost, and torchrun is as quick.
-        self._ending = a_rank_is_lost() or (failing and dist.is_initialized())
+        self._ending = self._runtime.rank_is_lost or (failing and self._runtime.distributed)
         if not self._ending:
             self._restore()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:
             return  # a process of the loader: it serves until the step is done
-        if self._ending or a_rank_is_lost():
+        if self._ending or self._runtime.rank_is_lost:
             return  # torchrun asks the others to end; they are about to, and say why
         if self._number:
-            _say(b"Stopped at once; what was saved before is whole.")
+            self._say("Stopped at once; what was saved before is whole.")
+            with contextlib.suppress(Exception):
+                for worker in multiprocessing.active_children():
+                    worker.kill()
             os._exit(128 + number)
         self._number = number
-        _say(b"Stopping after this step; a second signal stops at once.")
+        self._say("Stopping after this step; a second signal stops at once.")
+
+    def _say(self, sentence: str) -> None:
+        if self._runtime.is_main:
+            write_at_once(f"\n{sentence}\n")
 
     def _restore(self) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
-
-
-def _say(sentence: bytes) -> None:
-    """Write past all buffers, since a signal may interrupt any printing."""
-    if environment_rank() == 0:
-        os.write(2, b"\n" + sentence + b"\n")

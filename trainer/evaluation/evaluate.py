@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,18 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from trainer.evaluation.intervals import score_interval, wilson_interval
 from trainer.evaluation.rollout import Outcome, play
 from trainer.evaluation.simulators import make_simulator
 from trainer.evaluation.starts import start_seeds
 from trainer.evaluation.video import write_video
+from trainer.runtime import Runtime
 from trainer.templates import RobotPolicy, Simulator
 from trainer.templates.simulator import SeesThroughCameras
-from trainer.utils.files import write_json
+from trainer.utils.errors import UsageError
+from trainer.utils.files import whole_file, write_json
 from trainer.utils.progress import progress_bar
 from trainer.utils.versions import library_versions
 
+_ALONE = Runtime(torch.device("cpu"))
 FILM_FPS = 20
 """Films show about so many of a second's states, as drawing costs far more than simulating."""
 
@@ -35,6 +41,7 @@ class EvaluationResult:
         seed: the seed that chose the starts.
         max_steps: the longest an episode was allowed to take.
         n_action_steps: actions of a chunk that were executed, where the policy says it.
+        dataset: of a policy trained on several datasets, the one whose robot it was asked to be.
         outcomes: one per episode, in the order of their start seeds.
         videos: per episode the file name of its film, or None.
         control_steps_per_s: control steps per second of the whole evaluation, drawing included.
@@ -51,6 +58,7 @@ class EvaluationResult:
     outcomes: list[Outcome]
     videos: list[str | None]
     control_steps_per_s: float
+    dataset: str | None = None
     versions: dict[str, str] = field(default_factory=library_versions)
     notes: list[str] = field(default_factory=list)
     folder: Path | None = None
@@ -99,6 +107,7 @@ class EvaluationResult:
             "start_seeds": [o.seed for o in self.outcomes],
             "max_steps": self.max_steps,
             "n_action_steps": self.n_action_steps,
+            "dataset": self.dataset,
             "success_rate": self.success_rate,
             "success_interval": list(self.success_interval),
             "mean_score": self.mean_score,
@@ -147,8 +156,14 @@ def evaluate(
     progress: bool = True,
     checkpoint: str | None = None,
     features: Mapping[str, Sequence[int]] | None = None,
+    dataset: str | None = None,
+    runtime: Runtime = _ALONE,
 ) -> EvaluationResult:
     """Try a policy out on `episodes` starts that no recording ever used.
+
+    Ranks share the starts: start i is played by rank i % world_size, and what it comes to depends on that
+    only as far as a batched policy sums in another order. Each rank calls this with the same arguments and
+    gets the whole result; rank 0 writes it.
 
     Args:
         policy: raw observations in, raw actions out.
@@ -165,30 +180,38 @@ def evaluate(
         checkpoint: what is evaluated, for the record.
         features: shapes of the observations that the policy reads and of the actions that it gives, by name;
             compared with the simulator's before anything is played.
+        dataset: the robot that the policy was asked to be, for the record.
+        runtime: this rank.
 
     Raises:
-        ValueError: no such simulator, it is not the policy's, or the policy's actions cannot be used; one
+        UsageError: no such simulator, it is not the policy's, or the policy's actions cannot be used; one
             sentence says which.
+        RankLost: another rank could not play its share.
     """
     if episodes < 1 or lockstep < 1:
-        raise ValueError(f"episodes and lockstep must be at least 1; they are {episodes} and {lockstep}")
+        raise UsageError(f"episodes and lockstep must be at least 1; they are {episodes} and {lockstep}")
     if max_steps is not None and max_steps < 1:
-        raise ValueError(f"max_steps must be at least 1, and {max_steps} is not")
-    starts = start_seeds(seed, episodes, "evaluation")
+        raise UsageError(f"max_steps must be at least 1, and {max_steps} is not")
+    numbers = range(runtime.rank, episodes, runtime.world_size)
+    all_starts = start_seeds(seed, episodes, "evaluation")
+    starts = [all_starts[number] for number in numbers]
     simulators: list[Simulator] = []
+    began = time.perf_counter()
     try:
-        for _ in range(min(lockstep, episodes)):
+        for _ in range(max(1, min(lockstep, len(starts)))):
             simulators.append(make_simulator(env))
-        _check_features(features or {}, env, simulators[0])
+        check_features(features or {}, env, simulators[0])
         limit = min(max_steps or simulators[0].max_steps, simulators[0].max_steps)
-        crew = _FilmCrew(out, videos if out is not None else 0)
+        crew = _FilmCrew(numbers, videos if out is not None else 0)
         seen = _cameras_of(policy, simulators[0])
-        began = time.perf_counter()
-        outcomes = _play_all(policy, env, simulators, starts, limit, seen, crew, progress)
-        seconds = time.perf_counter() - began
+        outcomes = _play_all(policy, env, simulators, starts, limit, seen, crew, progress and runtime.is_main)
     finally:
         for simulator in simulators:
             simulator.close()
+    runtime.barrier()  # a rank may have drawn the long episodes
+    shares = runtime.from_main(runtime.gather((outcomes, crew.films, crew.notes)))
+    outcomes = _dealt_in_turn([share[0] for share in shares])
+    films: dict[int, bytes] = {number: film for share in shares for number, film in share[1].items()}
     result = EvaluationResult(
         env=env,
         checkpoint=checkpoint,
@@ -196,26 +219,57 @@ def evaluate(
         max_steps=limit,
         n_action_steps=getattr(policy, "n_action_steps", None),
         outcomes=outcomes,
-        videos=[crew.files.get(number) for number in range(episodes)],
-        control_steps_per_s=sum(o.length for o in outcomes) / seconds,
-        notes=crew.notes,
+        videos=[_film_name(number) if number in films else None for number in range(episodes)],
+        control_steps_per_s=sum(o.length for o in outcomes) / (time.perf_counter() - began),
+        dataset=dataset,
+        notes=list(dict.fromkeys(note for share in shares for note in share[2])),
         folder=out,
     )
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        write_json(out / "results.json", result.to_dict())
+    if out is not None and runtime.is_main:
+        _write(out, result, films)
     return result
 
 
-def _check_features(wanted: Mapping[str, Sequence[int]], env: str, simulator: Simulator) -> None:
+def _dealt_in_turn(shares: Sequence[Sequence[Outcome]]) -> list[Outcome]:
+    """Return the outcomes of all episodes in order, of which rank r played r, r + world size, and so on."""
+    rounds = itertools.zip_longest(*shares)
+    return [outcome for one_each in rounds for outcome in one_each if outcome is not None]
+
+
+def _film_name(episode: int) -> str:
+    return f"episode_{episode:03d}.mp4"
+
+
+def _write(out: Path, result: EvaluationResult, films: Mapping[int, bytes]) -> None:
+    """Write results and films in the place of those of an earlier evaluation into the same folder."""
+    out.mkdir(parents=True, exist_ok=True)
+    for old in out.glob("episode_*.mp4"):
+        old.unlink()
+    for number, film in films.items():
+        with whole_file(out / _film_name(number)) as temporary:
+            temporary.write_bytes(film)
+    write_json(out / "results.json", result.to_dict())
+
+
+def check_features(wanted: Mapping[str, Sequence[int]], env: str, simulator: Simulator) -> None:
+    """Make sure that a simulator is that of the robot for which a policy is trained.
+
+    Args:
+        wanted: shapes of the observations that the policy reads and of its actions, by name.
+        env: name of the simulator and task.
+        simulator: one of it.
+
+    Raises:
+        UsageError: it lacks one of them, or has it in another shape.
+    """
     offers = {**simulator.features, **getattr(simulator, "cameras", {})}
     for name, shape in wanted.items():
         offered = offers.get(name)
         if offered is None:
-            raise ValueError(f"the policy works with '{name}', which {env} does not have")
+            raise UsageError(f"the policy works with '{name}', which {env} does not have")
         if tuple(shape) != tuple(offered["shape"]):
-            raise ValueError(
-                f"the policy was trained on '{name}' of shape {tuple(shape)}; in {env} it has "
+            raise UsageError(
+                f"the policy works with '{name}' of shape {tuple(shape)}; in {env} it has "
                 f"shape {tuple(offered['shape'])}"
             )
 
@@ -259,40 +313,43 @@ def _play_all(
 
 
 class _FilmCrew:
-    """Films the first episodes, and gives up with a note where nothing can be drawn."""
+    """Films the first episodes, and gives up with a note where nothing can be drawn.
 
-    def __init__(self, folder: Path | None, videos: int) -> None:
-        self.folder = folder
-        self.videos = videos
-        self.files: dict[int, str] = {}
+    Args:
+        numbers: of the episodes that this rank plays, among those of all ranks.
+        videos: so many episodes of all ranks are filmed.
+    """
+
+    def __init__(self, numbers: Sequence[int], videos: int) -> None:
+        self.films: dict[int, bytes] = {}
         self.notes: list[str] = []
+        self._numbers = numbers
+        self._videos = videos
         self._reels: dict[int, list[np.ndarray]] = {}
-        if folder is not None:
-            for old in folder.glob("episode_*.mp4"):  # of an earlier evaluation into the same folder
-                old.unlink()
 
-    def watch(self, episode: int, step: int, simulator: Simulator) -> None:
+    def watch(self, row: int, step: int, simulator: Simulator) -> None:
         """Take a picture of every few states of an episode that is filmed."""
-        if episode < self.videos and step % _every(simulator) == 0:
-            self._take(episode, simulator)
+        if self._numbers[row] < self._videos and step % _every(simulator) == 0:
+            self._take(self._numbers[row], simulator)
 
-    def ended(self, episode: int, simulator: Simulator) -> None:
-        """Write the film of an episode; its last state is held for a second, so that one sees it."""
-        if episode >= self.videos:
+    def ended(self, row: int, simulator: Simulator) -> None:
+        """Make the film of an episode; its last state is held for a second, so that one sees it."""
+        episode = self._numbers[row]
+        if episode >= self._videos:
             return
         self._take(episode, simulator)
         frames = self._reels.pop(episode, [])
-        if not frames or self.folder is None:
+        if not frames:
             return
         fps = simulator.fps / _every(simulator)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        name = f"episode_{episode:03d}.mp4"
-        try:
-            write_video(self.folder / name, frames + [frames[-1]] * round(fps), fps)
-        except RuntimeError as error:
-            self._give_up(error)
-        else:
-            self.files[episode] = name
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / _film_name(episode)
+            try:
+                write_video(path, frames + [frames[-1]] * round(fps), fps)
+            except RuntimeError as error:
+                self._give_up(error)
+            else:
+                self.films[episode] = path.read_bytes()
 
     def _take(self, episode: int, simulator: Simulator) -> None:
         try:
@@ -301,7 +358,7 @@ class _FilmCrew:
             self._give_up(error)
 
     def _give_up(self, error: RuntimeError) -> None:
-        self.videos = 0
+        self._videos = 0
         self._reels.clear()
         self.notes.append(f"no videos were made: {error}")
 

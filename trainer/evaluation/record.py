@@ -16,6 +16,7 @@ from trainer.data.lerobot import LeRobotWriter
 from trainer.evaluation.simulators import make_simulator
 from trainer.evaluation.starts import start_seed_sequence
 from trainer.templates import Simulator
+from trainer.utils.errors import UsageError
 from trainer.utils.progress import progress_bar
 from trainer.utils.versions import library_versions
 
@@ -84,12 +85,12 @@ def record(
         overwrite: replace another LeRobot dataset at `out`.
 
     Raises:
-        ValueError: no such simulator, it has no expert, the expert hardly ever succeeds, `out` is taken or
+        UsageError: no such simulator, it has no expert, the expert hardly ever succeeds, `out` is taken or
             cannot be written; one sentence says which.
     """
     out = out.expanduser().absolute()
     if episodes < 1:
-        raise ValueError(f"at least one episode must be recorded, and {episodes} were asked for")
+        raise UsageError(f"at least one episode must be recorded, and {episodes} were asked for")
     kept = _find_existing(out, env, episodes, seed, overwrite)
     if kept is not None:
         return kept
@@ -97,7 +98,7 @@ def record(
     simulator = make_simulator(env)
     try:
         if not isinstance(simulator, ScriptedExpert):
-            raise ValueError(f"{env} has no scripted expert, so its demonstrations must come from elsewhere")
+            raise UsageError(f"{env} has no scripted expert, so its demonstrations must come from elsewhere")
         began = time.perf_counter()
         demonstrations, starts, attempts = _demonstrate(simulator, env, episodes, seed, progress)
         metadata = {
@@ -154,7 +155,7 @@ def _demonstrate(
     with progress_bar(episodes, f"recording {env}", unit="episode", disable=not progress) as bar:
         while len(demonstrations) < episodes:
             if attempts >= _ATTEMPTS_PER_EPISODE * episodes:
-                raise ValueError(
+                raise UsageError(
                     f"the expert of {env} succeeded at {len(demonstrations)} of {attempts} starts only, "
                     "so nothing was recorded"
                 )
@@ -204,7 +205,7 @@ def _find_existing(out: Path, env: str, episodes: int, seed: int, overwrite: boo
         info = json.loads((out / "meta" / "info.json").read_text(encoding="utf-8"))
         made, frames, found = info.get("trainer") or {}, info["total_frames"], info["total_episodes"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise ValueError(f"{out} exists and is no LeRobot dataset; choose another folder") from None
+        raise UsageError(f"{out} exists and is no LeRobot dataset; choose another folder") from None
     if (made.get("recorded_with"), found, made.get("seed")) == (env, episodes, seed):
         return RecordingSummary(out, env, episodes, frames, made.get("attempts", found), 0.0, kept=True)
     if overwrite:
@@ -214,7 +215,7 @@ def _find_existing(out: Path, env: str, episodes: int, seed: int, overwrite: boo
         if "recorded_with" in made
         else "of unknown origin"
     )
-    raise ValueError(
+    raise UsageError(
         f"{out} already holds another dataset ({found} episodes {origin}): "
         "choose another folder, or replace it with --overwrite"
     )
@@ -224,4 +225,4 @@ def _check_writable(out: Path) -> None:
     """Refuse a folder that cannot be made, before the work and not after it."""
     parent = next(p for p in out.parents if p.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise ValueError(f"{out} cannot be made: {parent} is no folder that can be written to")
+        raise UsageError(f"{out} cannot be made: {parent} is no folder that can be written to")

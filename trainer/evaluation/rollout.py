@@ -10,6 +10,7 @@ import numpy as np
 
 from trainer.templates import RobotPolicy, Simulator
 from trainer.templates.simulator import SeesThroughCameras
+from trainer.utils.errors import UsageError
 
 Watch = Callable[[int, int, Simulator], None]
 """Called with row, control step (0 after the reset) and simulator, while the row's episode runs."""
@@ -60,7 +61,7 @@ def play(
         ended: is told of each episode as it ends.
 
     Raises:
-        ValueError: the policy returned NaN, an infinite number, or actions of a wrong shape; or it sees
+        UsageError: the policy returned NaN, an infinite number, or actions of a wrong shape; or it sees
             through a camera, and nothing can be drawn on this machine.
     """
     assert len(simulators) >= len(start_seeds)
@@ -110,7 +111,7 @@ def _seen(
     try:
         return observation | {name: simulator.picture(name) for name in cameras}
     except RuntimeError as error:
-        raise ValueError(f"the policy sees through {' and '.join(cameras)}, but {error}") from error
+        raise UsageError(f"the policy sees through {' and '.join(cameras)}, but {error}") from error
 
 
 def _stack(observations: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -120,13 +121,13 @@ def _stack(observations: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 def _check_actions(actions: np.ndarray, outcomes: list[Outcome], feature: dict[str, Any]) -> None:
     wanted = (len(outcomes), *feature["shape"])
     if np.shape(actions) != wanted:
-        raise ValueError(
+        raise UsageError(
             f"the policy returned actions of shape {tuple(np.shape(actions))}; the simulator takes {wanted}"
         )
     broken = np.flatnonzero(~np.isfinite(actions).all(axis=1))
     if broken.size:
         outcome = outcomes[int(broken[0])]
-        raise ValueError(
+        raise UsageError(
             f"the policy returned NaN or an infinite action at step {outcome.length} of the episode "
             f"with start seed {outcome.seed}"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -14,13 +15,17 @@ import torch.distributed as dist
 from torch import Tensor
 
 from trainer.runtime.memory import keep_freed_memory
-from trainer.runtime.rank_monitor import AgreedEnd, Lookout, keep_lookout
+from trainer.runtime.rank_loss import AgreedEnd, Loss, Place, RankLost
+from trainer.runtime.rank_monitor import RankMonitor, watch_ranks
+from trainer.utils.errors import UsageError
+from trainer.utils.log import log_to_stderr
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 _AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
-# Other ranks wait this long while rank 0 evaluates or writes. It may be generous, because it is not what
-# notices a rank that is gone: the lookout does, within a minute. An evaluation of many episodes takes hours.
-RANK_TIMEOUT = datetime.timedelta(hours=12)
+# A collective takes as long as the slowest rank takes to come to it: rank 0 may first have to wait for a
+# large checkpoint to be written. What may take longer is waited for in `Runtime.barrier`. A rank that is gone
+# is noticed by the monitor; this bounds ranks that all live and wait for different things.
+RANK_TIMEOUT = datetime.timedelta(minutes=30)
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,7 @@ class Runtime:
         rank: place among all ranks; rank 0 writes files.
         local_rank: place among the ranks of this machine.
         world_size: number of ranks.
+        monitor: watches the other ranks, where there are any.
     """
 
     device: torch.device
@@ -40,6 +46,7 @@ class Runtime:
     rank: int = 0
     local_rank: int = 0
     world_size: int = 1
+    monitor: RankMonitor | None = None
 
     @property
     def is_main(self) -> bool:
@@ -61,10 +68,19 @@ class Runtime:
         dtype = _AUTOCAST.get(self.precision)
         return torch.autocast(self.device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
 
+    @property
+    def rank_is_lost(self) -> bool:
+        """Whether another rank of this run is known to be gone."""
+        return self.monitor is not None and self.monitor.loss is not None
+
     def barrier(self) -> None:
-        """Wait until all ranks are here."""
-        if self.distributed:
-            dist.barrier(device_ids=[self.device.index] if self.device.type == "cuda" else None)
+        """Wait until all ranks are here, as long as that takes.
+
+        Raises:
+            RankLost: one of them will not come.
+        """
+        if self.monitor is not None:
+            self.monitor.meet()
 
     def mean(self, values: Tensor) -> Tensor:
         """Return the mean of a tensor over all ranks."""
@@ -104,9 +120,6 @@ class Runtime:
         return box[0]
 
 
-_lookout: Lookout | None = None
-
-
 @contextlib.contextmanager
 def connect(
     device: str = "auto",
@@ -115,9 +128,9 @@ def connect(
 ) -> Iterator[Runtime]:
     """Join the ranks that `torchrun` or Ray started, or run alone; leave them when the block ends.
 
-    A process group that is there already is used, and is left to whoever made it. Several ranks keep a
-    lookout for each other: when one is lost, the block raises `RankLost` in the others, or their processes
-    end, within `BOUND_SECONDS`.
+    A process group that is there already is used, and is left to whoever made it. Several ranks watch each
+    other: when one is lost, the block raises `RankLost` in the others, or their processes end, within
+    `BOUND_SECONDS`.
 
     Args:
         device: `auto` takes the GPU of this local rank where there is one, else the CPU.
@@ -125,14 +138,13 @@ def connect(
         is_final: tells the errors that would come again if the run were started again.
 
     Raises:
-        ValueError: the device is not there.
-        RankLost: another rank is gone.
+        UsageError: the device is not there.
+        RankLost: another rank is gone, or this one for a final reason, which rank 0 tells the user.
     """
-    global _lookout
-    _lookout = None
     found = dist.is_available() and dist.is_initialized()
     world_size = dist.get_world_size() if found else int(os.environ.get("WORLD_SIZE", "1"))
     rank = dist.get_rank() if found else environment_rank()
+    log_to_stderr(rank)
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     chosen = select_device(device, local_rank)
     if chosen.type == "cpu":
@@ -153,25 +165,27 @@ def connect(
         dist.init_process_group(
             backend, timeout=RANK_TIMEOUT, device_id=device_id, **_own_store(rank, world_size)
         )
-    one_machine = os.environ.get("LOCAL_WORLD_SIZE") == str(world_size)
-    lookout = _lookout = keep_lookout(rank, one_machine)
+    monitor = watch_ranks(rank)
     try:
-        yield runtime
+        yield dataclasses.replace(runtime, monitor=monitor)
     except AgreedEnd:
-        lookout.leave()
+        monitor.leave()
         _destroy(not found)
         raise
     except BaseException as error:
-        lost = lookout.judge(error, is_final(error))
+        final = is_final(error)
+        lost = monitor.judge(error, final)
         # Closing our side of it is what frees the others from a collective. Closing it on a GPU may wait for
         # the rank that is gone.
         _destroy(not found and chosen.type == "cpu")
         if lost is not None:
             raise lost from error
-        lookout.wait_until_heard()
+        heard = monitor.wait_until_heard()
+        if final and rank != 0:
+            raise RankLost(Loss.of(Place.here(rank), error, final), say=not heard) from error
         raise
     else:
-        lookout.leave()
+        monitor.leave()
         _destroy(not found)
 
 
@@ -195,16 +209,6 @@ def _destroy(ours: bool) -> None:
             dist.destroy_process_group()
 
 
-def a_rank_is_lost() -> bool:
-    """Say whether another rank of this run is known to be gone."""
-    return _lookout is not None and _lookout.loss is not None
-
-
-def said_by_main_rank() -> bool:
-    """Say whether rank 0 has told the user how the run ended, so that this rank need not."""
-    return environment_rank() != 0 and (_lookout is None or _lookout.heard_by_main)
-
-
 def environment_rank() -> int:
     """Return the rank that `torchrun` or Ray gave this process; 0 when it runs alone."""
     return int(os.environ.get("RANK", "0"))
@@ -214,7 +218,7 @@ def select_device(requested: str | None = "auto", local_rank: int = 0) -> torch.
     """Return the device that `auto`, `cpu`, `cuda` or `cuda:N` means for a local rank.
 
     Raises:
-        ValueError: the text means no device, or a GPU that is not there.
+        UsageError: the text means no device, or a GPU that is not there.
     """
     if requested in (None, "auto"):
         requested = "cuda" if torch.cuda.is_available() else "cpu"
@@ -223,9 +227,9 @@ def select_device(requested: str | None = "auto", local_rank: int = 0) -> torch.
         return torch.device("cpu")
     kind, _, number = requested.partition(":")
     if kind != "cuda" or (number and not number.isdigit()):
-        raise ValueError(f"'{requested}' is no device; use auto, cpu, cuda or cuda:N")
+        raise UsageError(f"'{requested}' is no device; use auto, cpu, cuda or cuda:N")
     index = int(number or local_rank)
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if index >= count:
-        raise ValueError(f"{requested} asks for GPU {index}, but this machine offers {count}")
+        raise UsageError(f"{requested} asks for GPU {index}, but this machine offers {count}")
     return torch.device("cuda", index)

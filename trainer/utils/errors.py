@@ -1,6 +1,10 @@
-"""What can end a run that was well configured."""
+"""Errors that are meant for users: what is wrong, where, and what to do."""
 
 from __future__ import annotations
+
+
+class UsageError(ValueError):
+    """Something was asked for that cannot be had; one sentence says what, and what to do."""
 
 
 class TrainingFault(RuntimeError):

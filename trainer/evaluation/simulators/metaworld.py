@@ -14,6 +14,7 @@ from trainer.evaluation.simulators.opengl import importing_mujoco
 from trainer.evaluation.simulators.scene import SceneRenderer, View
 from trainer.registry import SIMULATOR_REGISTRY
 from trainer.templates import SimulatorStep
+from trainer.utils.errors import UsageError
 
 with importing_mujoco():
     import mujoco
@@ -54,7 +55,7 @@ class MetaworldSimulator:
         picture_size: edge of the rendered picture in px.
 
     Raises:
-        ValueError: there is no such task.
+        UsageError: there is no such task.
     """
 
     features = FEATURES
@@ -62,7 +63,7 @@ class MetaworldSimulator:
     def __init__(self, task: str, picture_size: int = 256) -> None:
         if task not in ALL_V3_ENVIRONMENTS:
             hint = did_you_mean(task, sorted(ALL_V3_ENVIRONMENTS))
-            raise ValueError(f"Meta-World has no task '{task}'; {hint}")
+            raise UsageError(f"Meta-World has no task '{task}'; {hint}")
         self.task = task
         self.picture_size = picture_size
         self._env = _environment_class(task)()

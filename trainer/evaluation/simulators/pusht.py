@@ -9,6 +9,7 @@ import numpy as np
 
 from trainer.registry import SIMULATOR_REGISTRY
 from trainer.templates import SimulatorStep
+from trainer.utils.errors import UsageError
 
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # before pygame is imported: no window, no screen
 os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
@@ -43,7 +44,7 @@ class PushTSimulator:
         picture_size: edge of the rendered picture in px.
 
     Raises:
-        ValueError: a task was named.
+        UsageError: a task was named.
     """
 
     features = FEATURES
@@ -53,7 +54,7 @@ class PushTSimulator:
 
     def __init__(self, task: str = "", picture_size: int = 256) -> None:
         if task:
-            raise ValueError(f"Push-T has one task only: write pusht instead of pusht/{task}")
+            raise UsageError(f"Push-T has one task only: write pusht instead of pusht/{task}")
         self.task = task
         self._env = PushTEnv(
             obs_type="state", visualization_width=picture_size, visualization_height=picture_size

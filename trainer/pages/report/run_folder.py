@@ -106,6 +106,8 @@ class Evaluation:
     step: float | None
     epoch: float | None
     seed: int | None
+    n_action_steps: int | None
+    dataset: str | None
     count: int | None
     success_rate: float | None
     success_interval: Interval | None
@@ -353,6 +355,8 @@ def _evaluation(name: str, raw: dict[str, Any], folder: Path, info: RunInfo | No
         step=step,
         epoch=epoch,
         seed=as_integer(raw.get("seed")),
+        n_action_steps=as_integer(raw.get("n_action_steps")),
+        dataset=as_text(raw.get("dataset")),
         count=len(rows) or as_integer(episodes),
         success_rate=as_number(raw.get("success_rate")),
         success_interval=as_interval(raw.get("success_interval")),
