@@ -22,6 +22,7 @@ SIDEWAYS = {
     ("registry", "templates"),
     ("modeling", "runtime"),
     ("deployment", "checkpoint"),
+    ("pages", "checkpoint"),
     ("evaluation", "deployment"),
 }
 ENTRIES = {"cli", "offline_trainer", "online_trainer", "commands", "__main__"}

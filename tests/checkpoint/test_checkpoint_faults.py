@@ -135,7 +135,10 @@ def test_an_empty_pointer_is_damage(tiny_experiment: Write) -> None:
     run = train(path)
     (run / "latest").write_text("")
     outcome = attempt(path, ["train.epoch=3"])
-    assert "latest is damaged: it names no checkpoint; the newest whole checkpoint is epoch_2" in outcome.text
+    assert (
+        "latest is damaged: it names no checkpoint of its run; the newest whole checkpoint is epoch_2"
+        in outcome.text
+    )
 
 
 def checkpoints(run: Path, names: list[str]) -> None:

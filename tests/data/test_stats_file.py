@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -80,7 +81,7 @@ def test_code_is_refused_and_not_run(tmp_path):
         ),
         (
             pickle.dumps({"a": {"mean": np.array([{}])}}),
-            "statistic 'mean' of feature 'a' is not made of numbers",
+            "it holds 'O8', which is no type of numbers",
         ),
     ],
 )
@@ -88,6 +89,45 @@ def test_anything_else_is_refused(tmp_path, content, text):
     (tmp_path / "s.pkl").write_bytes(content)
     with pytest.raises(DatasetError, match=text):
         load_stats(tmp_path / "s.pkl")
+
+
+class Asking:
+    """Reduces to a call that numpy itself would follow."""
+
+    def __init__(self, function, arguments):
+        self.asked = function, arguments
+
+    def __reduce__(self):
+        return self.asked
+
+
+GREEDY = {
+    "an empty array": pickle.dumps({"a": {"m": Asking(np.ndarray, ((8_000_000_000,), "f8"))}}),
+    "to be filled": pickle.dumps(
+        {"a": {"m": Asking(np._core.multiarray._reconstruct, (np.ndarray, (8_000_000_000,), b"d"))}}
+    ),
+    "a long number": pickle.dumps({"a": {"m": Asking(np.dtype, ("V2000000000",))}}),
+    "a memo": b"\x80\x02]r\xff\xff\xff\xfe.",
+    "bytes": b"\x80\x04\x8e" + (64 << 30).to_bytes(8, "little") + b"x.",
+    "a byte array": b"\x80\x05\x96" + (64 << 30).to_bytes(8, "little") + b"x.",
+}
+
+
+@pytest.mark.parametrize("name", GREEDY)
+def test_a_few_bytes_do_not_ask_for_gigabytes(tmp_path, name):
+    import resource
+
+    (tmp_path / "s.pkl").write_bytes(GREEDY[name])
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (taken + (1 << 30), limits[1]))
+    try:
+        with pytest.raises(DatasetError) as raised:
+            load_stats(tmp_path / "s.pkl")
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+    assert "Unable to allocate" not in str(raised.value)
+    assert not isinstance(raised.value.__context__, MemoryError)
 
 
 def test_a_missing_file(tmp_path):

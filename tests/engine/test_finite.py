@@ -153,26 +153,55 @@ def test_nothing_but_skipped_updates_ends_the_run() -> None:
         watch.look([{"step": 350, "total": float("nan"), "skipped": 1.0}])
 
 
+def looked_at(models: dict[str, nn.Module], averages: dict[str, Any] | None = None) -> None:
+    buffers = {name: {key for key, _ in module.named_buffers()} for name, module in models.items()}
+    check_weights({n: m.state_dict() for n, m in models.items()}, averages or {}, buffers, 7)
+
+
 def test_broken_weights_are_not_saved() -> None:
-    models = {"good": nn.Linear(2, 2), "bad": nn.Linear(2, 2)}
-    check_weights(models, {}, 7)
+    models: dict[str, nn.Module] = {"good": nn.Linear(2, 2), "bad": nn.Linear(2, 2)}
+    looked_at(models)
     with torch.no_grad():
         models["bad"].weight[0, 0] = float("inf")
     with pytest.raises(NonFiniteError, match="after 7 updates the weights of bad are not finite"):
-        check_weights(models, {}, 7)
+        looked_at(models)
     average = {"good": {"weight": torch.tensor([float("nan")])}}
     with pytest.raises(NonFiniteError, match="the averaged weights of good and the weights of bad"):
-        check_weights(models, average, 7)
+        looked_at(models, average)
 
 
 def test_batch_norms_that_saw_nan_are_not_saved_and_masks_are() -> None:
     norm = nn.BatchNorm1d(2)
     norm(torch.tensor([[1.0, 2.0], [float("nan"), 3.0]]))
     with pytest.raises(NonFiniteError, match="the statistics of norm are not finite"):
-        check_weights({"norm": norm}, {}, 7)
+        looked_at({"norm": norm})
     masked = nn.Linear(2, 2)
     masked.register_buffer("mask", torch.tensor([0.0, -float("inf")]))
-    check_weights({"masked": masked}, {}, 7)
+    looked_at({"masked": masked})
+
+
+def test_a_loss_that_only_a_save_brings_to_the_host_is_looked_at(
+    tiny_experiment: Write, tmp_path: Path
+) -> None:
+    """One that is NaN once, and finite when the window of the metrics ends."""
+    (tmp_path / "odd.py").write_text(
+        "import torch\n"
+        "from trainer.registry import CALLBACK_REGISTRY\n"
+        "from trainer.templates import Callback\n"
+        "@CALLBACK_REGISTRY.register('odd')\n"
+        "class Odd(Callback):\n"
+        "    def after_step(self, experiment, metrics):\n"
+        "        if experiment.progress.iteration == 7:\n"
+        "            metrics['total'].fill_(float('nan'))\n"
+        "            experiment.save()\n"
+    )
+
+    def change(config: dict[str, Any]) -> None:
+        config["plugins"].append("odd")
+        config["train"].update(callbacks=[{"type": "odd"}], log_every_n_steps=100)
+
+    with pytest.raises(NonFiniteError, match="the loss is nan at step 6"):
+        train(tiny_experiment(change))
 
 
 def test_the_best_moment_is_not_one_with_broken_weights(tiny_experiment: Write, tmp_path: Path) -> None:
@@ -182,10 +211,11 @@ def test_the_best_moment_is_not_one_with_broken_weights(tiny_experiment: Write, 
         "from trainer.templates import Callback\n"
         "@CALLBACK_REGISTRY.register('breaking')\n"
         "class Breaking(Callback):\n"
-        "    def after_epoch(self, experiment):\n"
-        "        if experiment.progress.epoch == 2:\n"
+        "    def after_step(self, experiment, metrics):\n"
+        "        if experiment.progress.iteration == 22:\n"
         "            with torch.no_grad():\n"
         "                next(experiment.models['velocity_decoder'].parameters()).fill_(float('nan'))\n"
+        "    def after_epoch(self, experiment):\n"
         "        return {'luck': float(experiment.progress.epoch)}\n"
     )
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
+import re
 import shutil
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,13 @@ import pytest
 import torch
 from helpers.run_folder import assert_same, metrics
 from helpers.tiny_experiment import STEPS_PER_EPOCH, fixed_schedule
+from torch import nn
 
 from trainer.checkpoint.folder import find_checkpoint, load_tensors, read_manifest
 from trainer.deployment.robot_policy import load_policy
-from trainer.engine import checkpoint, snapshot
 from trainer.engine.experiment import Experiment
-from trainer.offline_trainer import train
+from trainer.engine.saving import deployed_in_place
+from trainer.offline_trainer import attempt, train
 from trainer.templates import Callback
 
 Write = Callable[..., Path]
@@ -261,29 +263,167 @@ def test_what_was_measured_is_on_disk_before_the_checkpoint_counts(
     tiny_experiment: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flushed: list[str] = []
-    monkeypatch.setattr(checkpoint, "fsync_path", lambda path: flushed.append(path.name))
+    monkeypatch.setattr("trainer.checkpoint.folder.fsync_path", lambda path: flushed.append(path.name))
     train(tiny_experiment(lambda c: c["data"].update(validation={"fraction": 0.3})), ["train.epoch=1"])
     assert {"metrics.jsonl", "validations.jsonl"} <= set(flushed)
 
 
-def test_checkpoints_are_the_same_when_copying_takes_longer_than_the_next_batch(
+class Reseeding(Callback):
+    """Changes trained weights outside of any update, as a codebook that gives its dead rows new values."""
+
+    def after_step(self, experiment: Experiment, metrics: Mapping[str, Any]) -> None:
+        if experiment.progress.iteration % 4 == 0:
+            experiment.save()
+            with torch.no_grad():
+                next(experiment.models["velocity_decoder"].parameters())[0] = 0.5
+
+
+def test_weights_that_change_outside_of_updates_lose_no_checkpoint(
+    tiny_experiment: Write, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept: list[Any] = []
+
+    class Keeping(Reseeding):
+        def after_step(self, experiment: Experiment, metrics: Mapping[str, Any]) -> None:
+            weight = next(experiment.models["velocity_decoder"].parameters())
+            if experiment.progress.iteration == 8:
+                kept.append(weight.detach().clone())
+            super().after_step(experiment, metrics)
+            experiment.writer.wait()
+            if experiment.progress.iteration == 8:
+                state = load_tensors(experiment.run / "step_8/training_state.pt")
+                kept.append(next(iter(state["models"]["velocity_decoder"].values())))
+
+    monkeypatch.setattr("trainer.offline_trainer.EvaluationCallback", lambda _: Keeping())
+    train(tiny_experiment())
+    assert torch.equal(*kept)
+    assert "Warning: checkpoint" not in capsys.readouterr().err
+
+
+class Crash(RuntimeError):
+    """Stands for whatever a simulator, a metric or a callback raises."""
+
+
+class Crashing(Callback):
+    """Fails as it measures, once."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def after_epoch(self, experiment: Experiment) -> dict[str, float]:
+        if experiment.progress.epoch == self.epoch:
+            self.epoch = -1
+            raise Crash("the simulator is gone")
+        return {"score": float(experiment.progress.epoch)}
+
+
+@pytest.mark.parametrize("save_every", [1, 5])
+def test_what_fails_as_it_measures_costs_no_epoch(
+    tiny_experiment: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save_every: int
+) -> None:
+    def change(config: dict[str, Any]) -> None:
+        fixed_schedule(config)
+        config["train"].update(epoch=4, save_every=save_every, checkpoint={"best": BEST})
+        config["data"]["validation"] = {"fraction": 0.3}
+
+    path = tiny_experiment(change)
+    runs = []
+    for name, crash in (("whole", -1), ("crashed", 3)):
+        crashing = Crashing(crash)
+        monkeypatch.setattr("trainer.offline_trainer.EvaluationCallback", lambda _, c=crashing: c)
+        folder = [f"train.save_dir={tmp_path / name}"]
+        if crash > 0:
+            with pytest.raises(Crash):
+                train(path, folder)
+            assert find_checkpoint(tmp_path / name).name == "epoch_3"
+            read_manifest(tmp_path / name / "epoch_3")
+            assert find_checkpoint(tmp_path / name / "best").name == "epoch_2"
+        runs.append(train(path, folder))
+    for name in ("velocity_decoder.pt", "velocity_decoder_opt.pt", "training_state.pt", "measured.pt"):
+        a, b = (load_tensors(run / "epoch_4" / name) for run in runs)
+        assert_same(a, b)
+    for file in ("validations.jsonl", "best"):
+        assert (runs[0] / file).read_text() == (runs[1] / file).read_text()
+
+
+def test_a_run_killed_before_it_measured_does_so_when_it_is_taken_up(
     tiny_experiment: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def slowly(target: torch.Tensor, source: torch.Tensor) -> None:
-        for to, piece in zip(target.view(-1).chunk(4), source.reshape(-1).chunk(4), strict=True):
-            time.sleep(0.01)
-            to.copy_(piece)
+    """Early stopping counts the epoch once, whether it is killed before, while or after it is noted."""
 
-    def wide(config: dict[str, Any]) -> None:
+    def change(config: dict[str, Any]) -> None:
         fixed_schedule(config)
-        decoder = tmp_path / "models/velocity_decoder.yaml"
-        decoder.write_text(decoder.read_text().replace("width: 32", "width: 192"))
+        stopping = {"metric": "score", "mode": "max", "patience": 2}
+        config["train"].update(epoch=8, callbacks=[{"type": "early_stopping", "params": stopping}])
 
-    path = tiny_experiment(wide)
-    usual = train(path, [f"train.save_dir={tmp_path / 'usual'}"])
-    copied = []
-    monkeypatch.setattr(snapshot, "copy_tensor", lambda to, source: (copied.append(1), slowly(to, source)))
-    slow = train(path, [f"train.save_dir={tmp_path / 'slow'}"])
-    assert len(copied) > 8, "nothing was left to copy late, so this tests nothing"
-    for name in ("velocity_decoder.pt", "velocity_decoder_opt.pt", "training_state.pt"):
-        assert_same(load_tensors(usual / "epoch_1" / name), load_tensors(slow / "epoch_1" / name))
+    path = tiny_experiment(change)
+    scores = dict.fromkeys(range(1, 9), 0.1) | {1: 0.5, 2: 0.7}
+    scored(monkeypatch, scores)
+    whole = train(path, [f"train.save_dir={tmp_path / 'whole'}"])
+    assert folders(whole) == ["epoch_1", "epoch_2", "epoch_3", "epoch_4"]
+    for killed_after in (2, 3, 4):
+        run = train(path, [f"train.save_dir={tmp_path / 'again'}", f"train.epoch={killed_after}"])
+        (run / f"epoch_{killed_after}/measured.pt").unlink()
+        (run / "run.json").write_text("{}")
+        train(path, [f"train.save_dir={run}"])
+        assert folders(run) == folders(whole)
+        a, b = (load_tensors(one / "epoch_4/measured.pt") for one in (whole, run))
+        assert_same(a, b)
+        shutil.rmtree(run)
+
+
+def test_weights_are_deployed_from_a_schedule_free_optimizer_without_changing_the_run() -> None:
+    schedulefree = pytest.importorskip("schedulefree")
+    torch.manual_seed(0)
+    layer, data = nn.Linear(20, 7), torch.randn(16, 20)
+    optimizer = schedulefree.AdamWScheduleFree(layer.parameters(), lr=0.03, warmup_steps=3)
+    with deployed_in_place(optimizer) as differs:
+        assert not differs, "before the first step there is one kind of weights"
+    for _ in range(5):
+        optimizer.train()
+        layer(data).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    other, other_optimizer = copy.deepcopy((layer, optimizer))
+    other_optimizer.eval()
+    before = copy.deepcopy([layer.state_dict(), optimizer.state_dict()])
+    with deployed_in_place(optimizer) as differs:
+        assert differs
+        assert torch.equal(layer.weight, other.weight)
+    assert_same([layer.state_dict(), optimizer.state_dict()], before)
+    assert optimizer.param_groups[0]["train_mode"]
+
+
+@pytest.mark.parametrize("what", ["", "latest", "best", "epoch_1"])
+def test_a_run_begins_with_the_weights_of_another(
+    tiny_experiment: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    scored(monkeypatch, {1: 0.9, 2: 0.1})
+    path = tiny_experiment(lambda c: c["train"].update(checkpoint={"best": BEST}))
+    run = train(path)
+    begun: list[Any] = []
+
+    class Looking(Callback):
+        def before_training(self, experiment: Experiment) -> None:
+            begun.append(copy.deepcopy(experiment.models["velocity_decoder"].state_dict()))
+
+    monkeypatch.setattr("trainer.offline_trainer.EvaluationCallback", lambda _: Looking())
+    train(path, [f"train.save_dir={tmp_path / 'new'}", f"train.load_dir={run / what}", "train.epoch=1"])
+    epoch = 1 if what in ("best", "epoch_1") else 2
+    assert_same(dict(begun[0]), dict(load_tensors(run / f"epoch_{epoch}/velocity_decoder.pt")))
+
+
+def test_weights_of_another_model_are_said_by_component_parameter_and_shape(
+    tiny_experiment: Write, tmp_path: Path
+) -> None:
+    path = tiny_experiment()
+    run = train(path, ["train.epoch=1"])
+    decoder = path.parent / "models/velocity_decoder.yaml"
+    decoder.write_text(decoder.read_text().replace("width: 32", "width: 48"))
+    outcome = attempt(path, [f"train.save_dir={tmp_path / 'new'}", f"train.load_dir={run}"])
+    assert outcome.code == 2
+    assert (
+        f"{run}/epoch_1/velocity_decoder.pt does not fit component 'velocity_decoder': its " in outcome.text
+    )
+    assert "size mismatch" not in outcome.text
+    assert re.search(r"its \S+ is of shape \(32,.*?\) instead of \(48,", outcome.text)

@@ -12,16 +12,21 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 from helpers.tracking import ALONE, identity
 
 from trainer.config.loader import load_located
 from trainer.engine.check import check
 from trainer.engine.loggers import TensorBoardLogger, WandbLogger
 from trainer.engine.loggers.wandb import logged_steps
-from trainer.engine.tracking import VALIDATIONS, Tracker, forget_from
-from trainer.templates import RunIdentity
+from trainer.engine.tracking import VALIDATIONS, Tracker, combine, forget_from
+from trainer.runtime import Runtime
+from trainer.templates import Reduced, RunIdentity
+from trainer.templates.reduced import plain
 from trainer.utils.errors import TrainingFault
 
 
@@ -67,6 +72,7 @@ def test_a_logger_gets_what_it_lacks_and_nothing_twice(tmp_path: Path) -> None:
     tracker.start([behind, ahead], identity(tmp_path, first_step=6))
     for step in range(6, 10):
         tracker.record(step, {"total": float(step)}, {})
+    tracker.close()
     assert [step for step, _ in behind.rows] == [3, 4, 5, 6, 7, 8, 9]
     assert [step for step, _ in ahead.rows] == [8, 9]
 
@@ -82,7 +88,9 @@ def test_a_logger_that_lost_the_end_gets_its_scores_again(tmp_path: Path) -> Non
                 VALIDATIONS, {"step": step + 1, "epoch": step // 2 + 1}, {"validation/total": step / 4}
             )
     recorder = Recorder(known=0)
-    Tracker(tmp_path, ALONE, every=1).start([recorder], identity(tmp_path, first_step=4))
+    again = Tracker(tmp_path, ALONE, every=1)
+    again.start([recorder], identity(tmp_path, first_step=3))
+    again.close()
     assert recorder.rows == [
         (1, {"epoch": 1.0, "total": 1.0, "validation/total": 0.25}),
         (2, {"epoch": 1.5, "total": 2.0}),
@@ -104,7 +112,9 @@ def test_what_is_measured_beside_training_goes_with_the_last_update(tmp_path: Pa
     tracker.start([recorder], identity(tmp_path))
     tracker.record(0, {"total": 1.0}, {})
     tracker.note(VALIDATIONS, {"step": 1, "epoch": 1}, {"validation/total": 2.0})
-    assert recorder.rows[-1] == (0, {"validation/total": 2.0})
+    assert not recorder.rows, "what was measured after a step goes out together with its metrics"
+    tracker.record(1, {"total": 0.5}, {})
+    assert recorder.rows == [(0, {"total": 1.0, "validation/total": 2.0})]
     noted = json.loads((tmp_path / VALIDATIONS).read_text())
     assert noted == {"step": 1, "epoch": 1, "validation/total": 2.0}
 
@@ -199,6 +209,117 @@ def test_tensorboard_reads_each_step_once_after_a_restart(tmp_path: Path) -> Non
     events.Reload()
     found = [(e.step, round(e.value, 4)) for e in events.Scalars("total")]
     assert found == [(s, float(s)) for s in range(5)] + [(s, s + 0.05) for s in range(5, 12)]
+
+
+def test_tensorboard_loses_nothing_when_the_clock_goes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    for first, clock in ((0, 2_000_000_000.0), (5, 1_900_000_000.0), (8, 1_000.0)):
+        monkeypatch.setattr(time, "time", lambda clock=clock: clock)
+        logger = TensorBoardLogger()
+        logger.start(identity(tmp_path, first))
+        logger.log([(step, {"total": step + first / 100}) for step in range(first, first + 6)])
+        logger.finish()
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    found = [(e.step, round(e.value, 4)) for e in events.Scalars("total")]
+    starts = [0] * 5 + [5] * 3 + [8] * 6
+    assert found == [(s, round(s + start / 100, 4)) for s, start in enumerate(starts)]
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (torch.ones(3), r"a tensor of shape \(3,\)"),
+        ("good", "a str"),
+        (None, "a NoneType"),
+        (np.zeros((2, 2)), r"a ndarray of shape \(2, 2\)"),
+        (torch.tensor(1j), r"a tensor of shape \(\)"),
+    ],
+)
+def test_what_is_no_number_is_named(tmp_path: Path, value: Any, said: str) -> None:
+    tracker = Tracker(tmp_path, ALONE, every=1)
+    with pytest.raises(TrainingFault, match=f"metric 'surprise' of step 3 is {said}; return numbers, or"):
+        tracker.record(3, {"surprise": value}, {})
+
+
+NUMBERS: dict[str, Any] = {
+    "float": 2.0,
+    "int": 2,
+    "bool": True,
+    "numpy": np.float32(2),
+    "array": np.array([2]),
+    "tensor": torch.tensor(2.0),
+    "one element": torch.tensor([[2]]),
+    "brain": torch.tensor(2.0, dtype=torch.bfloat16),
+}
+
+
+def test_every_kind_of_number_is_one(tmp_path: Path) -> None:
+    tracker = Tracker(tmp_path, ALONE, every=1)
+    (line,) = tracker.record(0, NUMBERS, {})
+    assert line == {"step": 0, **dict.fromkeys(NUMBERS, 2.0), "bool": 1.0}
+    assert all(type(value) is float for name, value in line.items() if name != "step")
+
+
+@pytest.mark.parametrize("kind", [float, int, torch.tensor, lambda v: torch.tensor([v]), np.float64])
+def test_micro_batches_become_one_number(kind: Callable[[int], Any]) -> None:
+    parts: list[dict[str, Any]] = [
+        {
+            "a": kind(v),
+            "s": Reduced(kind(v), "sum"),
+            "m": Reduced(kind(v), "max"),
+            "l": Reduced(kind(v), "last"),
+        }
+        for v in (4, 9, 2)
+    ]
+    found = combine([{"first": 1.0, **parts[0]}, parts[1], {**parts[2], "lr": 0.1}])
+    assert {name: float(plain(value)) for name, value in found.items()} == {
+        **{"first": 1.0, "a": 5.0, "s": 15.0, "m": 9.0, "l": 2.0, "lr": 0.1}
+    }
+    assert {name: value.how for name, value in found.items() if isinstance(value, Reduced)} == {
+        **{"s": "sum", "m": "max", "l": "last"}
+    }
+
+
+def test_a_reduction_that_is_none_is_said() -> None:
+    with pytest.raises(ValueError, match="reduced by mean, sum, max, last, not by 'min'"):
+        Reduced(1.0, "min")  # type: ignore[arg-type]
+
+
+def _rank(rank: int, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    runtime = Runtime(torch.device("cpu"), rank=rank, world_size=2)
+    tracker = Tracker(Path(folder), runtime, every=2)
+    value = 3.0 if rank == 0 else 8.0
+    for step in range(2):
+        numbers = {f"number {how}": Reduced(value + step, how) for how in ("mean", "sum", "max", "last")}
+        tensors = {
+            f"tensor {how}": Reduced(torch.tensor(value + step), how)
+            for how in ("mean", "sum", "max", "last")
+        }
+        tracker.record(step, {"loss": value, "right": rank == 0, **numbers, **tensors}, {})
+    try:
+        odd = torch.tensor(1.0) if rank else 1.0
+        tracker.record(2, {"odd": odd}, {})
+        tracker.flush()
+    except TrainingFault as error:
+        (Path(folder) / f"said_{rank}").write_text(str(error))
+    dist.destroy_process_group()
+
+
+def test_ranks_become_one_number(tmp_path: Path) -> None:
+    mp.spawn(_rank, (str(tmp_path),), nprocs=2)
+    lines = [json.loads(text) for text in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    for step, line in enumerate(lines):
+        assert (line["loss"], line["right"]) == (5.5, 0.5)
+        for kind in ("number", "tensor"):
+            found = [line[f"{kind} {how}"] for how in ("mean", "sum", "max", "last")]
+            assert found == [5.5 + step, 11.0 + 2 * step, 8.0 + step, 8.0 + step]
+    for rank in (0, 1):
+        said = (tmp_path / f"said_{rank}").read_text()
+        assert "metric 'odd' of step 2 came from rank 0 and not from all ranks" in said
 
 
 def test_tensorboard_forgets_a_run_that_was_killed_before_its_first_checkpoint(tmp_path: Path) -> None:

@@ -19,13 +19,27 @@ LOCK = ".lock"
 PATIENCE_SECONDS = 30.0
 _NOTICE_SECONDS = 1.0
 
+# A lock belongs to an open file, which a forked process inherits: a loader worker that outlives the trainer
+# would keep it. So forked processes close theirs; those that are started anew inherit none.
+_open: set[int] = set()
+
+
+def _close_in_child() -> None:
+    for descriptor in _open:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+    _open.clear()
+
+
+os.register_at_fork(after_in_child=_close_in_child)
+
 
 @contextlib.contextmanager
 def only_writer(run: Path, needed: bool = True) -> Iterator[None]:
     """Write to a run folder alone while the block runs; the folder is made if it is not there.
 
-    The system takes the lock back when a process ends, however it ends, so that nothing is left to clear up.
-    File systems without locks are used without.
+    The system takes the lock back when the process ends, however it ends, so that nothing is left to clear
+    up. File systems without locks are used without.
 
     Args:
         run: the run folder.
@@ -40,13 +54,16 @@ def only_writer(run: Path, needed: bool = True) -> Iterator[None]:
         return
     run.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(run / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    _open.add(descriptor)
     try:
         _acquire(descriptor, run)
         yield
     finally:
-        with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_UN)  # loader workers may hold the file open for a while yet
-        os.close(descriptor)
+        if descriptor in _open:
+            _open.remove(descriptor)
+            with contextlib.suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
+            os.close(descriptor)
         _leave_nothing(run)
 
 

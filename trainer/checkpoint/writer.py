@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import io
 import os
 import re
 import shutil
+import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import click
+import torch
 
 from trainer.checkpoint.folder import (
-    BEST,
-    LATEST,
-    MANIFEST,
     CheckpointError,
     Snapshot,
     checkpoint_folders,
@@ -24,8 +24,11 @@ from trainer.checkpoint.folder import (
     read_pointer,
     write_checkpoint,
 )
-from trainer.checkpoint.staging import TornError, stand_back
-from trainer.utils.files import disk_trouble
+from trainer.checkpoint.names import BEST, LATEST, MANIFEST, MEASURED, parse_checkpoint_name
+from trainer.utils.files import disk_trouble, whole_file
+
+# Niceness of what can wait; on Linux every thread has its own.
+_PATIENCE = 10
 
 
 class CheckpointWriter:
@@ -35,17 +38,19 @@ class CheckpointWriter:
 
     Args:
         run: the run folder.
-        keep: how many epoch checkpoints stay; None: all of them.
+        keep: how many checkpoints of epochs stay, of steps in a run without epochs; None: all of them.
+        epochs: the run has epochs.
 
     Attributes:
         written: the last checkpoint that this process has completed.
     """
 
-    def __init__(self, run: Path, keep: int | None = None) -> None:
+    def __init__(self, run: Path, keep: int | None = None, epochs: bool = True) -> None:
         self.run = run
         self.keep = keep
+        self.epochs = epochs
         self.written: Path | None = None
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="checkpoint", initializer=stand_back)
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="checkpoint", initializer=_stand_back)
         self._jobs: list[Future[None]] = []
 
     def submit(self, snapshot: Snapshot) -> None:
@@ -53,15 +58,31 @@ class CheckpointWriter:
         self.wait()
         self._start(lambda: self._write(snapshot))
 
+    def add_measured(self, name: str, state: Any, best: Mapping[str, Any] | None = None) -> None:
+        """Add to a checkpoint what was measured at its moment, once it is complete.
+
+        Args:
+            name: of the checkpoint; nothing happens where it is none of this run.
+            state: what to add, which must not change any more.
+            best: let `best` name this checkpoint, with these facts.
+        """
+
+        def add() -> None:
+            if not (self.run / name / MANIFEST).is_file():
+                return
+            if best is not None:
+                point_at(self.run, BEST, name, best)
+            content = io.BytesIO()
+            torch.save(state, content)
+            with whole_file(self.run / name / MEASURED) as temporary:
+                temporary.write_bytes(content.getbuffer())
+            self._prune()
+
+        self._start(lambda: self._explained(name, 0, add))
+
     def point_at_best(self, name: str, facts: Mapping[str, Any]) -> None:
-        """Let `best` name a checkpoint once it is complete."""
-
-        def point() -> None:
-            if (self.run / name / MANIFEST).is_file():
-                point_at(self.run, BEST, name, facts)
-                prune(self.run, self.keep)
-
-        self._start(lambda: self._explained(name, 0, point))
+        """Let `best` name a checkpoint that is complete."""
+        self._start(lambda: self._explained(name, 0, lambda: point_at(self.run, BEST, name, facts)))
 
     def sweep(self, and_prune: bool) -> None:
         """Remove what a killed process has left; only while nobody else writes to this run.
@@ -74,7 +95,7 @@ class CheckpointWriter:
         def work() -> None:
             sweep(self.run)
             if and_prune and read_pointer(self.run, LATEST):
-                prune(self.run, self.keep)
+                self._prune()
 
         self._start(work)
 
@@ -108,23 +129,13 @@ class CheckpointWriter:
         self._jobs.append(self._executor.submit(job))
 
     def _write(self, snapshot: Snapshot) -> None:
-        copies = snapshot.copies
-        try:
-            if copies is not None:
-                copies.finish()
-            needed = snapshot.size()
-            self.written = self._explained(snapshot.name, needed, lambda: self._write_whole(snapshot, needed))
-        except TornError as error:
-            click.echo(
-                f"Warning: checkpoint {snapshot.name} is left out, because {error}; they are copied at once "
-                "from now on.",
-                err=True,
-            )
-            return
-        finally:
-            if copies is not None:
-                copies.release()
-        prune(self.run, self.keep)
+        snapshot.prepare()
+        needed = snapshot.size()
+        self.written = self._explained(snapshot.name, needed, lambda: self._write_whole(snapshot, needed))
+        self._prune()
+
+    def _prune(self) -> None:
+        prune(self.run, self.keep, "epoch" if self.epochs else "step")
 
     def _write_whole(self, snapshot: Snapshot, needed: int) -> Path:
         if self.run.is_dir() and shutil.disk_usage(self.run).free < needed:
@@ -151,18 +162,26 @@ class CheckpointWriter:
         return f"checkpoint {name} could not be written to {self.run}: {why}{intact}"
 
 
-def prune(run: Path, keep: int | None) -> None:
+def _stand_back() -> None:
+    """Let this thread compute where the training leaves a core to it, if the system has such a thing."""
+    with contextlib.suppress(OSError, AttributeError):
+        thread = threading.get_native_id()
+        niceness = max(_PATIENCE, os.getpriority(os.PRIO_PROCESS, thread))
+        os.setpriority(os.PRIO_PROCESS, thread, niceness)
+
+
+def prune(run: Path, keep: int | None, lasting: str = "epoch") -> None:
     """Remove the checkpoints that are no longer asked for; called when a newer one is complete.
 
-    Of those within epochs the newest stays while it is the latest; of those of epochs the `keep` newest. What
-    `latest` and `best` name always stays. A folder gives up its name before its files go.
+    Of the kind that lasts, the `keep` newest stay; of those within epochs, the newest while it is the latest.
+    What `latest` and `best` name always stays. A folder gives up its name before its files go.
     """
     named = [read_pointer(run, pointer) for pointer in (LATEST, BEST)]
     protected = {pointer[0] for pointer in named if pointer}
     found = list(checkpoint_folders(run))
-    epochs = sorted((number, path) for kind, number, path in found if kind == "epoch")
-    old = [path for kind, _, path in found if kind == "step"]
-    old += [path for _, path in (epochs[:-keep] if keep is not None else [])]
+    kept = sorted((number, path) for kind, number, path in found if kind == lasting)
+    old = [path for kind, _, path in found if kind == "step" != lasting]
+    old += [path for _, path in (kept[:-keep] if keep is not None else [])]
     for path in old:
         if path.name not in protected:
             removed = path.with_name(f".{path.name}.removed")
@@ -177,12 +196,23 @@ def prune(run: Path, keep: int | None) -> None:
 def sweep(run: Path) -> None:
     """Remove what a writer that was killed has left, and give a folder back the name that it had lost."""
     for path in list(run.iterdir()) if run.is_dir() else ():
-        if re.fullmatch(r"(epoch|step)_\d+\.replaced", path.name):
-            original = path.with_suffix("")
-            if not original.exists():
-                path.rename(original)
+        name, ending = path.stem, path.suffix
+        if ending == ".replaced" and parse_checkpoint_name(name):
+            if not path.with_suffix("").exists():
+                path.rename(path.with_suffix(""))
             shutil.rmtree(path, ignore_errors=True)
-        elif re.fullmatch(r"(epoch|step)_\d+\.incomplete|\.(epoch|step)_\d+\.removed", path.name):
+        elif (ending == ".incomplete" and parse_checkpoint_name(name)) or (
+            ending == ".removed" and parse_checkpoint_name(name.removeprefix("."))
+        ):
             shutil.rmtree(path, ignore_errors=True)
-        elif (match := re.fullmatch(r"\..+\.(\d+)\.incomplete", path.name)) and int(match[1]) != os.getpid():
+        elif _is_left_over(path):
             path.unlink(missing_ok=True)
+        elif parse_checkpoint_name(path.name) and path.is_dir():
+            for left in filter(_is_left_over, list(path.iterdir())):
+                left.unlink(missing_ok=True)
+
+
+def _is_left_over(path: Path) -> bool:
+    """Say whether a file was being written by a process that is gone."""
+    match = re.fullmatch(r"\..+\.(\d+)\.incomplete", path.name)
+    return match is not None and int(match[1]) != os.getpid()

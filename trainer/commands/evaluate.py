@@ -47,7 +47,8 @@ def evaluate(
     or the experiment YAML that was trained.
     """
     from trainer.checkpoint.folder import find_checkpoint
-    from trainer.deployment.robot_policy import DATASET, load_policy
+    from trainer.checkpoint.names import DATASET
+    from trainer.deployment.robot_policy import load_policy
     from trainer.evaluation.evaluate import evaluate as evaluate_policy
 
     with user_errors():

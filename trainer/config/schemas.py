@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from trainer.config.augmentation import AugmentationConfig
 from trainer.config.section import Section
 
 NormalizationMode = Literal["mean_std", "min_max", "quantile", "none"]
+
+# A run that is taken up may have another value here: the numbers that it trains with stay the same.
+MAY_CHANGE: dict[str, JsonValue] = {"resume": "may_change"}
 
 
 class ComponentSpec(Section):
@@ -78,28 +81,43 @@ class DataConfig(Section):
         None,
         gt=0,
         description="samples per rank and batch; give this or `global_batch_size`",
+        json_schema_extra=MAY_CHANGE,
     )
     global_batch_size: int | None = Field(
-        None, gt=0, description="samples per update over all ranks, however many there are"
+        None,
+        gt=0,
+        description="samples per update over all ranks, however many there are",
+        json_schema_extra=MAY_CHANGE,
     )
-    num_workers: int = Field(0, ge=0, description="loader processes; 0 gathers in the training process")
+    num_workers: int = Field(
+        0,
+        ge=0,
+        description="loader processes; 0 gathers in the training process",
+        json_schema_extra=MAY_CHANGE,
+    )
     pin_memory: bool | None = Field(
         None,
         description="pin host memory, so that copies to a GPU run beside the step; null: on a GPU",
+        json_schema_extra=MAY_CHANGE,
     )
-    persistent_workers: bool = Field(False, description="keep loader processes from epoch to epoch")
-    prefetch_factor: int | None = Field(None, gt=0, description="batches in flight per worker")
+    persistent_workers: bool = Field(
+        False, description="keep loader processes from epoch to epoch", json_schema_extra=MAY_CHANGE
+    )
+    prefetch_factor: int | None = Field(
+        None, gt=0, description="batches in flight per worker", json_schema_extra=MAY_CHANGE
+    )
     frame_memory: int = Field(
         1024,
         ge=0,
         description="MB of decoded camera frames that a rank keeps, those that are needed soonest; "
         "workers share them; 0 keeps none",
+        json_schema_extra=MAY_CHANGE,
     )
     normalization: NormalizationMode | dict[str, NormalizationMode] = Field(
         "mean_std", description="one mode for all features, or feature → mode (mean_std where not named)"
     )
     augmentation: AugmentationConfig | None = None
-    recording: RecordingConfig | None = None
+    recording: RecordingConfig | None = Field(None, json_schema_extra=MAY_CHANGE)
     validation: ValidationConfig | None = None
 
     @model_validator(mode="before")
@@ -174,17 +192,34 @@ class TrainConfig(Section):
 
     trainer: ComponentSpec
     loss: ComponentSpec | None = None
-    project_name: str = Field(min_length=1, description="name of the run, in the tracker and in the report")
-    save_dir: str = Field(min_length=1, description="run folder; relative paths start at the project folder")
-    save_every: int = Field(1, gt=0, description="epochs between checkpoints")
+    project_name: str = Field(
+        min_length=1,
+        description="name of the run, in the tracker and in the report",
+        json_schema_extra=MAY_CHANGE,
+    )
+    save_dir: str = Field(
+        min_length=1,
+        description="run folder; relative paths start at the project folder",
+        json_schema_extra=MAY_CHANGE,
+    )
+    save_every: int = Field(1, gt=0, description="epochs between checkpoints", json_schema_extra=MAY_CHANGE)
     epoch: int | None = Field(
-        None, gt=0, description="number of passes over the data; give this, `max_steps`, or both"
+        None,
+        gt=0,
+        description="number of passes over the data; give this, `max_steps`, or both",
+        json_schema_extra=MAY_CHANGE,
     )
     max_steps: int | None = Field(
-        None, gt=0, description="number of updates; the run ends with whichever of the two comes first"
+        None,
+        gt=0,
+        description="number of updates; the run ends with whichever of the two comes first",
+        json_schema_extra=MAY_CHANGE,
     )
     accumulate_grad_batches: int = Field(
-        1, gt=0, description="batches of every rank that make one update together"
+        1,
+        gt=0,
+        description="batches of every rank that make one update together",
+        json_schema_extra=MAY_CHANGE,
     )
     load_dir: str | None = Field(
         None, description="checkpoint folder whose weights this run starts from; its optimizers start anew"
@@ -211,20 +246,27 @@ class TrainConfig(Section):
         description="gradients with inf or NaN: stop the run, skip the update, or skip it and lower the loss "
         "scale of fp16; auto: lower with fp16, else stop",
     )
-    compile: CompileConfig = CompileConfig()
+    compile: CompileConfig = Field(CompileConfig(), json_schema_extra=MAY_CHANGE)
     ema: EMAConfig = EMAConfig()
-    log_every_n_steps: int = Field(10, gt=0, description="steps whose metrics travel to the host together")
-    checkpoint: CheckpointConfig = CheckpointConfig()
-    evaluation: EvaluationConfig | None = None
+    log_every_n_steps: int = Field(
+        10, gt=0, description="steps whose metrics travel to the host together", json_schema_extra=MAY_CHANGE
+    )
+    checkpoint: CheckpointConfig = Field(CheckpointConfig(), json_schema_extra=MAY_CHANGE)
+    evaluation: EvaluationConfig | None = Field(None, json_schema_extra=MAY_CHANGE)
     metrics: list[ComponentSpec] = Field(
-        default_factory=list, description="what is measured on the validation episodes beside the loss"
+        default_factory=list,
+        description="what is measured on the validation episodes beside the loss",
+        json_schema_extra=MAY_CHANGE,
     )
     callbacks: list[ComponentSpec] = Field(
-        default_factory=list, description="what happens beside training, in this order"
+        default_factory=list,
+        description="what happens beside training, in this order",
+        json_schema_extra=MAY_CHANGE,
     )
     loggers: list[ComponentSpec] = Field(
         default_factory=lambda: [ComponentSpec(type="wandb")],
         description="where metrics go beside metrics.jsonl: wandb, tensorboard, or of a plugin",
+        json_schema_extra=MAY_CHANGE,
     )
 
     @model_validator(mode="after")
@@ -243,12 +285,16 @@ class TrainConfig(Section):
 class ExperimentConfig(Section):
     """One experiment."""
 
-    plugins: list[str] = Field(default_factory=list, description="modules that register components")
+    plugins: list[str] = Field(
+        default_factory=list, description="modules that register components", json_schema_extra=MAY_CHANGE
+    )
     params: dict[str, Any] = Field(
-        default_factory=dict, description="values for ${params.…}; nothing reads them"
+        default_factory=dict,
+        description="values for ${params.…}; nothing reads them",
+        json_schema_extra=MAY_CHANGE,
     )
     seed: int = Field(123, ge=0, lt=2**63, description="weights are initialised from it, alike on all ranks")
-    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N", json_schema_extra=MAY_CHANGE)
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="auto: bf16 on a GPU, fp32 on a CPU; fp16 scales the loss"
     )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import pickle
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -14,25 +16,97 @@ from trainer.data.errors import DatasetError
 from trainer.data.statistics import Stats
 from trainer.utils.files import whole_file
 
-# What numpy puts into a pickle to rebuild arrays and scalars, under its old and its new module name.
-_ARRAY_PARTS = {
-    (module, name)
-    for package in ("numpy._core", "numpy.core")
-    for module, name in (
-        (f"{package}.multiarray", "_reconstruct"),
-        (f"{package}.multiarray", "scalar"),
-        (f"{package}.numeric", "_frombuffer"),
+# Statistics are a few numbers per feature; what is larger is something else.
+_LARGEST = 1 << 26
+_PACKAGES = ("numpy.core", "numpy._core")
+
+
+class _DType:
+    """The type of numbers that a pickle names; stands for `numpy.dtype`."""
+
+    def __init__(self, name: Any, *_: Any) -> None:
+        if not isinstance(name, str) or not re.fullmatch(r"[<>=|]?[biuf]\d{1,2}", name):
+            raise pickle.UnpicklingError(f"it holds {name!r}, which is no type of numbers")
+        self.name = name
+
+    def __setstate__(self, state: Any) -> None:
+        if state[1] in ("<", ">"):
+            self.name = state[1] + self.name.lstrip("<>=|")
+
+
+class _Array:
+    """An array as a pickle rebuilds it; stands for `numpy.ndarray`.
+
+    It takes as much memory as the pickle has bytes for it, whatever shape the pickle asks for.
+    """
+
+    value: np.ndarray
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, dtype, fortran, content = state
+        self.value = _from_buffer(content, dtype, shape, "F" if fortran else "C").value
+
+
+def _reconstruct(*_: Any) -> _Array:
+    return _Array()
+
+
+def _from_buffer(content: Any, dtype: _DType, shape: Any, order: Any = "C", *_: Any) -> _Array:
+    array = _Array()
+    array.value = np.frombuffer(bytes(content), np.dtype(dtype.name)).reshape(tuple(shape), order=order)
+    return array
+
+
+def _scalar(dtype: _DType, content: Any) -> _Array:
+    return _from_buffer(content, dtype, ())
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    """Stands for `_codecs.encode`, with which old pickles write bytes."""
+    return text.encode("latin1" if encoding == "latin1" else "ascii")
+
+
+# What numpy puts into a pickle to rebuild arrays and scalars, under its old and its new module name, and what
+# is called in its place.
+_PARTS: dict[tuple[str, str], Any] = {
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _DType,
+    ("_codecs", "encode"): _encode,
+} | {
+    (f"{package}.{module}", name): part
+    for package in _PACKAGES
+    for module, name, part in (
+        ("multiarray", "_reconstruct", _reconstruct),
+        ("multiarray", "scalar", _scalar),
+        ("numeric", "_frombuffer", _from_buffer),
     )
-} | {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")}
+}
 
 
-class _ArraysOnly(pickle.Unpickler):
-    """Rebuilds numpy arrays and Python's own containers and numbers; knows no other class or function."""
+class _ArraysOnly(pickle._Unpickler):
+    """Rebuilds arrays and Python's own containers and numbers; calls nothing that a pickle names.
+
+    Python's own unpickler and not that in C, which takes memory for what a pickle says is to come.
+    """
+
+    read: Any
+    append: Any
+    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
+
+    def load_bytearray8(self) -> None:
+        """Take the bytes that are there; the base class makes room for those that are said to come."""
+        size = int.from_bytes(self.read(8), "little")
+        content = self.read(size)
+        if len(content) < size:
+            raise pickle.UnpicklingError("it is cut short")
+        self.append(bytearray(content))
+
+    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ARRAY_PARTS:
+        if (module, name) not in _PARTS:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-        return super().find_class(module, name)
+        return _PARTS[module, name]
 
 
 def save_stats(path: Path | str, stats: Mapping[str, Mapping[str, Any]]) -> None:
@@ -62,8 +136,9 @@ def load_stats(path: Path | str) -> Stats:
     """
     path = Path(path)
     try:
-        with path.open("rb") as file:
-            loaded = _ArraysOnly(file).load()
+        if path.stat().st_size > _LARGEST:
+            raise pickle.UnpicklingError(f"it has {path.stat().st_size / 1e6:,.0f} MB")
+        loaded = _ArraysOnly(io.BytesIO(path.read_bytes())).load()
     except FileNotFoundError:
         raise DatasetError(f"{path}: there is no such statistics file") from None
     except Exception as problem:  # a damaged pickle can fail in any way
@@ -80,10 +155,19 @@ def _checked(loaded: Any, path: Path) -> Stats:
             raise DatasetError(f"{path}: feature {feature!r} has no dict of statistics")
         stats[feature] = {}
         for name, value in values.items():
-            array = np.asarray(value)
-            if not isinstance(name, str) or array.dtype.kind not in "biuf":
+            array = _numbers(value)
+            if not isinstance(name, str) or array is None:
                 raise DatasetError(
                     f"{path}: statistic {name!r} of feature {feature!r} is not made of numbers"
                 )
             stats[feature][name] = array
     return stats
+
+
+def _numbers(value: Any) -> np.ndarray | None:
+    """Return an array, a number or a list of numbers as an array; None for anything else."""
+    if isinstance(value, _Array):
+        return getattr(value, "value", None)
+    flat = isinstance(value, (list, tuple)) and all(isinstance(one, (int, float)) for one in value)
+    array = np.asarray(value) if flat or isinstance(value, (int, float)) else None
+    return array if array is not None and array.dtype.kind in "biuf" else None

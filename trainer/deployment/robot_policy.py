@@ -15,7 +15,14 @@ import yaml
 from model_constructor import random_source, without_pretrained_weights
 from torch import Tensor, nn
 
-from trainer.checkpoint.folder import CheckpointError, find_checkpoint, load_tensors, read_manifest
+from trainer.checkpoint.folder import (
+    CheckpointError,
+    check_fits,
+    find_checkpoint,
+    load_tensors,
+    read_manifest,
+)
+from trainer.checkpoint.names import CONFIG, DATASET, MODELS, OWN_STATE, STATS
 from trainer.config.parameters import FRAMEWORK_ARGUMENTS, convert_parameters, receivers
 from trainer.config.schemas import ComponentSpec
 from trainer.data.images import IMAGE_PREFIX, scale_images
@@ -27,12 +34,6 @@ from trainer.runtime import select_device
 from trainer.templates import Context, Objective, Policy
 from trainer.utils.errors import UsageError
 from trainer.utils.random import RowRandom
-
-STATS = "dataset_stats.pkl"
-CONFIG = "config.yaml"
-DATASET = "dataset.json"
-MODELS = "models"
-OWN_STATE = "policy_state.pt"
 
 
 class DeployedPolicy:
@@ -209,10 +210,8 @@ def load_component(module: nn.Module, path: Path) -> None:
         CheckpointError: the file is missing, or its tensors are not those of the component.
     """
     state = load_tensors(path)
-    try:
-        module.load_state_dict(state, strict=True)
-    except RuntimeError as error:
-        raise CheckpointError(f"{path} does not fit its component: {error}") from error
+    check_fits(path.stem, module.state_dict(), state, path)
+    module.load_state_dict(state, strict=True)
 
 
 def _converted(plugin: Any, spec: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from trainer.checkpoint.folder import read_manifest, weights_folder
+from trainer.checkpoint.names import CONFIG, DATASET, MANIFEST, MODELS, STATS
 from trainer.checkpoint.writer import CheckpointWriter
 from trainer.config.paths import find_input, project_folder
 from trainer.config.schemas import ExperimentConfig
@@ -19,10 +21,6 @@ from trainer.data.batch_path import BatchPath
 from trainer.data.loader import BatchLoader
 from trainer.data.stats_file import save_stats
 from trainer.deployment.robot_policy import (
-    CONFIG,
-    DATASET,
-    MODELS,
-    STATS,
     build_loss,
     build_models,
     load_component,
@@ -33,6 +31,7 @@ from trainer.engine.build_data import Data
 from trainer.engine.check import CheckedConfig
 from trainer.engine.effects import check_watched
 from trainer.engine.experiment import Experiment
+from trainer.engine.finite import LossWatch
 from trainer.engine.rehearsal import explain, rehearse
 from trainer.engine.resume import checkpoint_to_resume, resolved, set_aside
 from trainer.engine.run_folder import (
@@ -117,7 +116,12 @@ def assemble(
         augmentation=data.augmentation,
         windows=facts.get("windows", {}),
         stats=data.norm_stats,
-        tracker=Tracker(run, runtime, config.train.log_every_n_steps),
+        tracker=Tracker(
+            run,
+            runtime,
+            config.train.log_every_n_steps,
+            LossWatch(skipping=update.finite is not None).look,
+        ),
         writer=CheckpointWriter(run, config.train.checkpoint.keep),
         batch_metrics=data.dataset.batch_metrics,
         callbacks=[*validation, *callbacks, *checked.callbacks.values()],
@@ -131,7 +135,8 @@ def assemble(
             log.info(f"The earlier run of {run} is now {aside}.")
         _write_run_folder(checked, data, experiment, total_steps)
         with kept_random_state():
-            experiment.tracker.start(checked.loggers, _identity(config, run, experiment.progress.iteration))
+            first_step = max(experiment.progress.iteration - 1, 0)
+            experiment.tracker.start(checked.loggers, _identity(config, run, first_step))
     runtime.barrier()
     return experiment
 
@@ -218,9 +223,13 @@ def _parallel(checked: CheckedConfig, runtime: Runtime) -> Parallel:
 
 def _load_folder(checked: CheckedConfig) -> Path | None:
     value = checked.config.train.load_dir
-    return (
+    found = (
         find_input(value, checked.located.search_paths(("train", "load_dir"))) if value is not None else None
     )
+    folder = None if found is None else weights_folder(found, checked.component_paths)
+    if folder is not None and (folder / MANIFEST).exists():
+        read_manifest(folder)
+    return folder
 
 
 def _build_optimizers(
@@ -356,7 +365,7 @@ def _write_run_folder(checked: CheckedConfig, data: Data, experiment: Experiment
         return
     forget_from(run / METRICS, experiment.progress.iteration)
     for file in (VALIDATIONS, EVALUATIONS):
-        forget_from(run / file, experiment.progress.iteration + 1)
+        forget_from(run / file, experiment.progress.iteration + (not experiment.saving.unmeasured))
     write_yaml(run / CONFIG, resolved(config))
     for name, path in checked.component_paths.items():
         write_yaml(run / MODELS / f"{name}.yaml", flat_model(path))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from trainer.config.schemas import EvaluationConfig
 from trainer.engine.experiment import Experiment
 from trainer.engine.tracking import EVALUATIONS
@@ -21,6 +23,10 @@ class EvaluationCallback(Callback):
 
     def __init__(self, settings: EvaluationConfig | None) -> None:
         self.settings = settings
+
+    def measures(self) -> Sequence[str]:
+        """Return the scores of an evaluation."""
+        return SCORES if self.settings is not None else ()
 
     def after_epoch(self, experiment: Experiment) -> dict[str, float] | None:
         """Evaluate when this epoch is due, and at the end of the run."""

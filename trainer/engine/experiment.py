@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,13 +14,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from trainer.checkpoint.names import MODELS, checkpoint_name
 from trainer.checkpoint.writer import CheckpointWriter
 from trainer.config.schemas import ExperimentConfig
 from trainer.data.augmentation import Augmentation
 from trainer.data.loader import BatchLoader
 from trainer.data.normalization import Normalizer
 from trainer.deployment.robot_policy import (
-    MODELS,
     DeployedPolicy,
     build_loss,
     build_models,
@@ -31,10 +32,13 @@ from trainer.engine.saving import Saving
 from trainer.engine.tracking import Tracker
 from trainer.engine.update import Update
 from trainer.modeling.component import Components
-from trainer.runtime import Runtime
+from trainer.runtime import AgreedEnd, Runtime
 from trainer.templates import Callback, Context, Objective, Policy
 from trainer.utils.log import log
 from trainer.utils.random import AUGMENTATION, POLICY, SampleRandom
+
+# What closing may take on a rank that fails: the others have waited for it in a collective since it did.
+CLOSING_SECONDS = 25.0
 
 
 @dataclass
@@ -197,17 +201,6 @@ class Experiment:
         """
         return self.saving.save()
 
-    def consider_best(self, scores: Mapping[str, float]) -> None:
-        """Save a moment with the best score so far, if it is not saved yet, and let `best` name it.
-
-        Args:
-            scores: everything that was measured at this moment, the same on all ranks, which all take part.
-
-        Raises:
-            CheckpointError: the checkpoint before this one could not be written.
-        """
-        self.saving.consider_best(scores)
-
     @property
     def samples_per_update(self) -> int:
         """Samples that one update learns from, over all ranks and parts."""
@@ -215,9 +208,8 @@ class Experiment:
 
     @property
     def moment(self) -> str:
-        """Return `epoch_<N>` at the end of an epoch, `step_<N>` within one."""
-        whole = self.progress.iteration == self.progress.epoch * self.loader.steps_per_epoch
-        return f"epoch_{self.progress.epoch}" if whole else f"step_{self.progress.iteration}"
+        """The name of a checkpoint of now."""
+        return checkpoint_name(self.progress.epoch, self.progress.iteration, self.loader.steps_per_epoch)
 
     def restore(self, folder: Path) -> None:
         """Take up the run where a checkpoint left it.
@@ -239,7 +231,8 @@ class Experiment:
         """Finish what is being written and recorded.
 
         After an error the ranks no longer meet: each writes what it has by itself, so that none of them waits
-        for another that is gone. What fails then as well is said, and does not take the error's place.
+        for another that is gone, and takes no longer than CLOSING_SECONDS, because the others learn of the
+        error afterwards. What fails then as well is said, and does not take the error's place.
         """
         if kind is None:
             try:
@@ -248,7 +241,20 @@ class Experiment:
             finally:
                 self.tracker.close()
             return
-        for close in (self.writer.close, functools.partial(self.tracker.close, together=False)):
+        alone = not self.runtime.distributed or isinstance(error, AgreedEnd)
+        closing = threading.Thread(target=self._close_after, args=(error,), name="closing", daemon=True)
+        closing.start()
+        closing.join(None if alone else CLOSING_SECONDS)
+        if closing.is_alive():
+            log.warning("what was still being written is left, so that no rank waits.")
+
+    def _close_after(self, error: BaseException | None) -> None:
+        closes = (
+            self.saving.write_unmeasured,
+            self.writer.close,
+            functools.partial(self.tracker.close, together=False),
+        )
+        for close in closes:
             try:
                 close()
             except Exception as also:

@@ -125,8 +125,8 @@ def check_gradients_came(e: Experiment) -> None:
     if not without:
         if flag and e.runtime.distributed:
             log.warning(
-                "every parameter got a gradient, so model.find_unused_parameters: true only costs time, unless "
-                "later steps leave some out."
+                "every parameter got a gradient, so model.find_unused_parameters: true only costs time, "
+                "unless later steps leave some out."
             )
         return
     listed = "; ".join(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from trainer.modeling.component import Component, is_sharded, local, on_any_rank
+from trainer.modeling.component import is_sharded, local, on_any_rank
 from trainer.utils.errors import NonFiniteError
 
 SKIPPED = "skipped"
@@ -118,16 +118,20 @@ class LossWatch:
 
 
 def check_weights(
-    components: Mapping[str, Component], averages: Mapping[str, Mapping[str, Tensor]], step: int
+    states: Mapping[str, Mapping[str, Any]],
+    averages: Mapping[str, Mapping[str, Any]],
+    buffers: Mapping[str, Collection[str]],
+    step: int,
 ) -> None:
-    """Make sure that a moment is worth saving; this waits for the device once.
+    """Make sure that a moment is worth saving.
 
     Parameters must be finite. Buffers must not be NaN, which a batch norm keeps for ever; infinite ones are
     masks.
 
     Args:
-        components: of the policy.
+        states: component → state.
         averages: component → averaged state.
+        buffers: component → names in its state that are no parameters.
         step: number of updates so far.
 
     Raises:
@@ -135,28 +139,26 @@ def check_weights(
     """
     names: list[str] = []
     sound: list[Tensor] = []
-    for name, component in components.items():
-        module = component.module
-        with torch.no_grad():
-            parts: dict[str, list[Tensor]] = {
-                "weights": [local(p) for p in module.parameters() if p.is_floating_point()],
-                "averaged weights": [t for t in averages.get(name, {}).values() if t.is_floating_point()],
-            }
-            for what, tensors in parts.items():
-                if tensors:
-                    names.append(f"the {what} of {name}")
-                    norms = [norm.float() for norm in torch._foreach_norm(tensors)]
-                    sound.append(torch.stack(norms).isfinite().all())
-            buffers = [b for b in module.buffers() if b.is_floating_point()]
-            if buffers:
-                names.append(f"the statistics of {name}")
-                sound.append(~torch.stack([b.isnan().any() for b in buffers]).any())
+    for name, state in states.items():
+        floats = {key: t for key, t in state.items() if isinstance(t, Tensor) and t.is_floating_point()}
+        averaged = averages.get(name, {}).values()
+        kinds: dict[str, list[Tensor]] = {
+            "weights": [t for key, t in floats.items() if key not in buffers.get(name, ())],
+            "averaged weights": [t for t in averaged if isinstance(t, Tensor) and t.is_floating_point()],
+        }
+        for what, tensors in kinds.items():
+            if tensors:
+                names.append(f"the {what} of {name}")
+                norms = [norm.float() for norm in torch._foreach_norm(tensors)]
+                sound.append(torch.stack(norms).isfinite().all())
+        statistics = [t for key, t in floats.items() if key in buffers.get(name, ())]
+        if statistics:
+            names.append(f"the statistics of {name}")
+            sound.append(~torch.stack([b.isnan().any() for b in statistics]).any())
     if not sound:
         return
-    broken_flags = (~torch.stack(sound)).float()
-    weights = [p for component in components.values() for p in component.module.parameters()]
-    verdicts = on_any_rank(broken_flags, weights).tolist()
-    broken = [name for name, flag in zip(names, verdicts, strict=True) if flag]
+    verdicts = torch.stack(sound).tolist()
+    broken = [name for name, good in zip(names, verdicts, strict=True) if not good]
     if broken:
         raise NonFiniteError(
             f"after {step} updates {' and '.join(broken)} are not finite, so they are not saved; the last "

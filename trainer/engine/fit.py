@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
 from model_constructor import random_source
-from torch import Tensor
 
 from trainer.engine.experiment import Experiment
 from trainer.engine.faults import Faults, check_gradients_came, explained_faults
-from trainer.engine.finite import LossWatch
 from trainer.engine.run_folder import now, read_run_facts, write_first_batch, write_run_facts
 from trainer.engine.stop import Stopped, StopRequest
+from trainer.engine.tracking import combine
+from trainer.templates.reduced import plain
 from trainer.utils.log import log
 from trainer.utils.progress import progress_bar
 from trainer.utils.seed import kept_random_state
@@ -36,38 +35,40 @@ def fit(experiment: Experiment) -> None:
     e = experiment
     started, begun = time.perf_counter(), e.progress.iteration
     ended = e.runtime.from_main(read_run_facts(e.run).get("finished"))
-    watch = LossWatch(skipping=e.update.finite is not None)
     # A loader worker that is killed makes itself felt anywhere in this thread, not only where batches come.
     with explained_faults(e) as faults, _bar(e) as bar, StopRequest(e.runtime) as stop:
         with kept_random_state():
             for callback in e.callbacks:
                 callback.before_training(e)
         pace = Pace(e)
+        if e.saving.unmeasured and (e.finished or _at_epoch_start(e)):
+            with pace.paused():
+                _measure(e)
         while not e.finished:
             for metrics in _updates(e, faults):
                 rates = pace.tick()
                 position = e.progress.iteration / e.loader.steps_per_epoch
-                lines = e.tracker.record(e.progress.iteration, metrics, {"epoch": position, **rates})
+                e.tracker.record(e.progress.iteration, metrics, {"epoch": position, **rates})
                 e.progress.iteration += 1
-                watch.look(lines)
                 e.writer.check()
+                values = {name: plain(metric) for name, metric in metrics.items()}
                 for callback in e.callbacks:
-                    callback.after_step(e, metrics)
+                    callback.after_step(e, values)
                 if rates:
                     bar.set_postfix(pace.shown(rates), refresh=False)
                 bar.update()
                 if not _at_epoch_end(e) and e.progress.iteration < e.total_steps:
                     if _due_within_epoch(e):
                         with pace.paused():
-                            _save(e, watch)
-                    _stop_if_asked(e, stop, watch, started)
+                            e.save()
+                    _stop_if_asked(e, stop, started)
             if _at_epoch_end(e):
                 e.progress.epoch += 1
             with pace.paused():
-                _end_epoch(e, watch)
+                _end_epoch(e)
             if not e.finished:
-                _stop_if_asked(e, stop, watch, started, at_once=True)
-        watch.look(e.tracker.flush())
+                _stop_if_asked(e, stop, started, at_once=True)
+        e.tracker.flush()
         e.writer.wait()
         if e.progress.iteration > begun or not ended:
             for callback in e.callbacks:
@@ -97,17 +98,7 @@ def _updates(e: Experiment, faults: Faults) -> Iterator[Mapping[str, Any]]:
         if not faults.gradients_seen:
             check_gradients_came(e)
             faults.gradients_seen = True
-        yield parts[0] if len(parts) == 1 else _mean(parts)
-
-
-def _mean(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the metrics of an update: means over its parts, or what its last part says."""
-    means = dict(parts[-1])
-    for name, value in means.items():
-        values = [metrics[name] for metrics in parts if name in metrics]
-        if isinstance(value, Tensor) and len(values) == len(parts):
-            means[name] = torch.stack(values).mean(0)
-    return means
+        yield combine(parts)
 
 
 def _at_epoch_end(e: Experiment) -> bool:
@@ -119,37 +110,39 @@ def _due_within_epoch(e: Experiment) -> bool:
     return every is not None and e.progress.iteration % every == 0
 
 
-def _end_epoch(e: Experiment, watch: LossWatch) -> None:
-    """Measure, then save: a checkpoint knows everything that was measured up to its moment."""
-    train = e.config.train
-    watch.look(e.tracker.flush())
+def _at_epoch_start(e: Experiment) -> bool:
+    return e.progress.iteration == e.progress.epoch * e.loader.steps_per_epoch
+
+
+def _end_epoch(e: Experiment) -> None:
+    """Save, then measure: nothing that fails there costs the epoch."""
+    due = _at_epoch_start(e) and e.progress.epoch % e.config.train.save_every == 0
+    e.tracker.flush()
+    e.saving.save_before_measuring(due or _due_within_epoch(e) or _due_at_end(e))
+    _measure(e)
+
+
+def _measure(e: Experiment) -> None:
+    """Let the callbacks look at the run as it is at the end of an epoch, and note what they found."""
     e.scores = {}
     with kept_random_state():
         for callback in e.callbacks:
             e.scores.update(e.runtime.from_main(callback.after_epoch(e)) or {})
-    whole = e.progress.iteration == e.progress.epoch * e.loader.steps_per_epoch
-    due = whole and e.progress.epoch % train.save_every == 0
-    e.consider_best(e.scores)  # first, because what is saved knows which is best
-    if due or _due_within_epoch(e) or (e.finished and train.checkpoint.save_last):
-        _save(e, watch)
+    e.saving.add_measured(e.scores, wanted=_due_at_end(e))
 
 
-def _save(e: Experiment, watch: LossWatch) -> None:
-    """Save what is worth saving."""
-    watch.look(e.tracker.flush())
-    e.save()
+def _due_at_end(e: Experiment) -> bool:
+    return e.finished and e.config.train.checkpoint.save_last
 
 
-def _stop_if_asked(
-    e: Experiment, stop: StopRequest, watch: LossWatch, started: float, at_once: bool = False
-) -> None:
+def _stop_if_asked(e: Experiment, stop: StopRequest, started: float, at_once: bool = False) -> None:
     """Save and stop on a signal; ranks ask each other where their metrics meet anyway, or `at_once`."""
     number = stop.number
     if e.runtime.distributed:
         meets = at_once or e.progress.iteration % e.tracker.every == 0
         number = e.runtime.largest(number) if meets else 0
     if number:
-        _save(e, watch)
+        e.save()
         e.writer.wait()
         _note_time(e, started, None)
         raise Stopped(number)

@@ -11,6 +11,7 @@ from typing import Any
 from model_constructor import ConfigError as ModelConfigError
 from model_constructor import ConfigPath, compile_ir, format_path
 
+from trainer.checkpoint.folder import CheckpointError, weights_folder
 from trainer.config.errors import ConfigValidationIssue
 from trainer.config.paths import find_input, output_path, path_mistake
 from trainer.config.schemas import ExperimentConfig
@@ -97,8 +98,13 @@ def check_load_dir(issues: Issues, config: ExperimentConfig) -> None:
     if value is None or _has_path_mistake(issues, here, value):
         return
     folder = find_input(value, issues.located.search_paths(here))
-    if folder is None or not folder.is_dir():
+    if folder is None:
         issues.add(here, f"there is no folder {value}")
+        return
+    try:
+        folder = weights_folder(folder, config.model.component_config_paths)
+    except CheckpointError as error:
+        issues.add(here, str(error))
         return
     for name in config.model.component_config_paths:
         weights = find_input(f"{name}.pt", [folder])

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, TypeVar
 from trainer.engine.update import Update
 from trainer.registry import TRAINER_REGISTRY
 from trainer.templates import Context, Objective
+from trainer.templates.reduced import detached
 
 C = TypeVar("C", bound=type[Objective])
 
@@ -50,7 +51,7 @@ class PolicyTrainer:
         self.update.begin(context)
         losses = self.policy.loss(data, context)
         self.update.backward(losses["total"])
-        return {**{name: value.detach() for name, value in losses.items()}, **self.update.finish()}
+        return {**{name: detached(value) for name, value in losses.items()}, **self.update.finish()}
 
 
 def register_policy(key: str, trainer: type[PolicyTrainer] = PolicyTrainer) -> Callable[[C], C]:

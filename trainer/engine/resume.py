@@ -3,63 +3,30 @@
 from __future__ import annotations
 
 import itertools
-import json
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from trainer.checkpoint.folder import (
-    BEST,
-    LATEST,
-    MANIFEST,
     CheckpointError,
     checkpoint_folders,
     find_checkpoint,
+    iteration_of,
     newest_good_checkpoint,
     point_at,
     read_manifest,
     read_pointer,
 )
 from trainer.checkpoint.lock import LOCK
+from trainer.checkpoint.names import BEST, CONFIG, LATEST, MODELS
 from trainer.config.paths import output_path
 from trainer.config.schemas import ExperimentConfig
-from trainer.deployment.robot_policy import CONFIG, MODELS
 from trainer.engine.check import CheckedConfig, converted
 from trainer.engine.run_folder import flat_model, now, read_run_facts, restarted_launch
-
-# Settings that a resumed run may change without becoming another run. The batch size may change with the
-# number of ranks: what counts is the global batch, which is compared.
-MAY_CHANGE = frozenset(
-    {
-        "device",
-        "params",
-        "plugins",
-        "data.batch_size",
-        "data.datamodule.params.frame_cache",
-        "data.frame_memory",
-        "data.global_batch_size",
-        "data.num_workers",
-        "data.persistent_workers",
-        "data.pin_memory",
-        "data.prefetch_factor",
-        "data.recording",
-        "train.callbacks",
-        "train.accumulate_grad_batches",
-        "train.checkpoint",
-        "train.compile",
-        "train.epoch",
-        "train.evaluation",
-        "train.log_every_n_steps",
-        "train.loggers",
-        "train.max_steps",
-        "train.metrics",
-        "train.project_name",
-        "train.save_dir",
-        "train.save_every",
-    }
-)
+from trainer.registry import DATASET_BUILDER_REGISTRY
 
 
 def checkpoint_to_resume(checked: CheckedConfig, global_batch: int, steps_per_epoch: int) -> Path | None:
@@ -78,11 +45,14 @@ def checkpoint_to_resume(checked: CheckedConfig, global_batch: int, steps_per_ep
     launch = restarted_launch()
     if launch is not None and read_run_facts(checked.run).get("launch") == launch and _has_saved(checked.run):
         asked = "auto"  # this launch has begun the run, and started its ranks again
-    if asked is None or (asked == "auto" and not (checked.run / LATEST).is_file()):
+    if asked is None or (asked == "auto" and not (checked.run / LATEST).exists()):
         return None
     folder, manifest = _good(checked.run if asked == "auto" else output_path(asked, checked.located.path))
+    if CONFIG not in manifest["files"]:
+        raise CheckpointError(f"checkpoint {folder} has no {CONFIG}, so nothing can go on from it")
     before = _with_defaults(yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")))
-    changed = sorted(_differences(before, resolved(checked.config)))
+    free = {*may_change(ExperimentConfig), *_free_data_parameters(checked.config)}
+    changed = sorted(_differences(before, resolved(checked.config), free))
     changed += [
         f"the model YAML of '{name}'"
         for name, path in checked.component_paths.items()
@@ -115,7 +85,7 @@ def _good(path: Path) -> tuple[Path, dict[str, Any]]:
         folder = find_checkpoint(path)
         return folder, read_manifest(folder)
     except CheckpointError as error:
-        run = path if (path / LATEST).is_file() else path.parent
+        run = path if (path / LATEST).exists() else path.parent
         good = newest_good_checkpoint(run)
         if good is None:
             raise
@@ -161,9 +131,10 @@ def set_aside_later(run: Path, taken_up: Path) -> Path | None:
         Where it went; None if there was nothing.
     """
     inside = is_in(taken_up, run)
-    until = _iteration(taken_up) if inside else -1
+    until = iteration_of(taken_up) if inside else -1
     assert until is not None
-    later = [p for _, _, p in checkpoint_folders(run) if (_iteration(p) or 0) > until] if run.is_dir() else []
+    folders = [path for _, _, path in checkpoint_folders(run)] if run.is_dir() else []
+    later = [path for path in folders if (iteration_of(path) or 0) > until]
     if not later:
         return None
     best = read_pointer(run, BEST)
@@ -185,11 +156,24 @@ def is_in(checkpoint: Path, run: Path) -> bool:
     return checkpoint.parent.resolve() == run.resolve()
 
 
-def _iteration(checkpoint: Path) -> int | None:
-    try:
-        return int(json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["iteration"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+def may_change(section: type[BaseModel], path: str = "") -> Iterator[str]:
+    """Yield the dotted paths of the settings that a resumed run may change without becoming another run.
+
+    The fields of the schema say it. The batch size may change with the number of ranks: what counts is the
+    global batch, which is compared.
+    """
+    for name, field in section.model_fields.items():
+        extra = field.json_schema_extra
+        if isinstance(extra, dict) and extra.get("resume") == "may_change":
+            yield f"{path}{name}"
+        elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from may_change(field.annotation, f"{path}{name}.")
+
+
+def _free_data_parameters(config: ExperimentConfig) -> list[str]:
+    """Return the parameters of the dataset of which its factory says that they do not change the samples."""
+    factory = DATASET_BUILDER_REGISTRY.get(config.data.datamodule.type)
+    return [f"data.datamodule.params.{name}" for name in getattr(factory, "may_change", ())]
 
 
 def _with_time(start: Path) -> Path:
@@ -212,13 +196,12 @@ def _read_yaml(path: Path) -> Any:
     return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def _differences(before: Any, after: Any, path: str = "") -> set[str]:
+def _differences(before: Any, after: Any, free: Collection[str], path: str = "") -> set[str]:
     """Return the dotted paths whose values differ and that matter for the numbers of a run."""
-    if path in MAY_CHANGE or before == after:
+    if path in free or before == after:
         return set()
     if isinstance(before, dict) and isinstance(after, dict):
         keys = [*before, *(k for k in after if k not in before)]
-        return set().union(
-            *(_differences(before.get(k), after.get(k), f"{path}.{k}" if path else str(k)) for k in keys)
-        )
+        start = f"{path}." if path else ""
+        return set().union(*(_differences(before.get(k), after.get(k), free, f"{start}{k}") for k in keys))
     return {path}

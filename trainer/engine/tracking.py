@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from trainer.runtime import Runtime
 from trainer.templates import Logger, RunIdentity
+from trainer.templates.reduced import Reduced, Reduction, plain
 from trainer.utils.errors import TrainingFault
 from trainer.utils.files import whole_file
 
@@ -29,28 +32,41 @@ Line = dict[str, Any]
 class Tracker:
     """Records the metrics of every step and brings them to the host once per `every` steps.
 
-    Between two of these moments nothing waits for the device. Values are means over the ranks.
+    Between two of these moments nothing waits for the device. Values are means over the ranks, unless they
+    are `Reduced` in another way.
 
     Args:
         run: the run folder.
         runtime: rank 0 writes.
         every: steps whose metrics travel together.
+        watch: looks at all that has come to the host, and may end the run.
     """
 
-    def __init__(self, run: Path, runtime: Runtime, every: int) -> None:
+    def __init__(
+        self,
+        run: Path,
+        runtime: Runtime,
+        every: int,
+        watch: Callable[[Sequence[Line]], None] = lambda lines: None,
+    ) -> None:
         self.run = run
         self.runtime = runtime
         self.every = every
         self.last: Line = {}
-        self._steps: list[tuple[int, Mapping[str, Any], Mapping[str, Any]]] = []
+        self._watch = watch
+        self._steps: list[tuple[int, dict[str, Reduced], Mapping[str, Any]]] = []
         self._loggers: list[tuple[Logger, int]] = []
+        self._waiting: dict[int, dict[str, float]] = {}
 
     def start(self, loggers: Sequence[Logger], identity: RunIdentity) -> None:
         """Begin with loggers, or go on with them: each gets what it lacks of the steps so far."""
         for logger in loggers:
             known = logger.start(identity)
             self._loggers.append((logger, known))
-            rows = self._rows_after(known) if known < identity.first_step - 1 else []
+            rows = self._rows_after(known) if known < identity.first_step else []
+            if rows:
+                step, values = rows.pop()
+                self._waiting[step] = values
             if rows:
                 logger.log(rows)
 
@@ -69,13 +85,16 @@ class Tracker:
 
         Args:
             step: the iteration, from 0.
-            metrics: what the step returned: tensors on the device, or numbers.
+            metrics: what the step returned: numbers, tensors of one element on the device, or `Reduced`.
             facts: what the host knows: epoch, samples per second, share of waiting.
 
         Returns:
             The lines that came to the host with this step, if this was the time.
+
+        Raises:
+            TrainingFault: a metric is something else.
         """
-        self._steps.append((step, metrics, facts))
+        self._steps.append((step, {name: _checked(name, m, step) for name, m in metrics.items()}, facts))
         return self.flush() if len(self._steps) >= self.every else []
 
     def flush(self, together: bool = True) -> list[Line]:
@@ -92,12 +111,13 @@ class Tracker:
         if self.runtime.is_main:
             self._append(METRICS, lines)
             self._log([_row(line) for line in lines])
+        self._watch(lines)
         return lines
 
     def note(self, file: str, facts: Mapping[str, Any], scores: Mapping[str, float]) -> None:
         """Write down what was measured beside training, after `facts["step"]` updates.
 
-        Loggers get the scores with the last of these updates, whose metrics have been flushed.
+        Loggers get the scores together with the last of these updates, whose metrics have been flushed.
         """
         if self.runtime.is_main:
             self._append(file, [{**facts, **scores}])
@@ -111,26 +131,61 @@ class Tracker:
             raise TrainingFault(f"{self.run / file} cannot be written: {error.strerror}") from error
 
     def _log(self, rows: Sequence[tuple[int, Mapping[str, float]]]) -> None:
+        """Hand numbers to the loggers; the newest step waits for what may still be measured after it."""
+        for step, values in rows:
+            self._waiting.setdefault(step, {}).update(values)
+        newest = max(self._waiting)
+        self._hand_over(before=newest)
+
+    def _hand_over(self, before: float = math.inf) -> None:
+        ready = [row for row in self._waiting.items() if row[0] < before]
+        self._waiting = {step: values for step, values in self._waiting.items() if step >= before}
         for logger, known in self._loggers:
-            new = [row for row in rows if row[0] > known]
+            new = [row for row in ready if row[0] > known]
             if new:
                 logger.log(new)
 
     def _to_host(self, together: bool) -> list[Line]:
         """Return one plain dict per recorded step; scalars of all steps travel in one tensor."""
-        tensors = [(i, k, v) for i, (_, m, _) in enumerate(self._steps) for k, v in m.items() if _scalar(v)]
-        lines = [
-            {"step": step, **facts, **{k: v for k, v in metrics.items() if not isinstance(v, Tensor)}}
-            for step, metrics, facts in self._steps
-        ]
-        if together and self.runtime.distributed:
-            self._agree_on_names([f"{self._steps[i][0]} {name}" for i, name, _ in tensors])
-        if tensors:
-            stacked = torch.stack([v.detach().reshape(()).float() for _, _, v in tensors])
-            values = (self.runtime.mean(stacked) if together else stacked).tolist()
-            for (index, name, _), value in zip(tensors, values, strict=True):
-                lines[index][name] = value
+        lines: list[Line] = [{"step": step, **facts} for step, _, facts in self._steps]
+        places = [(i, name) for i, (_, metrics, _) in enumerate(self._steps) for name in metrics]
+        metrics = [self._steps[i][1][name] for i, name in places]
+        reduced = together and self.runtime.distributed
+        if reduced:
+            kinds = [f"{'tensor' if isinstance(m.value, Tensor) else 'number'} {m.how}" for m in metrics]
+            self._agree_on_names(
+                [f"{self._steps[i][0]} {kind} {name}" for (i, name), kind in zip(places, kinds, strict=True)]
+            )
+        values: list[float] = [0.0] * len(metrics)
+        for on_device in (True, False):
+            rows = [n for n, m in enumerate(metrics) if isinstance(m.value, Tensor) == on_device]
+            hows = [metrics[n].how for n in rows]
+            brought = self._brought([metrics[n].value for n in rows], hows, on_device, reduced)
+            for n, value in zip(rows, brought, strict=True):
+                values[n] = value
+        for (i, name), value in zip(places, values, strict=True):
+            lines[i][name] = value
         return lines
+
+    def _brought(
+        self, values: list[Any], hows: list[Reduction], on_device: bool, reduced: bool
+    ) -> list[float]:
+        """Return values as numbers on the host: those of this rank, or what all ranks make of them."""
+        if not values or not (on_device or reduced):
+            return values
+        if on_device:
+            stacked = torch.stack([v if v.ndim == 0 else v.reshape(()) for v in _float32(values)])
+        else:
+            stacked = torch.tensor(values, dtype=torch.float64, device=self.runtime.device)
+        if reduced:
+            for how in sorted(set(hows)):
+                if hows.count(how) == len(hows):
+                    stacked = self.runtime.reduce(stacked, how)
+                else:
+                    rows = torch.tensor([n for n, h in enumerate(hows) if h == how], device=stacked.device)
+                    stacked[rows] = self.runtime.reduce(stacked[rows], how)
+        brought: list[float] = stacked.tolist()
+        return brought
 
     def _agree_on_names(self, names: Sequence[str]) -> None:
         """Make sure that all ranks average the same metrics of the same steps.
@@ -146,24 +201,92 @@ class Tracker:
         for rank, own in enumerate(of_ranks):
             odd = next((name for name in own if name not in common), None)
             if odd is not None:
-                step, _, metric = odd.partition(" ")
+                step, _, _, metric = odd.split(" ", 3)
                 raise TrainingFault(
                     f"metric '{metric}' of step {step} came from rank {rank} and not from all ranks; "
-                    "return the same names on every rank, with NaN where there is nothing to tell"
+                    "return the same names on every rank, as numbers or as tensors alike, with NaN where "
+                    "there is nothing to tell"
                 )
         raise TrainingFault("the ranks return their metrics in different orders; return them in the same one")
 
     def close(self, together: bool = True) -> None:
         """Write what is left and end the loggers; `together` as in `flush`."""
         try:
-            self.flush(together)
+            try:
+                self.flush(together)
+            finally:
+                self._hand_over()
         finally:
             for logger, _ in self._loggers:
                 logger.finish()
 
 
-def _scalar(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.numel() == 1
+def combine(parts: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Return the metrics of an update, of which each of its micro-batches has given some.
+
+    Numbers and tensors are averaged over the micro-batches that have them, or reduced as they say.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    values: dict[str, list[Any]] = {}
+    for metrics in parts:
+        for name, value in metrics.items():
+            values.setdefault(name, []).append(value)
+    return {name: same[0] if len(same) == 1 else _combined(same) for name, same in values.items()}
+
+
+def _combined(metrics: Sequence[Any]) -> Any:
+    how = metrics[-1].how if isinstance(metrics[-1], Reduced) else "mean"
+    values = [plain(metric) for metric in metrics]
+    try:
+        numbers = [value if isinstance(value, Tensor) else _number(value) for value in values]
+    except ValueError:
+        return values[-1]  # whoever keeps it says what is wrong with it
+    if how == "last":
+        return Reduced(numbers[-1], how)
+    if any(isinstance(number, Tensor) for number in numbers):
+        stacked = torch.stack([torch.as_tensor(number) for number in numbers])
+        stacked = stacked if stacked.is_floating_point() else stacked.float()
+        found: Any = stacked.mean(0) if how == "mean" else stacked.sum(0) if how == "sum" else stacked.amax(0)
+    else:
+        found = {"mean": sum(numbers) / len(numbers), "sum": sum(numbers), "max": max(numbers)}[how]
+    return found if how == "mean" else Reduced(found, how)
+
+
+def _checked(name: str, metric: Any, step: int) -> Reduced:
+    """Return a metric as one that says how it is reduced.
+
+    Raises:
+        TrainingFault: it is no single number.
+    """
+    value = plain(metric)
+    if not isinstance(value, Tensor) or value.numel() != 1 or value.is_complex():
+        try:
+            value = _number(value)
+        except ValueError as error:
+            raise TrainingFault(
+                f"metric '{name}' of step {step} is {error}; return numbers, or tensors of one element"
+            ) from None
+    return Reduced(value, metric.how) if isinstance(metric, Reduced) else Reduced(value)
+
+
+def _number(value: Any) -> float:
+    """Return a number of Python or numpy as a float.
+
+    Raises:
+        ValueError: it is none, and what it is.
+    """
+    if isinstance(value, (int, float)):
+        return float(value)
+    if isinstance(value, (np.generic, np.ndarray)) and value.size == 1 and value.dtype.kind in "biuf":
+        return float(value.item())
+    kind = "a tensor" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+    shape = f" of shape {tuple(value.shape)}" if isinstance(value, (Tensor, np.ndarray)) else ""
+    raise ValueError(f"{kind}{shape}")
+
+
+def _float32(values: Sequence[Tensor]) -> Iterator[Tensor]:
+    return (v if v.dtype == torch.float32 else v.float() for v in (v.detach() for v in values))
 
 
 def _row(line: Mapping[str, Any]) -> tuple[int, dict[str, float]]:

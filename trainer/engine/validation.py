@@ -15,6 +15,7 @@ from trainer.config.schemas import ValidationConfig
 from trainer.engine.experiment import Experiment
 from trainer.engine.tracking import VALIDATIONS
 from trainer.templates import Callback, Context, Metric
+from trainer.templates.reduced import plain
 from trainer.utils.random import RowRandom
 
 _VALIDATION = 0x7A11
@@ -86,7 +87,7 @@ class Validation(Callback):
             found = dict(measured(functools.partial(policy.loss, batch)))
             for name, metric in self.metrics.items():
                 found[name] = measured(functools.partial(metric.measure, policy, batch))
-        return {f"validation/{name}": value.double() for name, value in found.items()}
+        return {f"validation/{name}": torch.as_tensor(plain(value)).double() for name, value in found.items()}
 
     def _batches(self, e: Experiment) -> Iterator[np.ndarray]:
         """Yield the samples of this rank's batches."""

@@ -89,6 +89,16 @@ class Runtime:
             values = values / self.world_size
         return values
 
+    def reduce(self, values: Tensor, how: str) -> Tensor:
+        """Return `mean`, `sum` or `max` of a tensor over all ranks, or that of the `last` rank."""
+        if how == "mean" or not self.distributed:
+            return self.mean(values)
+        if how == "last":
+            dist.broadcast(values, src=self.world_size - 1)
+        else:
+            dist.all_reduce(values, op=dist.ReduceOp.SUM if how == "sum" else dist.ReduceOp.MAX)
+        return values
+
     def largest(self, value: int) -> int:
         """Return the largest of all ranks' numbers; this waits for the device."""
         if not self.distributed:

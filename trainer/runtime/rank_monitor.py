@@ -112,7 +112,7 @@ class RankMonitor:
     def leave(self) -> None:
         """Take leave, so that nobody misses this rank. Rank 0, which others may need to do so, goes last."""
         with contextlib.suppress(RuntimeError):
-            self._store.set(f"rank/{self._rank}", _LEFT)
+            self._store.set(f"rank/{self._rank}", _LEFT.decode())
             while self._rank == 0 and not all(self._has_left(rank) for rank in self._watched):
                 if self._lost.wait(0.05):
                     break

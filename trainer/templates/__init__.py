@@ -14,6 +14,7 @@ from trainer.templates.loss import LossFactory
 from trainer.templates.metric import Metric
 from trainer.templates.optim import OptimizerFactory
 from trainer.templates.policy import Objective, Policy, RobotPolicy
+from trainer.templates.reduced import Reduced
 from trainer.templates.simulator import Simulator, SimulatorStep
 from trainer.templates.trainer import Trainer
 
@@ -27,6 +28,7 @@ __all__ = [
     "Objective",
     "OptimizerFactory",
     "Policy",
+    "Reduced",
     "RobotPolicy",
     "RunIdentity",
     "Simulator",

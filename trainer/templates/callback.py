@@ -30,7 +30,9 @@ class Callback:
         """Act after an update. `metrics` are tensors on the device; reading one waits for it."""
 
     def after_epoch(self, experiment: Any) -> Mapping[str, float] | None:
-        """Act when an epoch or the run is complete, before its checkpoint is saved.
+        """Act when an epoch or the run is complete; a checkpoint of it has been taken before.
+
+        A run that is killed meanwhile does this again when it is taken up.
 
         Returns:
             What was measured, for `train.checkpoint.best` and for the callbacks after this one; those of

@@ -95,7 +95,11 @@ class TrainingDataset(Dataset[dict[str, Any]]):
 
 @runtime_checkable
 class DatasetFactory(Protocol):
-    """Builds a dataset from the `data.datamodule.params` of an experiment."""
+    """Builds a dataset from the `data.datamodule.params` of an experiment.
+
+    A factory may have an attribute `may_change`, the names of parameters that do not change the samples: a
+    run may be taken up with other values of these.
+    """
 
     def build(self, opt_params: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
         """Build the dataset.

@@ -18,7 +18,8 @@ class RunIdentity:
         name: name of the run.
         config: the whole configuration with its defaults.
         id: the same whenever this run is taken up again.
-        first_step: the step with which this process begins; earlier ones were logged before.
+        first_step: the first step that this process logs; earlier ones were logged before. It is the last one
+            before this process begins, for what was measured after it may be missing.
     """
 
     folder: Path

@@ -24,6 +24,7 @@ class Trainer(Protocol):
                 signature accepts them.
 
         Returns:
-            Losses and metrics to log: numbers or scalar tensors.
+            Losses and metrics to log: numbers or tensors of one element, which are averaged over
+            micro-batches and ranks, or `Reduced` where they are added up, or the largest or last one counts.
         """
         ...

@@ -72,6 +72,7 @@ class LerobotDatasetFactory:
     """Builds a `WindowedDataset` with the exact statistics of the features in it."""
 
     parameters = LerobotDatasetParams
+    may_change = ("frame_cache",)
 
     def build(self, opt_params: dict[str, Any], params: dict[str, Any]) -> dict[str, Any]:
         """Find, open and check the dataset.

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
+import socket
+import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 from trainer.registry import LOGGER_REGISTRY
 from trainer.templates import RunIdentity
+
+_EVENT_FILE = r"events\.out\.tfevents\.(\d+)\."
 
 
 @LOGGER_REGISTRY.register("tensorboard")
@@ -22,30 +28,57 @@ class TensorBoardLogger:
 
     def __init__(self, folder: str = "tensorboard") -> None:
         try:
-            from torch.utils.tensorboard import SummaryWriter
+            import tensorboard  # noqa: F401
         except ImportError:
             raise ValueError(
                 "tensorboard is not installed; pip install 'trainer[tensorboard]', or take it out of "
                 "train.loggers"
             ) from None
-        self._writer_class: Any = SummaryWriter
-        self._writer: Any = None
+        self._file: BinaryIO | None = None
         self.folder = folder
 
     def start(self, run: RunIdentity) -> int:
         """Open a new event file; TensorBoard forgets what an earlier one has from `first_step` on."""
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+        folder = run.folder / self.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = (folder / _next_name(folder)).open("wb")
+        self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
         # Also from 0 on: a run that was killed before its first checkpoint has left steps, too.
-        self._writer = self._writer_class(str(run.folder / self.folder), purge_step=run.first_step)
+        again = SessionLog(status=SessionLog.START)
+        self._write(Event(wall_time=time.time(), step=run.first_step, session_log=again))
+        self._file.flush()
         return run.first_step - 1
 
     def log(self, rows: Sequence[tuple[int, Mapping[str, float]]]) -> None:
         """Write numbers and have them on disk."""
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        assert self._file is not None, "a logger is started first"
         for step, values in rows:
-            for name, value in values.items():
-                self._writer.add_scalar(name, value, step)
-        self._writer.flush()
+            scalars = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+            self._write(Event(wall_time=time.time(), step=step, summary=Summary(value=scalars)))
+        self._file.flush()
 
     def finish(self) -> None:
         """Close the file."""
-        if self._writer is not None:
-            self._writer.close()
+        if self._file is not None:
+            self._file.close()
+
+    def _write(self, event: Any) -> None:
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        RecordWriter(self._file).write(event.SerializeToString())
+
+
+def _next_name(folder: Path) -> str:
+    """Return the name of a new event file: TensorBoard reads them by their names, which begin with a time.
+
+    A clock that went back must not put what comes later before what came earlier.
+    """
+    times = [int(m[1]) for path in folder.iterdir() if (m := re.match(_EVENT_FILE, path.name))]
+    return (
+        f"events.out.tfevents.{max([int(time.time()), *(t + 1 for t in times)]):010d}.{socket.gethostname()}"
+    )

@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from trainer.checkpoint.names import parse_checkpoint_name
 from trainer.pages.report.fields import (
     as_integer,
     as_interval,
@@ -217,7 +218,7 @@ def read_run(folder: Path) -> Run:
     info = None if raw_info is None else _run_info(raw_info, folder)
     raw_dataset = read_json(folder / "dataset.json", problems)
     latest = read_text(folder / "latest", problems)
-    checkpoints = [path for path in folder.glob("epoch_*") if path.is_dir() and path.suffix != ".incomplete"]
+    names = [path.name for path in folder.iterdir() if parse_checkpoint_name(path.name) and path.is_dir()]
     return Run(
         folder=folder,
         info=info,
@@ -226,12 +227,16 @@ def read_run(folder: Path) -> Run:
         validations=_metrics(folder / "validations.jsonl", problems),
         evaluations=_evaluations(folder, info, problems),
         dataset=None if raw_dataset is None else _dataset_info(raw_dataset),
-        checkpoints=tuple(
-            path.name for path in sorted(checkpoints, key=lambda path: epoch_of(path.name) or -1)
-        ),
+        checkpoints=tuple(sorted(names, key=lambda name: _age(name, info))),
         latest=latest.strip() if latest else None,
         problems=tuple(problems),
     )
+
+
+def _age(checkpoint: str, info: RunInfo | None) -> float:
+    """Return how far a checkpoint of the run has come, in updates if their number is known."""
+    kind, number = parse_checkpoint_name(checkpoint) or ("", 0)
+    return number * ((info and info.steps_per_epoch) or 1) if kind == "epoch" else number
 
 
 def _metrics(path: Path, problems: list[str]) -> Metrics | None:
