@@ -211,7 +211,7 @@ def test_what_was_measured_stays(evaluated: Callable[..., Path], tmp_path: Path)
     assert code == 2
     assert "holds another evaluation (episodes 3 instead of 4); choose another --out" in output
     assert CliRunner().invoke(main, ["report", str(run)]).exit_code == 0
-    page = (run / "report.html").read_text()
+    page = " ".join((run / "report.html").read_text().replace("\\\n", " ").split())
     assert "--env drift --episodes 4 --seed 0 --n-action-steps 1" in page
 
 

@@ -112,7 +112,7 @@ def test_a_second_signal_ends_a_run_at_once_and_harms_nothing(
 
 
 STUCK = """
-import os, time
+import multiprocessing, os, time
 from experiment_training.components.dataloader.lerobot_data import LerobotDatasetFactory
 from trainer.registry import DATASET_BUILDER_REGISTRY
 
@@ -124,6 +124,8 @@ class Stuck:
         return len(self.dataset)
 
     def __getitem__(self, index):
+        if multiprocessing.parent_process() is None:
+            return self.dataset[index]
         with open(os.path.join(os.path.dirname(__file__), f"worker_{os.getpid()}"), "w"):
             pass
         time.sleep(3600)
@@ -149,16 +151,19 @@ def test_a_second_signal_ends_workers_that_hang_in_a_dataset(
     options: dict[str, Any] = {"cwd": ROOT, "env": environment(), "text": True, "stderr": subprocess.PIPE}
     process = subprocess.Popen(command(path, tmp_path / "run", 1), **options)
     deadline = time.monotonic() + 120
-    while len(workers := [int(p.name[7:]) for p in tmp_path.glob("worker_*")]) < 2:
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    assert process.stderr is not None
-    while "a second signal stops at once" not in process.stderr.readline():
-        pass
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 128 + signal.SIGINT
+    try:
+        while len(workers := [int(p.name[7:]) for p in tmp_path.glob("worker_*")]) < 2:
+            assert process.poll() is None, process.communicate()[1]
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        while "a second signal stops at once" not in process.stderr.readline():
+            pass
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 128 + signal.SIGINT
+    finally:
+        process.kill()
     deadline = time.monotonic() + 60
     while any(Path(f"/proc/{worker}").exists() for worker in workers):
         assert time.monotonic() < deadline, "a worker is left"
