@@ -114,3 +114,78 @@ def test_torchrun_starts_a_killed_rank_again_and_the_run_is_the_same(
     assert_same(weights(tmp_path / "whole/epoch_60"), weights(run / "epoch_60"))
     totals = [[(m["step"], m["total"]) for m in metrics(folder)] for folder in (tmp_path / "whole", run)]
     assert totals[0] == totals[1]
+
+
+FAILING = """
+import errno, os, time
+from trainer.checkpoint import writer
+from trainer.registry import CALLBACK_REGISTRY, LOGGER_REGISTRY
+from trainer.templates import Callback
+
+def broken_disk(*_):
+    raise OSError(errno.EIO, "Input/output error")
+
+@CALLBACK_REGISTRY.register("failing")
+class Failing(Callback):
+    def __init__(self, where: str):
+        self.where = where
+
+    def before_training(self, experiment):
+        self.main = experiment.runtime.is_main
+        if self.main and self.where == "disk":
+            writer.write_checkpoint = broken_disk
+
+    def after_epoch(self, experiment):
+        if self.main and self.where in ("callback", "end"):
+            raise RuntimeError("the callback is broken")
+
+@LOGGER_REGISTRY.register("failing")
+class FailingLogger:
+    def __init__(self, where: str):
+        self.where = where
+
+    def start(self, run):
+        return -1
+
+    def log(self, rows):
+        if self.where == "logger":
+            raise RuntimeError("the logger is broken")
+
+    def finish(self):
+        if self.where == "end":
+            time.sleep(600)
+"""
+REASONS = {
+    "end": "the callback is broken",
+    "callback": "the callback is broken",
+    "logger": "the logger is broken",
+    "disk": "checkpoint epoch_1 could not be written",
+}
+
+
+@pytest.mark.parametrize(
+    "where", ["end", *(pytest.param(w, marks=pytest.mark.slow) for w in list(REASONS)[1:])]
+)
+def test_what_fails_on_rank_0_ends_all_with_its_reason(
+    tiny_experiment: Write, tmp_path: Path, where: str
+) -> None:
+    """Also where a logger hangs as it is closed after that: the others wait in a collective meanwhile."""
+
+    def change(config: dict[str, Any]) -> None:
+        long(config)
+        config["plugins"].append("failing")
+        failing = [{"type": "failing", "params": {"where": where}}]
+        config["train"].update(save_every=1, callbacks=failing, loggers=failing)
+
+    (tmp_path / "failing.py").write_text(FAILING)
+    path, run = tiny_experiment(change), tmp_path / "run"
+    process = start(path, run)
+    wait_for_steps(run, process, 4)
+    since = time.monotonic()
+    said = process.communicate(timeout=2 * BOUND_SECONDS)[1]
+    assert time.monotonic() - since < 60
+    assert process.returncode != 0
+    assert REASONS[where] in said
+    assert not Path(f"/proc/{(path.parent / 'process_1').read_text()}").exists()
+    if where in ("callback", "end"):
+        assert (run / "epoch_1/manifest.json").is_file()

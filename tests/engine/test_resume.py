@@ -21,7 +21,7 @@ from trainer.checkpoint.lock import LOCK, only_writer
 from trainer.config.errors import ConfigError
 from trainer.deployment.robot_policy import load_policy
 from trainer.engine.experiment import Experiment
-from trainer.offline_trainer import train, way_on
+from trainer.offline_trainer import attempt, train, way_on
 from trainer.templates import Callback
 
 Write = Callable[..., Path]
@@ -115,6 +115,17 @@ def test_a_process_that_outlives_training_does_not_keep_the_lock(tmp_path: Path)
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     finally:
         os.close(inherited)
+
+
+def test_a_pointer_that_is_a_folder_is_no_new_run(tiny_experiment: Write) -> None:
+    path = tiny_experiment()
+    run = train(path)
+    (run / "latest").unlink()
+    (run / "latest").mkdir()
+    outcome = attempt(path, ["train.epoch=3"])
+    assert f"{run / 'latest'} is a folder; it should be a file that names a checkpoint" in outcome.text
+    assert "the newest whole checkpoint is epoch_2" in outcome.text
+    assert (run / "epoch_2").exists()
 
 
 def test_going_on_from_an_older_checkpoint_sets_aside_what_came_after(

@@ -269,7 +269,7 @@ def test_what_was_measured_is_on_disk_before_the_checkpoint_counts(
 
 
 class Reseeding(Callback):
-    """Changes trained weights outside of any update, as a codebook that gives its dead rows new values."""
+    """Changes trained weights outside of updates, as a codebook does that gives dead rows new values."""
 
     def after_step(self, experiment: Experiment, metrics: Mapping[str, Any]) -> None:
         if experiment.progress.iteration % 4 == 0:
