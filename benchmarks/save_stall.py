@@ -137,7 +137,7 @@ class Training:
 
     def _batches(self) -> Iterator[Any]:
         for epoch in range(1_000_000):
-            yield from self.e.loader.epoch(epoch, start_step=0)
+            yield from self.e.batches.epoch(epoch, start_step=0)
 
     def finish_queue(self) -> None:
         """Wait for the GPU, if there is one."""

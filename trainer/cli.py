@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from trainer import __version__
+from trainer.commands.check import check
 from trainer.commands.data import data
 from trainer.commands.evaluate import evaluate
 from trainer.commands.model import model
@@ -19,7 +20,7 @@ def main() -> None:
     """Train imitation-learning policies for robots from one YAML file."""
 
 
-for command in (record, train, evaluate, report, model, data):
+for command in (record, check, train, evaluate, report, model, data):
     main.add_command(command)
 
 

@@ -20,6 +20,7 @@ import click
 
 from trainer.checkpoint.lock import only_writer
 from trainer.config.loader import load_located
+from trainer.data.batches import BatchesFactory
 from trainer.engine.assemble import assemble
 from trainer.engine.build_data import build_data
 from trainer.engine.check import check
@@ -34,15 +35,24 @@ from trainer.runtime import (
     environment_rank,
     select_device,
 )
+from trainer.templates import Callback
 from trainer.utils.log import let_nobody_listen, log
 
 
-def train(config_path: str | Path, overrides: Sequence[str] = ()) -> Path:
+def train(
+    config_path: str | Path,
+    overrides: Sequence[str] = (),
+    callbacks: Sequence[Callback] = (),
+    batches: BatchesFactory | None = None,
+) -> Path:
     """Train the experiment of a YAML file and return its run folder.
 
     Args:
         config_path: the experiment YAML.
         overrides: `dotted.path=value` texts that win over the file.
+        callbacks: run beside those of the file, before them.
+        batches: makes the source of batches from that of the demonstrations, the path of a raw batch and the
+            runtime; the demonstrations alone if not given. Every rank calls it.
 
     Raises:
         ConfigLoadError, ConfigError: the configuration is wrong; nothing was started or written.
@@ -58,7 +68,7 @@ def train(config_path: str | Path, overrides: Sequence[str] = ()) -> Path:
         evaluation = EvaluationCallback(checked.config.train.evaluation)
         with (
             only_writer(checked.run, runtime.is_main),
-            assemble(checked, data, runtime, [evaluation]) as experiment,
+            assemble(checked, data, runtime, [evaluation, *callbacks], batches) as experiment,
         ):
             if experiment.progress.iteration:
                 log.info(f"Taking up {checked.run} after step {experiment.progress.iteration}.")

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from model_constructor.show import describe, parse_input, render_svg, render_text
     from model_constructor.util.problems import Problems
     from model_constructor.util.suggest import closest, did_you_mean
+    from model_constructor.util.trust import only_trusted
 
 _HOMES = {
     "model_constructor.api": ("build_model", "compile_ir"),
@@ -41,6 +42,7 @@ _HOMES = {
     "model_constructor.show": ("describe", "parse_input", "render_svg", "render_text"),
     "model_constructor.util.problems": ("Problems",),
     "model_constructor.util.suggest": ("closest", "did_you_mean"),
+    "model_constructor.util.trust": ("only_trusted",),
 }
 
 __all__ = [
@@ -64,6 +66,7 @@ __all__ = [
     "interpolate_node",
     "load_yaml_node",
     "merge_nodes",
+    "only_trusted",
     "parse_input",
     "parse_value",
     "random_source",

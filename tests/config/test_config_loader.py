@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -74,6 +75,70 @@ def test_what_cannot_be_read_is_said_with_its_place(
         write(tmp_path / name, text)
     with pytest.raises(ConfigLoadError, match=message):
         load_config(tmp_path / "m.yaml")
+
+
+def test_defaults_may_be_plain_paths_and_a_file_that_two_of_them_name_is_read_once(tmp_path: Path) -> None:
+    write(tmp_path / "a0.yaml", "x: 1\n")
+    for number in range(40):  # each names the one before it twice: 2^40 readings, were they not remembered
+        name = f"a{number}.yaml"
+        write(tmp_path / f"a{number + 1}.yaml", f"defaults: [{name}, {{again: {name}}}]\ny: {number}\n")
+    assert load_config(tmp_path / "a40.yaml") == {"x": 1, "y": 39}
+
+
+BASE = "train: {optimizer: {type: adamw, params: {lr: 1, warmup: {steps: 5, kind: cos}}}, callbacks: [a]}\n"
+
+
+@pytest.mark.parametrize(
+    ("own", "optimizer"),
+    [
+        ("{type: sgd, params: {warmup: null}}", {"type": "sgd", "params": {"lr": 1}}),
+        ("{params: {warmup: {kind: null}}}", {"type": "adamw", "params": {"lr": 1, "warmup": {"steps": 5}}}),
+        ("{type: sgd, params: null}", {"type": "sgd"}),
+        ("{params: {_merge_: replace, _value_: {lr: null}}}", {"type": "adamw", "params": {"lr": None}}),
+        ("null", None),
+    ],
+)  # fmt: skip
+def test_inherited_parameters_can_be_taken_back_or_replaced(
+    tmp_path: Path, own: str, optimizer: object
+) -> None:
+    write(tmp_path / "base.yaml", BASE)
+    main = write(tmp_path / "main.yaml", f"defaults: [base.yaml]\ntrain: {{optimizer: {own}}}\n")
+    assert load_config(main)["train"]["optimizer"] == optimizer
+
+
+def test_lists_are_extended_by_the_words_of_the_model_language(tmp_path: Path) -> None:
+    write(tmp_path / "base.yaml", BASE)
+    text = "defaults: [base.yaml]\ntrain: {callbacks: {_merge_: append, _value_: [b]}}\n"
+    assert load_config(write(tmp_path / "main.yaml", text))["train"]["callbacks"] == ["a", "b"]
+    wrong = write(tmp_path / "wrong.yaml", "a: {_merge_: apend, _value_: []}\n")
+    with pytest.raises(ConfigLoadError, match=r"wrong\.yaml:1:\d+: Invalid merge mode 'apend'; did you mean"):
+        load_config(wrong)
+
+
+def test_a_number_with_an_exponent_needs_no_point(tmp_path: Path) -> None:
+    main = write(tmp_path / "main.yaml", "a: 1e-4\nb: -2E3\nc: '1e-4'\nd: 1e\ne: [.5e1, 1.e+2]\n")
+    assert load_located(main, ["f=1e-3"]).data == {
+        "a": 1e-4, "b": -2000.0, "c": "1e-4", "d": "1e", "e": [5.0, 100.0], "f": 1e-3
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("defaults: [/dev/zero]\n", "config file not found: /dev/zero"),
+        ("defaults: [pipe]\n", "config file not found: .*pipe"),
+        ("defaults: [.]\n", "config file not found"),
+        (f"defaults: [{'x' * 300}.yaml]\n", "cannot be: File name too long"),
+        ('defaults: ["a\\0b"]\n', r"main\.yaml:1:\d+: "),
+        ("defaults: [~nobody-at-all/x]\n", "config file not found"),
+        ("a: " + "[" * 200 + "]" * 200, r"main\.yaml:1:\d+: .*nested more than 100 levels"),
+        ("\n".join(f"a{i}: '${{a{i + 1}}}${{a{i + 1}}}'" for i in range(60)) + "\na60: xx\n", "longer than"),
+    ],
+)  # fmt: skip
+def test_extremes_are_answered_at_their_place(tmp_path: Path, text: str, message: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigLoadError, match=message):
+        load_config(write(tmp_path / "main.yaml", text))
 
 
 def test_a_missing_file_is_named() -> None:

@@ -121,11 +121,11 @@ def test_horizons_that_differ_cannot_be_padded(folders):
         ({"type": "lerobot_dataset"}, "datasets.1.type", "did you mean 'lerobot_dataset_factory'"),
         ({"type": MIXTURE}, "datasets.1.type", "a mixture cannot hold mixtures"),
         ({"weigth": 2}, "datasets.1.weigth", "did you mean 'weight'"),
-        ({"weight": 0}, "datasets.1.weight", "must be a number above 0"),
-        ({"weight": "much"}, "datasets.1.weight", "must be a number above 0"),
+        ({"weight": 0}, "datasets.1.weight", "greater than 0"),
+        ({"weight": "much"}, "datasets.1.weight", "valid number"),
         ({"params": {"rot": "x"}}, "datasets.1.params.rot", "did you mean 'root'"),
         ({"params": {"root": "/nowhere"}}, "datasets.1.params.root", "there is no dataset"),
-        ({"name": ""}, "datasets.1.name", "must be a text"),
+        ({"name": ""}, "datasets.1.name", "at least 1 character"),
     ],
 )
 def test_a_mistake_is_placed_in_its_entry(folders, change, param, text):

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
+
+
+def seal(checkpoint: Path) -> None:
+    """Write the manifest anew, so that a checkpoint whose files were changed is whole."""
+    path = checkpoint / "manifest.json"
+    manifest = json.loads(path.read_text())
+    for name in manifest["files"]:
+        content = (checkpoint / name).read_bytes()
+        manifest["files"][name] = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    path.write_text(json.dumps(manifest))
 
 
 def damage(checkpoint: Path, kind: str, name: str = "a.pt") -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from trainer.commands.errors import UserError, user_errors
-from trainer.commands.experiments import run_folder
+from trainer.commands.experiments import import_plugins, run_folder
 
 
 @click.command("evaluate")
@@ -30,6 +30,12 @@ from trainer.commands.experiments import run_folder
     help="Actions executed of each chunk.  [default: the policy's own number]",
 )
 @click.option("--dataset", help="Of a policy trained on several datasets, the one whose robot this is.")
+@click.option(
+    "--trust",
+    multiple=True,
+    metavar="PACKAGE",
+    help="A package of your own from which the checkpoint may take plugins and model code.",
+)
 def evaluate(
     checkpoint: Path,
     env: str,
@@ -40,11 +46,13 @@ def evaluate(
     device: str,
     n_action_steps: int | None,
     dataset: str | None,
+    trust: tuple[str, ...],
 ) -> None:
     """Measure how often CHECKPOINT succeeds, on starts that no recording used.
 
     CHECKPOINT is a run folder, of which the latest checkpoint is taken, one of its epoch folders, its `best`,
-    or the experiment YAML that was trained.
+    or the experiment YAML that was trained. Plugins of the YAML are imported; a run folder may come from
+    elsewhere and takes those that are shipped, installed or named by --trust.
     """
     from trainer.checkpoint.folder import find_checkpoint
     from trainer.checkpoint.names import DATASET
@@ -53,8 +61,11 @@ def evaluate(
 
     with user_errors():
         folder = find_checkpoint(run_folder(checkpoint)).resolve()
+        import_plugins(checkpoint, trust)
         facts = _facts_of(json.loads((folder / DATASET).read_text(encoding="utf-8")), dataset)
-        policy = load_policy(folder, device=device, n_action_steps=n_action_steps, dataset=dataset)
+        policy = load_policy(
+            folder, device=device, n_action_steps=n_action_steps, dataset=dataset, trust=trust
+        )
         what = {
             "env": env,
             "checkpoint": str(folder),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.commands.errors import UserError
 from trainer.config.loader import load_located
-from trainer.config.paths import output_path
+from trainer.config.paths import output_path, project_folder
 from trainer.config.schemas import ExperimentConfig
 from trainer.config.validation import Issues, validate_schema
+from trainer.registry import load_plugins
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,29 @@ def recording_of(path: str | Path) -> Recording:
     return Recording(asked.env, asked.episodes, asked.seed, output_path(root, Path(path)))
 
 
+def import_plugins(path: Path, trust: Sequence[str] = ()) -> None:
+    """Import the plugins of an experiment YAML, which is the user's own; of anything else, none.
+
+    Args:
+        path: what a command was given.
+        trust: packages of the user's own, which are found in the project around the current folder.
+
+    Raises:
+        ConfigLoadError, ConfigError, PluginError: what is wrong, and where.
+    """
+    if is_experiment(path):
+        load_plugins(read_experiment(path).plugins, project_folder(path))
+    elif trust:
+        load_plugins([], project_folder(Path.cwd() / "experiment.yaml"))
+
+
+def is_experiment(path: Path) -> bool:
+    """Say whether a path is an experiment YAML."""
+    return path.suffix in (".yaml", ".yml") and path.is_file()
+
+
 def run_folder(path: Path) -> Path:
     """Return the run folder that a path means: itself, or the `save_dir` of an experiment YAML."""
-    if path.suffix in (".yaml", ".yml") and path.is_file():
+    if is_experiment(path):
         return output_path(read_experiment(path).train.save_dir, path)
     return path.expanduser()

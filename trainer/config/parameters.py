@@ -25,6 +25,9 @@ T = TypeVar("T")
 Target: TypeAlias = Callable[..., Any]
 Text = Annotated[str, pydantic.Field(min_length=1)]
 Positive = Annotated[int, pydantic.Field(gt=0)]
+Frames = Annotated[int, pydantic.Field(gt=0, le=1_000_000)]
+FrameOffset = Annotated[int, pydantic.Field(ge=-1_000_000, le=1_000_000)]
+"""Lengths and places of windows: no episode is longer, and offsets of so many frames still fit in memory."""
 PositiveNumber = Annotated[float, pydantic.Field(gt=0, allow_inf_nan=False)]
 PathText = Annotated[Text, pydantic.AfterValidator(_usable_path)]
 """The name of a file or folder that a file system would take."""
@@ -65,8 +68,7 @@ def convert_parameters(
     try:
         checked = model.model_validate(dict(params))
     except pydantic.ValidationError as error:
-        names = list(model.model_fields)
-        return None, list(schema_issues(error, lambda below: [] if below else names))
+        return None, list(schema_issues(error, lambda below: keys_at(model, below)))
     given = {name: getattr(checked, name) for name in params if name in model.model_fields}
     if open_ended:
         given.update({name: value for name, value in params.items() if name not in given})
@@ -128,6 +130,10 @@ def _signatures(
     return pydantic.create_model("parameters", __config__=config, **fields), open_ended
 
 
+_PLAIN_TYPES = ("int", "float", "str", "bool")
+"""How pydantic ends a path where a union has such a member."""
+
+
 def schema_issues(
     error: pydantic.ValidationError, names_at: Callable[[ConfigPath], Sequence[str]]
 ) -> typing.Iterator[ConfigValidationIssue]:
@@ -137,9 +143,15 @@ def schema_issues(
         error: what pydantic raised.
         names_at: path of a mapping → the keys that are known there.
     """
+    seen: set[ConfigPath] = set()
     for one in error.errors(include_url=False):
         path = tuple(k for k in one["loc"] if not _is_union_label(k))
         kind, message, hint = one["type"], one["msg"], None
+        if path[-1:] and path[-1] in _PLAIN_TYPES and kind not in ("extra_forbidden", "missing"):
+            path = path[:-1]
+        if path in seen and kind != "value_error":
+            continue  # each member of a union has its own complaint; the first is that of its usual form
+        seen.add(path)
         if kind == "extra_forbidden":
             message, known = "unknown key", names_at(path[:-1])
             hint = did_you_mean(str(path[-1]), known, "known here:") if known else None
@@ -150,6 +162,22 @@ def schema_issues(
         else:
             message = f"{message[0].lower()}{message[1:]}, not {_shown(one['input'])}"
         yield ConfigValidationIssue(format_path(path), message, hint, path=path)
+
+
+def keys_at(model: type[pydantic.BaseModel], path: ConfigPath) -> list[str]:
+    """Return the keys that the schema knows at a config path."""
+    kind: Any = model
+    for key in path:
+        if isinstance(kind, type) and issubclass(kind, pydantic.BaseModel):
+            field = kind.model_fields.get(str(key))
+            kind = field.annotation if field else None
+        else:
+            arguments = typing.get_args(kind)
+            kind = arguments[-1] if arguments else None
+        members = [a for a in typing.get_args(kind) if a is not type(None)]
+        if type(None) in typing.get_args(kind) and members:
+            kind = members[0]
+    return list(kind.model_fields) if isinstance(kind, type) and issubclass(kind, pydantic.BaseModel) else []
 
 
 def _is_union_label(key: str | int) -> bool:

@@ -324,9 +324,16 @@ class ExperimentConfig(Section):
         """The seed of everything after the models were built: order, noise, dropout."""
         return self.seed if self.train.seed is None else self.train.seed
 
-    def total_steps(self, steps_per_epoch: int) -> int:
-        """Number of updates of the run, for a dataset that gives so many in an epoch."""
-        ends = [] if self.train.epoch is None else [self.train.epoch * steps_per_epoch]
+    def total_steps(self, steps_per_epoch: int | None) -> int:
+        """Number of updates of the run, for batches that give so many in an epoch; None without epochs.
+
+        Raises:
+            ValueError: there are no epochs, and `train.max_steps` is not given.
+        """
+        if steps_per_epoch is None and self.train.max_steps is None:
+            raise ValueError("the batches have no epochs, so train.max_steps must say when the run ends")
+        epochs = None if steps_per_epoch is None else self.train.epoch
+        ends = [] if epochs is None else [epochs * (steps_per_epoch or 0)]
         return min(ends + ([] if self.train.max_steps is None else [self.train.max_steps]))
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import typing
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ from model_constructor import ConfigPath, did_you_mean, format_path
 
 from trainer.config.errors import ConfigError, ConfigValidationIssue
 from trainer.config.loader import LocatedConfig
-from trainer.config.parameters import Target, convert_parameters, schema_issues
+from trainer.config.parameters import Target, convert_parameters, keys_at, schema_issues
 from trainer.config.schemas import ExperimentConfig
 
 _ELSEWHERE = {
@@ -85,7 +84,7 @@ def validate_schema(issues: Issues) -> ExperimentConfig | None:
     try:
         config = ExperimentConfig.model_validate(raw)
     except pydantic.ValidationError as error:
-        for one in schema_issues(error, lambda path: _keys_at(ExperimentConfig, path)):
+        for one in schema_issues(error, lambda path: keys_at(ExperimentConfig, path)):
             issues.add(one.path, one.error_message, _ELSEWHERE.get(one.error_path) or one.hint)
         return None
     _check_component_names(issues, config)
@@ -115,22 +114,6 @@ def validate_parameters(
     for one in found:
         issues.add((*path, *one.path), one.error_message, one.hint)
     return converted
-
-
-def _keys_at(model: type[pydantic.BaseModel], path: ConfigPath) -> list[str]:
-    """Return the keys that the schema knows at a config path."""
-    kind: Any = model
-    for key in path:
-        if isinstance(kind, type) and issubclass(kind, pydantic.BaseModel):
-            field = kind.model_fields.get(str(key))
-            kind = field.annotation if field else None
-        else:
-            arguments = typing.get_args(kind)
-            kind = arguments[-1] if arguments else None
-        members = [a for a in typing.get_args(kind) if a is not type(None)]
-        if type(None) in typing.get_args(kind) and members:
-            kind = members[0]
-    return list(kind.model_fields) if isinstance(kind, type) and issubclass(kind, pydantic.BaseModel) else []
 
 
 def _check_component_names(issues: Issues, config: ExperimentConfig) -> None:

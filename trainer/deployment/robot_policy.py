@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from model_constructor import random_source, without_pretrained_weights
+from model_constructor import ConfigError, only_trusted, random_source, without_pretrained_weights
 from torch import Tensor, nn
 
 from trainer.checkpoint.folder import (
@@ -29,7 +29,7 @@ from trainer.data.images import IMAGE_PREFIX, scale_images
 from trainer.data.normalization import Normalizer
 from trainer.data.stats_file import load_stats
 from trainer.modeling.factories import PolicyConstructorModelFactory
-from trainer.registry import LOSS_BUILDER_REGISTRY, TRAINER_REGISTRY, PluginError, load_plugins
+from trainer.registry import LOSS_BUILDER_REGISTRY, TRAINER_REGISTRY, PluginError, load_trusted_plugins
 from trainer.runtime import select_device
 from trainer.templates import Context, Objective, Policy
 from trainer.utils.errors import UsageError
@@ -154,33 +154,41 @@ def load_policy(
     device: str = "auto",
     n_action_steps: int | None = None,
     dataset: str | None = None,
+    trust: Sequence[str] = (),
 ) -> DeployedPolicy:
     """Load a trained policy from a checkpoint folder, or the latest one of a run folder.
 
     The folder holds everything: configuration, model YAMLs, statistics, weights. Only the plugins that the
-    configuration names must be importable.
+    configuration names must be importable. Nothing in the folder decides what code runs: plugins are those
+    that are shipped, installed (entry point `trainer.plugins`), imported already or trusted, and model YAMLs
+    run no code of others.
 
     Args:
         checkpoint_dir: `<save_dir>/epoch_<N>` or `<save_dir>`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         n_action_steps: actions executed of each chunk; the policy's own number if not given.
         dataset: of a policy trained on several datasets, the one whose robot this is; the first if not given.
+        trust: packages of the caller's own, from which the checkpoint may name plugins and model code.
 
     Raises:
-        CheckpointError: the checkpoint is missing, incomplete or damaged.
+        CheckpointError: the checkpoint is missing, incomplete or damaged, or asks for code without trust.
         ValueError: the policy was trained on no such dataset.
     """
     folder = find_checkpoint(Path(checkpoint_dir).expanduser())
-    manifest = read_manifest(folder)
+    read_manifest(folder)
     config: dict[str, Any] = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
     facts = json.loads((folder / DATASET).read_text(encoding="utf-8"))
     try:
-        load_plugins(config["plugins"], Path(manifest["project"]) if "project" in manifest else None)
+        load_trusted_plugins(config["plugins"], trust)
     except PluginError as error:
         raise CheckpointError(f"{folder} needs a module that is not here: {error}") from error
     names = list(config["model"]["component_config_paths"])
     chosen = select_device(device)
-    models = build_models({n: folder / MODELS / f"{n}.yaml" for n in names}, pretrained=False)
+    try:
+        with only_trusted(trust):
+            models = build_models({n: folder / MODELS / f"{n}.yaml" for n in names}, pretrained=False)
+    except ConfigError as error:
+        raise CheckpointError(f"a model of {folder} cannot be built: {error}") from error
     for name in names:
         load_component(models[name], folder / f"{name}.pt")
     models.requires_grad_(False).eval().to(chosen)

@@ -18,6 +18,7 @@ from trainer.config.paths import find_input, project_folder
 from trainer.config.schemas import ExperimentConfig
 from trainer.config.validation import Issues
 from trainer.data.batch_path import BatchPath
+from trainer.data.batches import Batches, BatchesFactory
 from trainer.data.loader import BatchLoader
 from trainer.data.stats_file import save_stats
 from trainer.deployment.robot_policy import (
@@ -57,7 +58,11 @@ from trainer.utils.seed import kept_random_state, set_global_seed
 
 
 def assemble(
-    checked: CheckedConfig, data: Data, runtime: Runtime, callbacks: Sequence[Callback] = ()
+    checked: CheckedConfig,
+    data: Data,
+    runtime: Runtime,
+    callbacks: Sequence[Callback] = (),
+    batches: BatchesFactory | None = None,
 ) -> Experiment:
     """Build an experiment from a checked configuration and its data.
 
@@ -70,6 +75,7 @@ def assemble(
         runtime: this rank.
         callbacks: what rooms that this one does not know add, between validation and the callbacks of the
             configuration.
+        batches: makes the source of batches from that of the demonstrations; it alone if not given.
 
     Raises:
         ConfigError: the run in `save_dir` was made with other settings.
@@ -78,9 +84,10 @@ def assemble(
     runtime.barrier()  # rank 0 is the only writer from here on, so all ranks see the same checkpoints
     cameras = data.dataset.image_keys
     path = BatchPath(data.normalizer, runtime.device, cameras, config.data.pin_memory)
-    loader = _build_loader(config, data, runtime, path)
-    global_batch = config.data.batch_size * loader.micro_batches * runtime.world_size
-    resumed = checkpoint_to_resume(checked, global_batch, loader.steps_per_epoch)
+    drawn: Batches = _build_loader(config, data, runtime, path)
+    if batches is not None:
+        drawn = batches(drawn, path, runtime)
+    resumed = checkpoint_to_resume(checked, drawn.samples_per_update, drawn.steps_per_epoch)
     seen = runtime.from_main(None if resumed is None else resumed.name)
     if seen != (None if resumed is None else resumed.name):
         raise TrainingFault(
@@ -89,7 +96,10 @@ def assemble(
         )
     set_global_seed(config.seed, config.deterministic)
     components = _build_components(checked, runtime, pretrained=resumed is None)
-    total_steps = config.total_steps(loader.steps_per_epoch)
+    try:
+        total_steps = config.total_steps(drawn.steps_per_epoch)
+    except ValueError as error:
+        raise checked.mistake(("train", "max_steps"), str(error)) from error
     optimizers = _build_optimizers(checked, components, total_steps)
     update = Update(components, optimizers, _update_settings(config, runtime), runtime.device)
     policy = _build_policy(checked, runtime, components)
@@ -97,7 +107,7 @@ def assemble(
     set_global_seed(config.run_seed + runtime.rank, config.deterministic)
     facts = data.dataset.facts()
     if policy is not None:
-        _rehearse(checked, policy, components, loader, facts, runtime)
+        _rehearse(checked, policy, components, drawn, facts, runtime)
     if config.train.compile.enabled:
         components.compile(config.train.compile.backend, config.train.compile.mode)
     validation, held_out = _build_validation(checked, data, path)
@@ -111,7 +121,7 @@ def assemble(
         components=components,
         update=update,
         optimizers=optimizers,
-        loader=loader,
+        batches=drawn,
         normalizer=data.normalizer,
         augmentation=data.augmentation,
         windows=facts.get("windows", {}),
@@ -145,13 +155,13 @@ def _rehearse(
     checked: CheckedConfig,
     policy: Objective,
     components: Components,
-    loader: BatchLoader,
+    batches: Batches,
     facts: Mapping[str, Any],
     runtime: Runtime,
 ) -> None:
     """Try the policy on two samples; what does not fit is a mistake in the configuration."""
     try:
-        losses = rehearse(policy, components.called, loader, facts, runtime)
+        losses = rehearse(policy, components.called, batches, facts, runtime)
     except (ValueError, RuntimeError, TypeError, KeyError, IndexError) as error:
         message = f"the first forward pass fails: {explain(error)}"
         raise checked.mistake(("train", "trainer"), message) from error
@@ -398,7 +408,7 @@ def _write_run_folder(checked: CheckedConfig, data: Data, experiment: Experiment
             "device": str(runtime.device),
             "precision": runtime.precision,
             "components": components,
-            "steps_per_epoch": experiment.loader.steps_per_epoch,
+            "steps_per_epoch": experiment.batches.steps_per_epoch,
             "epochs": experiment.total_epochs,
             "total_steps": total_steps,
             "samples_per_step": experiment.samples_per_update,

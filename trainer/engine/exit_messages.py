@@ -38,6 +38,7 @@ def user_message(error: BaseException) -> str | None:
     from trainer.config.errors import ConfigError, ConfigLoadError
     from trainer.config.loader import describe_yaml_error
     from trainer.data.errors import DatasetError
+    from trainer.registry import PluginError
     from trainer.utils.errors import TrainingFault, UsageError
     from trainer.utils.files import disk_trouble
 
@@ -48,6 +49,7 @@ def user_message(error: BaseException) -> str | None:
         ConfigLoadError,
         CheckpointError,
         DatasetError,
+        PluginError,
         TrainingFault,
         UsageError,
     )

@@ -18,6 +18,7 @@ from trainer.checkpoint.names import MODELS, checkpoint_name
 from trainer.checkpoint.writer import CheckpointWriter
 from trainer.config.schemas import ExperimentConfig
 from trainer.data.augmentation import Augmentation
+from trainer.data.batches import Batches
 from trainer.data.loader import BatchLoader
 from trainer.data.normalization import Normalizer
 from trainer.deployment.robot_policy import (
@@ -72,7 +73,7 @@ class Experiment:
     components: Components
     update: Update
     optimizers: dict[str, torch.optim.Optimizer]
-    loader: BatchLoader
+    batches: Batches
     normalizer: Normalizer
     augmentation: Augmentation | None
     windows: Mapping[str, Any]
@@ -90,12 +91,13 @@ class Experiment:
     @property
     def total_steps(self) -> int:
         """Number of updates of the whole run."""
-        return self.config.total_steps(self.loader.steps_per_epoch)
+        return self.config.total_steps(self.batches.steps_per_epoch)
 
     @property
     def total_epochs(self) -> int:
         """Number of passes over the data, the last of which may be cut short by `train.max_steps`."""
-        return -(-self.total_steps // self.loader.steps_per_epoch)
+        per_epoch = self.batches.steps_per_epoch
+        return 1 if per_epoch is None else -(-self.total_steps // per_epoch)
 
     @property
     def finished(self) -> bool:
@@ -127,13 +129,13 @@ class Experiment:
             total_steps=self.total_steps,
             epoch=self.progress.epoch,
             micro_batch=micro_batch,
-            micro_batches=self.loader.micro_batches,
+            micro_batches=self.batches.micro_batches,
         )
 
     def _random(self, micro_batch: int, stream: int) -> SampleRandom:
         """Return the numbers of this rank's samples: micro-batches are ranks in time."""
         ranks = self.runtime.world_size
-        place = (micro_batch * ranks + self.runtime.rank, self.loader.micro_batches * ranks)
+        place = (micro_batch * ranks + self.runtime.rank, self.batches.micro_batches * ranks)
         seed, step = self.config.run_seed, self.progress.iteration
         return SampleRandom(seed, step, *place, self.runtime.device, stream=stream)
 
@@ -204,12 +206,12 @@ class Experiment:
     @property
     def samples_per_update(self) -> int:
         """Samples that one update learns from, over all ranks and parts."""
-        return self.config.data.batch_size * self.loader.micro_batches * self.runtime.world_size
+        return self.batches.samples_per_update
 
     @property
     def moment(self) -> str:
         """The name of a checkpoint of now."""
-        return checkpoint_name(self.progress.epoch, self.progress.iteration, self.loader.steps_per_epoch)
+        return checkpoint_name(self.progress.epoch, self.progress.iteration, self.batches.steps_per_epoch)
 
     def restore(self, folder: Path) -> None:
         """Take up the run where a checkpoint left it.

@@ -58,7 +58,7 @@ def _explanation(e: Experiment, faults: Faults, error: Exception) -> str | None:
         return (
             f"out of memory {at}{amount}. The batch: {_shapes(faults.batch)}; {_memory(e.runtime.device)}. "
             f"Lower data.batch_size ({e.config.data.batch_size}) and raise train.accumulate_grad_batches "
-            f"({e.loader.micro_batches}) as much: the updates stay the same"
+            f"({e.batches.micro_batches}) as much: the updates stay the same"
         )
     worker = re.search(r"DataLoader worker \(pid\(?s?\)? ([\d, ]+)\) (.*)", text)
     if worker:

@@ -47,8 +47,9 @@ def fit(experiment: Experiment) -> None:
         while not e.finished:
             for metrics in _updates(e, faults):
                 rates = pace.tick()
-                position = e.progress.iteration / e.loader.steps_per_epoch
-                e.tracker.record(e.progress.iteration, metrics, {"epoch": position, **rates})
+                per_epoch = e.batches.steps_per_epoch
+                position = {} if per_epoch is None else {"epoch": e.progress.iteration / per_epoch}
+                e.tracker.record(e.progress.iteration, metrics, {**position, **rates})
                 e.progress.iteration += 1
                 e.writer.check()
                 values = {name: plain(metric) for name, metric in metrics.items()}
@@ -80,29 +81,32 @@ def fit(experiment: Experiment) -> None:
 
 def _updates(e: Experiment, faults: Faults) -> Iterator[Mapping[str, Any]]:
     """Make the updates that are left of this epoch and of the run, and yield the metrics of each."""
-    per_epoch = e.loader.steps_per_epoch
-    done = e.progress.iteration - e.progress.epoch * per_epoch
-    batches = e.loader.epoch(e.progress.epoch, start_step=done)
-    for _ in range(min(per_epoch - done, e.total_steps - e.progress.iteration)):
-        parts = []
-        for part in range(e.loader.micro_batches):
-            batch = faults.batch = e.augmented(next(batches), part)
-            if e.progress.iteration == 0 and part == 0 and e.runtime.is_main:
+    done = e.progress.iteration - e.progress.epoch * (e.batches.steps_per_epoch or 0)
+    left = e.total_steps - e.progress.iteration
+    if e.batches.steps_per_epoch is not None:
+        left = min(left, e.batches.steps_per_epoch - done)
+    batches = e.batches.epoch(e.progress.epoch, start_step=done)
+    for _ in range(left):
+        of_micro_batches = []
+        for micro_batch in range(e.batches.micro_batches):
+            batch = faults.batch = e.augmented(next(batches), micro_batch)
+            if e.progress.iteration == 0 and micro_batch == 0 and e.runtime.is_main:
                 write_first_batch(e.run, batch)
-            context = e.context(part)
+            context = e.context(micro_batch)
             with e.runtime.autocast(), random_source(context.random):
                 metrics = e.trainer.train_step(batch, **e.step_arguments(context))
             if e.batch_metrics is not None:
                 metrics = {**metrics, **e.batch_metrics(batch)}
-            parts.append(metrics)
+            of_micro_batches.append(metrics)
         if not faults.gradients_seen:
             check_gradients_came(e)
             faults.gradients_seen = True
-        yield combine(parts)
+        yield combine(of_micro_batches)
 
 
 def _at_epoch_end(e: Experiment) -> bool:
-    return e.progress.iteration == (e.progress.epoch + 1) * e.loader.steps_per_epoch
+    per_epoch = e.batches.steps_per_epoch
+    return per_epoch is not None and e.progress.iteration == (e.progress.epoch + 1) * per_epoch
 
 
 def _due_within_epoch(e: Experiment) -> bool:
@@ -111,7 +115,8 @@ def _due_within_epoch(e: Experiment) -> bool:
 
 
 def _at_epoch_start(e: Experiment) -> bool:
-    return e.progress.iteration == e.progress.epoch * e.loader.steps_per_epoch
+    per_epoch = e.batches.steps_per_epoch
+    return per_epoch is not None and e.progress.iteration == e.progress.epoch * per_epoch
 
 
 def _end_epoch(e: Experiment) -> None:
@@ -186,7 +191,7 @@ class Pace:
         """Begin a new window."""
         self._steps = 0
         self._since = time.perf_counter()
-        self._waited = self.e.loader.wait_seconds
+        self._waited = self.e.batches.wait_seconds
 
     def tick(self) -> dict[str, float]:
         """Count a step; at the end of a window return its samples per second and share of waiting."""
@@ -196,7 +201,7 @@ class Pace:
         elapsed = max(time.perf_counter() - self._since, 1e-9)
         rates = {
             "samples_per_s": self._steps * self.samples / elapsed,
-            "data_wait": (self.e.loader.wait_seconds - self._waited) / elapsed,
+            "data_wait": (self.e.batches.wait_seconds - self._waited) / elapsed,
         }
         self.restart()
         return rates

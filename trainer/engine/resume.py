@@ -29,13 +29,15 @@ from trainer.engine.run_folder import flat_model, now, read_run_facts, restarted
 from trainer.registry import DATASET_BUILDER_REGISTRY
 
 
-def checkpoint_to_resume(checked: CheckedConfig, global_batch: int, steps_per_epoch: int) -> Path | None:
+def checkpoint_to_resume(
+    checked: CheckedConfig, global_batch: int, steps_per_epoch: int | None
+) -> Path | None:
     """Return the checkpoint to take up, or None for a new run.
 
     Args:
         checked: the checked configuration.
         global_batch: samples per update over all ranks.
-        steps_per_epoch: updates per epoch.
+        steps_per_epoch: updates per epoch; None without epochs.
 
     Raises:
         ConfigError: the checkpoint was made by another experiment, and what differs.

@@ -158,7 +158,7 @@ class Saving:
             "models": {n: s for n, s in trained.items() if n in e.optimizers},
             "update": e.update.state_dict(),
             "trainer": getattr(e.trainer, "state_dict", dict)(),
-            "batches": e.loader.state_dict(),
+            "batches": e.batches.state_dict(),
             "callbacks": self._callbacks(),
             "rng": random,
             "best": self.best,
@@ -205,7 +205,7 @@ class Saving:
         return {
             **vars(e.progress),
             "global_batch": e.samples_per_update,
-            "steps_per_epoch": e.loader.steps_per_epoch,
+            "steps_per_epoch": e.batches.steps_per_epoch,
             "total_steps": e.total_steps,
             "world_size": e.runtime.world_size,
             "project": str(e.project),
@@ -278,7 +278,7 @@ class Saving:
         e.update.load_state_dict(state["update"])
         if (folder / OWN_STATE).exists() and e.policy is not None:
             load_own_state(e.policy, e.models, load_tensors(folder / OWN_STATE))
-        e.loader.load_state_dict(state["batches"])
+        e.batches.load_state_dict(state["batches"])
         if hasattr(e.trainer, "load_state_dict"):
             e.trainer.load_state_dict(state["trainer"])
         measured = folder / MEASURED

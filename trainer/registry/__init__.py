@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from trainer.registry.core import Registry
-from trainer.registry.plugins import PluginError, load_plugins
+from trainer.registry.plugins import PluginError, load_plugins, load_trusted_plugins
 from trainer.templates import (
     Callback,
     DatasetFactory,
@@ -27,6 +27,7 @@ __all__ = [
     "PluginError",
     "Registry",
     "load_plugins",
+    "load_trusted_plugins",
 ]
 
 TRAINER_REGISTRY: Registry[Trainer] = Registry("trainer", Trainer)

@@ -10,7 +10,7 @@ from model_constructor import did_you_mean
 
 from experiment_training.components.dataloader.hdf5_task import TaskLayout, read_task
 from trainer.config.errors import ParameterError
-from trainer.config.parameters import PathText, Positive, Text, parse_parameters
+from trainer.config.parameters import FrameOffset, Frames, PathText, Text, parse_parameters
 from trainer.config.paths import find_input
 from trainer.data.errors import DatasetError, WindowError
 from trainer.data.windows import Window, action_offsets, history_offsets
@@ -51,11 +51,11 @@ class EpisodicDatasetParams:
     task_config_path: PathText
     task_name: Text
     dataset_dir_l: PathText
-    chunk_size: Positive
-    robot_obs_size: Positive
-    img_obs_size: Positive
+    chunk_size: Frames
+    robot_obs_size: Frames
+    img_obs_size: Frames
     skip_mirrored_data: bool
-    action_offset: int = 0
+    action_offset: FrameOffset = 0
     history_order: HistoryOrder = "oldest_first"
     stereo_half: StereoHalf = "left"
     cameras: list[str] | None = None

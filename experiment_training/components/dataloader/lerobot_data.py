@@ -12,7 +12,7 @@ from typing import Any, Literal
 from model_constructor import did_you_mean
 
 from trainer.config.errors import ParameterError
-from trainer.config.parameters import PathText, Positive, PositiveNumber, Text, parse_parameters
+from trainer.config.parameters import FrameOffset, Frames, PathText, PositiveNumber, Text, parse_parameters
 from trainer.data.dataset import WindowedDataset
 from trainer.data.errors import DatasetError, WindowError
 from trainer.data.lerobot import BOOKKEEPING, LeRobotReader
@@ -55,11 +55,11 @@ class LerobotDatasetParams:
     root: PathText | None = None
     local_files_only: bool = False
     HZ: PositiveNumber | None = None
-    action_horizon: Positive = 1
-    obs_proprio_history: Positive = 1
-    obs_images_history: Positive = 1
+    action_horizon: Frames = 1
+    obs_proprio_history: Frames = 1
+    obs_images_history: Frames = 1
     task_name: Text | None = None
-    action_offset: int = 0
+    action_offset: FrameOffset = 0
     history_order: HistoryOrder = "oldest_first"
     episodes: list[int | str] | str | None = None
     features: list[str] | None = None
@@ -265,7 +265,7 @@ def _windows(params: LerobotDatasetParams, reader: LeRobotReader, features: Sequ
     furthest = max(*map(abs, ends), params.obs_proprio_history - 1, params.obs_images_history - 1)
     try:
         stride = 1 if params.HZ is None else frame_stride(params.HZ, reader.fps, furthest)
-    except ValueError as problem:
+    except (ValueError, OverflowError) as problem:
         raise ParameterError("HZ", f"{reader.root}: {problem}") from None
     chunk = action_offsets(params.action_horizon, params.action_offset, stride)
     windows = []

@@ -15,6 +15,7 @@ from model_constructor.instantiate.signature import validate_kwargs
 from model_constructor.registry.registry import Registry, RegistryEntry
 from model_constructor.util.problems import Problems
 from model_constructor.util.suggest import closest
+from model_constructor.util.trust import is_trusted
 
 RESERVED = ("_type_", "_target_", "_args_", "_kwargs_", "_name_")
 
@@ -183,6 +184,8 @@ def _import_target(name: str, path: ConfigPath, scope: Scope) -> Callable[..., A
             f"_target_ import '{name}' is not allowed by settings.allowed_import_prefixes",
             scope.settings.allowed_import_prefixes,
         )
+    if not is_trusted(module_name, own=False):
+        raise wrong(f"_target_ import '{name}' is not trusted by whoever builds this")
     try:
         module = importlib.import_module(module_name)
     except Exception as error:

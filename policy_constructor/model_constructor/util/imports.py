@@ -8,6 +8,7 @@ from model_constructor.config.resolve import ResolvedConfig
 from model_constructor.config.source_map import ConfigPath
 from model_constructor.registry.registry import Registry
 from model_constructor.util.problems import Problems
+from model_constructor.util.trust import is_trusted
 
 
 def apply_imports(config: ResolvedConfig, registry: Registry, problems: Problems) -> None:
@@ -34,6 +35,8 @@ def apply_imports(config: ResolvedConfig, registry: Registry, problems: Problems
                 location,
                 settings.allowed_import_prefixes,
             )
+        elif not is_trusted(name):
+            problems.add(f"import of '{name}' is not trusted by whoever builds this", path, location)
         elif name not in registry.applied_imports:
             try:
                 register = getattr(importlib.import_module(name), "register", None)

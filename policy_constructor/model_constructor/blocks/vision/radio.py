@@ -23,6 +23,7 @@ from model_constructor.blocks.vision.weights import (
     building_on_meta,
     optional_package,
 )
+from model_constructor.util.trust import is_trusted
 
 REPOSITORY = "NVlabs/RADIO"
 REVISION = "c0f37017930e9dda53f93424cf4bf39fc51f287e"
@@ -116,6 +117,12 @@ def load_radio(source: str | None, revision: str, weights: str) -> nn.Module:
     optional_package("timm", "radiov3", "install the extra with `pip install 'policy-constructor[timm]'`")
     if source is not None and not Path(source).expanduser().is_dir():
         raise WeightsUnavailableError(f"'source: {source}' is no folder; it must be a clone of {REPOSITORY}")
+    foreign = source is not None or revision != REVISION or "/" in weights
+    if foreign and not is_trusted("radiov3"):
+        raise WeightsUnavailableError(
+            "radiov3 would run code or unpickle weights from where this file says ('source', 'revision' or "
+            "'weights'), which is not trusted; whoever builds it can trust 'radiov3'"
+        )
     arguments = {"version": str(Path(weights).expanduser()), "progress": False}
     try:
         if source is not None:

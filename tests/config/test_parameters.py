@@ -1,0 +1,60 @@
+"""Parameters are checked against what receives them, and converted once."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pytest
+
+from trainer.config.errors import ParameterError
+from trainer.config.parameters import (
+    checked_parameters,
+    convert_parameters,
+    own_parameters,
+    receivers,
+)
+
+
+class Policy:
+    def __init__(self, models: Any, n_action_steps: int = 1, sigma: float = 0.1) -> None: ...
+
+
+class Critic:
+    def __init__(self, discount: float, sigma: float = 0.1) -> None: ...
+
+
+class Trainer:
+    parameters = (Policy, Critic)
+
+
+def test_several_receivers_share_the_parameters_and_each_gets_its_own() -> None:
+    given = {"n_action_steps": "2", "discount": "9e-1", "sigma": 1}
+    converted, found = convert_parameters(given, receivers(Trainer), {"models"})
+    assert found == []
+    assert converted == {"n_action_steps": 2, "discount": 0.9, "sigma": 1.0}
+    assert own_parameters(Policy, converted) == {"n_action_steps": 2, "sigma": 1.0}
+    assert own_parameters(Critic, converted) == {"discount": 0.9, "sigma": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("given", "param", "text"),
+    [
+        ({"discount": 0.9, "n_action_step": 1}, "n_action_step", "did you mean 'n_action_steps'?"),
+        ({}, "discount", "this key is required"),
+        ({"discount": "much"}, "discount", "valid number"),
+        ({"discount": 0.9, "models": 1}, "models", "unknown key"),
+    ],
+)
+def test_what_none_of_them_takes_is_refused(given: dict[str, Any], param: str, text: str) -> None:
+    with pytest.raises(ParameterError, match=text) as caught:
+        checked_parameters(given, receivers(Trainer), {"models"})
+    assert caught.value.param == param
+
+
+def test_a_value_that_fits_no_member_of_a_union_has_one_complaint_at_its_own_place() -> None:
+    def take(episodes: list[int | str] | str | None = None, mode: Literal["a", "b"] = "a") -> None: ...
+
+    _, found = convert_parameters({"episodes": [0.5]}, take)
+    assert next(one.error_path for one in found) == "episodes[0]"
+    _, found = convert_parameters({"episodes": 3, "mode": "c"}, take)
+    assert sorted(one.error_path for one in found) == ["episodes", "mode"]
