@@ -256,3 +256,171 @@ def test_a_missing_library_is_named(tmp_path, monkeypatch, library, name):
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(DatasetError, match=rf"needs {library}.*trainer\[convert\]"):
         convert(tmp_path / name, tmp_path / "out", fps=10)
+
+
+def refused(source, tmp_path, **options):
+    """Return why a source is refused, in one sentence, and check that nothing is left of it."""
+    with pytest.raises(DatasetError) as caught:
+        convert(source, tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def edited(path, change):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(path, "r+") as file:
+        change(file)
+    return path
+
+
+def replaced(key, values):
+    def change(file):
+        del file[key]
+        file[key] = values
+
+    return change
+
+
+@pytest.fixture
+def demos(tmp_path):
+    write_robomimic(tmp_path / "demos.hdf5")
+    return tmp_path / "demos.hdf5"
+
+
+CAMERA = "obs/agentview_image"
+PICTURES = f"data/demo_2/{CAMERA}"
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda file: file.__delitem__("data/demo_2/actions"), "demo_2: there is no actions in it"),
+        (lambda file: file.__delitem__("data/demo_2/obs"), "demo_2: there is no obs in it"),
+        (lambda file: file.__delitem__("data/demo_2/obs/object"), "demo_2: there is no obs/object in it"),
+        (
+            replaced("data/demo_2/actions", np.zeros((5, 7))),
+            "demo_2: the numbers of frames disagree: actions has 5, obs/robot0_eef_pos has 7",
+        ),
+        (replaced("data/demo_2/rewards", np.zeros(3)), "rewards has 3"),
+        (replaced("data/demo_2/rewards", 1.0), "demo_2: rewards is a single value"),
+        (
+            replaced("data/demo_2/dones", np.full(7, 0.5)),
+            "demo_2: dones: stored as float64, 0.5 does",
+        ),
+        (replaced("data/demo_2/actions", np.zeros((7, 6))), "demo_2: actions has frames of shape [6]"),
+        (
+            replaced("data/demo_2/obs/robot0_eef_pos", np.zeros((7, 4))),
+            "are 6 numbers, in the first",
+        ),
+        (
+            replaced("data/demo_2/actions", np.full((7, 7), 1e300)),
+            "actions: stored as float64, 1e+300",
+        ),
+        (
+            replaced("data/demo_2/actions", np.full((7, 7), b"x")),
+            "demo_2: actions: |S1 is not made of numbers",
+        ),
+        (
+            replaced(PICTURES, np.zeros((7, 8, 8, 3), np.uint8)),
+            "frame 0 of obs/agentview_image is 8 × 8",
+        ),
+        (replaced(PICTURES, np.full((7, *SIZE, 3), 300, np.uint16)), "values from 300 to 300"),
+        (
+            replaced(PICTURES, np.full((7, *SIZE, 3), -1.0)),
+            "agentview_image: pictures have values",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_demonstration_is_named(demos, tmp_path, change, text):
+    message = refused(edited(demos, change), tmp_path)
+    assert f"{demos}: demo_2" in message
+    assert text in message
+
+
+@pytest.mark.parametrize("kind", ["robomimic", "zarr"])
+def test_floats_that_overshoot_are_no_black_film(tmp_path, demos, kind):
+    if kind == "zarr":
+        source, size = tmp_path / "a.zarr", sum(LENGTHS)
+        write_zarr(source, 1 / 255)
+        import zarr
+
+        stored = zarr.open_group(str(source), mode="r+")["data/img"]
+        stored[8, 3, 3, 0] = 1.0005
+        wanted, name = colours(size, 3), "observation.images.img"
+    else:
+        source, name = demos, "observation.images.agentview"
+        wanted = np.concatenate([colours(5 + i, i) for i in (0, 1, 2, 10)])
+        for i in (0, 1, 2, 10):
+            pixels = (colours(5 + i, i) / 255).astype(np.float32)
+            pixels[1, 2, 2, 1] = 1.0005 if i == 1 else 0.5
+            edited(source, replaced(f"data/demo_{i}/{CAMERA}", pixels))
+    convert(source, tmp_path / "out", fps=20)
+    reader = LeRobotReader(tmp_path / "out")
+    got = open_camera(reader, name, np.arange(len(reader.episodes))).read(np.arange(len(wanted)))
+    difference = got.mean(axis=(2, 3)) - wanted.mean(axis=(1, 2))
+    assert np.abs(difference).max() < 12
+
+
+def test_pictures_of_two_scales_are_refused(demos, tmp_path):
+    pixels = (colours(7, 2) / 255).astype(np.float32)
+    edited(demos, replaced(PICTURES, pixels))
+    edited(demos, replaced(f"data/demo_0/{CAMERA}", colours(5, 0).astype(np.float32)))
+    message = refused(demos, tmp_path)
+    assert "demo_2: obs/agentview_image: the pictures are colours from 0 to 1, those of" in message
+    # Who leaves the cameras out is not bothered by them.
+    assert convert(demos, tmp_path / "out", cameras=False).episodes == 4
+
+
+def test_groups_masks_and_names_are_taken_over(demos, tmp_path):
+    values = np.arange(7 * 16).reshape(7, 4, 4).astype(float)
+
+    def nest(file):
+        for i in (0, 1, 2, 10):
+            file[f"data/demo_{i}/obs/datagen/pose/franka"] = np.resize(values, (5 + i, 4, 4))
+            file[f"data/demo_{i}/obs/datagen/done"] = np.arange(5 + i) > 3
+            file[f"data/demo_{i}/obs/version"] = 3
+        file["data/demo_2/obs/extra"] = np.zeros(7)
+        file["mask/train"] = np.array([b"demo_10", b"demo_0", b"demo_77"])
+        file["mask/valid"] = np.array([b"demo_1"])
+
+    made = convert(edited(demos, nest), tmp_path / "out")
+    assert made.notes[1:] == (
+        "observations that are not numbers for every frame are left out: version",
+        "observations that demo_0 does not have are left out: extra",
+        "mask names demonstrations that are not in the file: demo_77",
+    )
+    reader = LeRobotReader(tmp_path / "out")
+    pose = reader.columns(["observation.datagen.pose.franka"])["observation.datagen.pose.franka"]
+    np.testing.assert_array_equal(pose[5 + 6 : 5 + 6 + 7], values)
+    assert reader.features["observation.datagen.done"].dtype == "bool"
+    # The demonstrations are 0, 1, 2, 10, in this order.
+    assert reader.info.raw["trainer"]["splits"] == {"train": [0, 3], "valid": [1]}
+    names = [f"robot0_eef_pos_{i}" for i in range(3)] + [f"robot0_gripper_qpos_{i}" for i in range(2)]
+    assert reader.features["observation.state"].names == names
+
+
+def test_two_arrays_of_one_name(demos, tmp_path):
+    def add(file):
+        for i in (0, 1, 2, 10):
+            file[f"data/demo_{i}/obs/a.b"] = file[f"data/demo_{i}/obs/a/b"] = np.zeros(5 + i)
+
+    message = refused(edited(demos, add), tmp_path)
+    assert "obs/a.b" in message
+    assert "obs/a/b" in message
+    assert "would become 'observation.a.b'" in message
+
+
+def test_an_aloha_episode_of_unequal_lengths(tmp_path):
+    write_aloha(tmp_path / "aloha")
+    path = edited(tmp_path / "aloha/episode_1.hdf5", replaced("action", np.zeros((3, 14))))
+    assert f"{path}: the numbers of frames disagree: action has 3" in refused(tmp_path / "aloha", tmp_path)
+
+
+def test_frames_behind_the_last_episode_are_noted(tmp_path):
+    write_zarr(tmp_path / "a.zarr")
+    import zarr
+
+    zarr.open_group(str(tmp_path / "a.zarr"), mode="r+")["meta/episode_ends"][:] = [3, 7, 11]
+    made = convert(tmp_path / "a.zarr", tmp_path / "out", fps=10, cameras=False)
+    assert "9 frames behind the end of the last episode are left out" in made.notes

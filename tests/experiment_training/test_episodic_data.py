@@ -390,6 +390,21 @@ ONE = "a/episode_1.hdf5"
             "dataset_dir_l",
             "episode_1.hdf5: the observation has NaN or an infinite number in frame 2",
         ),
+        (
+            in_file(ONE, replace("action/hand", np.full(6, 2**24 + 1))),
+            "dataset_dir_l",
+            "episode_1.hdf5: action/hand: stored as int64, 16777217 does not fit float32, in frame 0",
+        ),
+        (
+            in_file(ONE, lambda f: (f.pop("action/hand"), f.create_group("action/hand"))),
+            "dataset_dir_l",
+            "episode_1.hdf5: action/hand is a group of arrays",
+        ),
+        (
+            in_task(lambda t: t["data_dict"].update({"/action/hand": [1, 2]})),
+            "task_name",
+            "/action/hand is [1, 2], which is neither a slice nor one of",
+        ),
         (in_task(lambda t: t.pop("compression")), "task_name", "the entry 'compression' is missing"),
         (in_task(lambda t: t.update(HZ="fast")), "task_name", "HZ must be a number above 0, it is 'fast'"),
         (
@@ -485,3 +500,32 @@ def test_a_policy_is_trained_on_it(tmp_path, tiny_experiment):
     assert len(records) == 10
     assert all(np.isfinite(record["total"]) for record in records)
     assert json.loads((run / "dataset.json").read_text())["episodes"] == 3
+
+
+def test_a_field_that_grows_at_the_cost_of_another(own):
+    free = {"/observation/pose/left": {}, "/observation/joint_pos/left": {}}
+    in_task(lambda t: t["data_dict"].update(free))(own)
+    assert build(own)["dataset"].__getitems__([0])["observation.state"].shape == (1, 2, 7)
+    in_file(ONE, replace("observation/pose/left", np.zeros((6, 4))))(own)
+    in_file(ONE, replace("observation/joint_pos/left", np.zeros((6, 3))))(own)
+    with pytest.raises(ParameterError, match=r"pose/left has 4 columns, in episode_0.hdf5 3"):
+        build(own)
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_pictures_of_floats_have_one_scale(tmp_path, first):
+    key = "observation/images/head"
+    write(tmp_path, stored="pixels")
+    expected = build(tmp_path)["dataset"].__getitems__(range(27))["observation.images.head"]
+    for name in LENGTHS:
+        with h5py.File(tmp_path / "data" / name, "r+") as file:
+            pixels = (file[key][:] / 255).astype(np.float32)
+            pixels[0, 0, 0, 0] = 1.0005 if name == ONE else pixels[0, 0, 0, 0]
+            replace(key, np.moveaxis(pixels, -1, 1) if first else pixels)(file)
+    found = build(tmp_path)["dataset"].__getitems__(range(27))["observation.images.head"]
+    other = (found != expected).nonzero().tolist()
+    assert other == [[9, 0, 0, 0]]  # the one that is too bright
+    with h5py.File(tmp_path / "data" / ONE, "r+") as file:
+        replace(key, np.full((6, HEIGHT, WIDTH, 3), 90.0))(file)
+    with pytest.raises(ParameterError, match=r"from 0 to 1, those of .*episode_1.hdf5: .* from 0 to 255"):
+        build(tmp_path)

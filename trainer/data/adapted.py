@@ -9,6 +9,7 @@ import numpy as np
 from torch.utils.data import Dataset, default_collate
 
 from trainer.templates import TrainingDataset
+from trainer.utils.samples import Samples
 
 _KEPT = ("image_keys", "concurrent_reads", "epoch_order", "expect", "batch_metrics", "facts")
 
@@ -50,8 +51,7 @@ class AdaptedDataset(TrainingDataset):
         numbers = np.asarray(indices, np.int64).tolist()
         whole = getattr(self.dataset, "__getitems__", None)
         fetched = [self.dataset[i] for i in numbers] if whole is None else whole(numbers)
-        batch: dict[str, Any] = fetched if isinstance(fetched, dict) else default_collate(fetched)
-        return batch
+        return Samples(fetched if isinstance(fetched, dict) else default_collate(fetched))
 
     @property
     def samples_per_epoch(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trainer.data.casts import CastError, cast_numbers
 from trainer.data.errors import DatasetError
 from trainer.data.frame_cache import cached_camera
 from trainer.data.frame_memory import FrameMemories
@@ -17,8 +18,9 @@ from trainer.data.lerobot import BOOKKEEPING, LeRobotReader
 from trainer.data.lerobot.cameras import Camera, open_camera
 from trainer.data.statistics import Stats, column_statistics
 from trainer.data.video.decoder import backend
-from trainer.data.windows import Window, WindowGather
+from trainer.data.windows import FLAGS, Window, WindowGather, named_like_flags
 from trainer.templates import TrainingDataset
+from trainer.utils.samples import Samples
 
 Batch = dict[str, Any]
 """Feature → tensor `(B, …)`; `task` is a list of B texts."""
@@ -38,6 +40,7 @@ class WindowedDataset(TrainingDataset):
         windows: the features that are returned as windows.
         extra_columns: further low-dimensional features, returned as they are at the sample's frame.
         episodes: numbers of the episodes to use; all by default.
+        floats: of the windows those whose integers and flags are returned as floats that hold each of them.
         frame_cache: a folder where decoded frames are kept, shared by all who name it; none by default.
 
     Attributes:
@@ -57,31 +60,30 @@ class WindowedDataset(TrainingDataset):
         extra_columns: Sequence[str] = (),
         episodes: Sequence[int] | None = None,
         frame_cache: Path | str | None = None,
+        floats: Collection[str] = (),
     ) -> None:
         keys = [window.key for window in windows]
         plain = [*dict.fromkeys((*extra_columns, *BOOKKEEPING))]
         twice = sorted({key for key in keys if keys.count(key) > 1 or key in plain})
         if twice:
             raise DatasetError(f"{reader.root}: '{twice[0]}' is asked for more than once")
+        flags = [key for key in (*keys, *plain) if key.removesuffix(FLAGS) in keys and key.endswith(FLAGS)]
+        if flags:
+            raise DatasetError(f"{reader.root}: {named_like_flags(flags[0])}")
         self.reader = reader
         self.windows = tuple(windows)
         self._positions = _positions(reader, episodes)
         cameras = set(reader.camera_features())
-        columns = reader.columns([*(key for key in keys if key not in cameras), *plain])
-        reader.check_timestamps()
+        columns = reader.columns([*(key for key in keys if key not in cameras), *plain], self._positions)
+        reader.check_timestamps(self._positions)
+        reader.check_tasks(self._positions)
         self._lengths = reader.episodes.length[self._positions]
         starts = np.cumsum(self._lengths) - self._lengths
-        self._mapped = frozenset(key for key in columns if reader.is_mapped(key))
-        # Columns in memory are cut down to the chosen episodes; those on disk are read where they lie.
-        away = np.repeat(reader.episodes.start[self._positions] - starts, self._lengths)
-        self._away = away if away.any() and self._mapped else None
-        if len(self._positions) < len(reader.episodes):
-            rows = reader.episodes.rows(self._positions)
-            columns = {
-                key: column if key in self._mapped else column[rows] for key, column in columns.items()
-            }
+        self._floats = [key for key in floats if columns[key].dtype.kind != "f"]
+        for key in self._floats:
+            columns[key] = _as_floats(columns[key], f"{reader.root}: '{key}'")
         self._columns = columns
-        self._gather = WindowGather(columns, self.windows, starts, self._lengths, self._away, self._mapped)
+        self._gather = WindowGather(columns, self.windows, starts, self._lengths)
         self._plain = {key: columns[key] for key in plain}
         self._cameras: dict[str, Camera] = {}
         for key in keys:
@@ -94,11 +96,6 @@ class WindowedDataset(TrainingDataset):
         self.keeps_frames = bool(self._cameras) and frame_cache is None
         self._memories = FrameMemories(self._cameras)
         self._tasks = reader.tasks
-        unknown = columns["task_index"].max() >= len(self._tasks) or columns["task_index"].min() < 0
-        if unknown:
-            raise DatasetError(
-                f"{reader.root}: task_index goes beyond the {len(self._tasks)} tasks of the dataset"
-            )
 
     def __len__(self) -> int:
         """Return the number of samples, which is that of the frames of the chosen episodes."""
@@ -109,7 +106,7 @@ class WindowedDataset(TrainingDataset):
         """Number of every sample's episode, int64 `(N,)`."""
         return np.repeat(self.reader.episodes.episode_index[self._positions], self._lengths)
 
-    def __getitems__(self, indices: Sequence[int] | np.ndarray | Tensor) -> Batch:
+    def __getitems__(self, indices: Sequence[int] | np.ndarray | Tensor) -> Samples:
         """Return the samples `indices` `(B,)` as one batch; each value has a leading dimension B."""
         rows = np.asarray(indices, dtype=np.int64)
         gathered = self._gather(rows)
@@ -118,10 +115,10 @@ class WindowedDataset(TrainingDataset):
             frames = self._memories.read(key, wanted.reshape(-1))
             gathered[key] = frames if wanted.shape[1] == 1 else frames.reshape(*wanted.shape, *camera.shape)
         for key, column in self._plain.items():
-            gathered[key] = column[self._rows_in(key, rows)]
+            gathered[key] = column[rows]
         batch: Batch = {key: torch.from_numpy(values) for key, values in gathered.items()}
         batch["task"] = [self._tasks[i] for i in gathered["task_index"].tolist()]
-        return batch
+        return Samples(batch)
 
     def expect(self, samples: np.ndarray, memory: int) -> None:
         """Take over which samples will be read, and keep decoded frames for them, unless they lie in a cache.
@@ -135,18 +132,16 @@ class WindowedDataset(TrainingDataset):
 
     def statistics(self, keys: Sequence[str]) -> Stats:
         """Return exact statistics of low-dimensional features over the chosen episodes."""
-        rows = np.arange(len(self))
-        return {key: column_statistics(self._columns[key], self._rows_in(key, rows)) for key in keys}
-
-    def _rows_in(self, key: str, rows: np.ndarray) -> np.ndarray:
-        """Return where the samples `rows` are in a column."""
-        return rows + self._away[rows] if self._away is not None and key in self._mapped else rows
+        return {key: column_statistics(self._columns[key]) for key in keys}
 
     def facts(self) -> dict[str, Any]:
         """Return what a person wants to know about the dataset as it is used here, ready for JSON."""
         lengths = self._lengths
+        said = self.reader.facts()
+        for key in self._floats:
+            said["features"][key]["dtype"] = str(self._columns[key].dtype)
         return {
-            **self.reader.facts(),
+            **said,
             "video_decoder": backend() if self._cameras else None,
             "episodes": len(lengths),
             "frames": len(self),
@@ -157,6 +152,17 @@ class WindowedDataset(TrainingDataset):
                 "max": int(lengths.max()),
             },
         }
+
+
+def _as_floats(column: np.ndarray, where: str) -> np.ndarray:
+    """Return integers or flags as float32, or as float64 where they are too large for it."""
+    try:
+        return cast_numbers(column, "float32")
+    except CastError:
+        try:
+            return cast_numbers(column, "float64")
+        except CastError as problem:
+            raise DatasetError(f"{where} is wanted as floats, {problem}") from None
 
 
 def _positions(reader: LeRobotReader, episodes: Sequence[int] | None) -> np.ndarray:

@@ -16,6 +16,7 @@ from trainer.data.mixture_columns import Fetched, mixture_columns
 from trainer.data.normalization import DATASET_INDEX
 from trainer.data.statistics import Stats, mixture_key
 from trainer.templates import TrainingDataset
+from trainer.utils.samples import Samples
 from trainer.utils.shuffle import epoch_order, shuffled
 
 Batch = dict[str, Any]
@@ -141,7 +142,7 @@ class MixtureDataset(TrainingDataset):
         ]
         return np.concatenate(drawn)[epoch_order(seed, epoch, self.samples_per_epoch)]
 
-    def __getitems__(self, indices: Sequence[int] | np.ndarray | Tensor) -> Batch:
+    def __getitems__(self, indices: Sequence[int] | np.ndarray | Tensor) -> Samples:
         """Return the samples `indices` `(B,)` as one batch; each dataset is asked once for all of its own."""
         rows = np.asarray(indices, dtype=np.int64)
         which = np.searchsorted(self._starts, rows, side="right") - 1
@@ -154,7 +155,7 @@ class MixtureDataset(TrainingDataset):
         for column in self._columns:
             batch.update(column.gather(fetched, len(rows)))
         batch[DATASET_INDEX] = torch.from_numpy(which)
-        return batch
+        return Samples(batch)
 
     def expect(self, samples: np.ndarray, memory: int) -> None:
         """Tell each dataset which of its samples will be read, and its memory.

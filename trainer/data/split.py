@@ -13,6 +13,7 @@ from trainer.data.adapted import as_training_dataset
 from trainer.data.errors import DatasetError
 from trainer.data.mixture import MixtureDataset, Part
 from trainer.templates import TrainingDataset
+from trainer.utils.samples import Samples
 from trainer.utils.shuffle import shuffled
 
 Batch = dict[str, Any]
@@ -49,9 +50,9 @@ class EpisodeSubset(TrainingDataset):
         """Return one sample."""
         return self.dataset[int(self.rows[index])]
 
-    def __getitems__(self, indices: Sequence[int] | np.ndarray | Tensor) -> Batch:
+    def __getitems__(self, indices: Sequence[int] | np.ndarray | Tensor) -> Samples:
         """Return the samples `indices` `(B,)` as one batch."""
-        return self.dataset.__getitems__(self.rows[np.asarray(indices, np.int64)])
+        return Samples(self.dataset.__getitems__(self.rows[np.asarray(indices, np.int64)]))
 
     @property
     def episode_index(self) -> np.ndarray | None:

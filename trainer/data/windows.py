@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,10 @@ from trainer.data.lerobot.info import TOLERANCE_S
 OLDEST_FIRST = "oldest_first"
 NEWEST_FIRST = "newest_first"
 HISTORY_ORDERS = (OLDEST_FIRST, NEWEST_FIRST)
+
+
+FLAGS = "_is_pad"
+"""What the flags of a window are called: its key and this."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,14 @@ def history_offsets(history: int, order: str, stride: int) -> tuple[int, ...]:
     return tuple(stride * i for i in steps)
 
 
+def named_like_flags(key: str) -> str:
+    """Say why a feature cannot be in a sample beside the one whose flags have its name."""
+    return (
+        f"the feature '{key}' has the name of the flags of the window of '{key.removesuffix(FLAGS)}'; use "
+        "one of the two"
+    )
+
+
 class WindowGather:
     """Gathers the windows of whole batches from contiguous columns.
 
@@ -79,8 +91,6 @@ class WindowGather:
         windows: what to gather.
         starts: first row of each episode, int64 `(E,)`, ascending; together they cover all N rows.
         lengths: rows of each episode, int64 `(E,)`.
-        away: how far from a row its values are in the columns of `elsewhere`, int64 `(N,)`.
-        elsewhere: columns that hold other rows too.
 
     Raises:
         WindowError: a window is longer than every episode.
@@ -92,8 +102,6 @@ class WindowGather:
         windows: Sequence[Window],
         starts: np.ndarray,
         lengths: np.ndarray,
-        away: np.ndarray | None = None,
-        elsewhere: Collection[str] = (),
     ) -> None:
         longest = int(lengths.max())
         for window in windows:
@@ -107,7 +115,6 @@ class WindowGather:
         # One row per frame, so that a batch needs no search for its episodes.
         self._first = np.repeat(starts, lengths)
         self._last = np.repeat(starts + lengths - 1, lengths)
-        self._away, self._elsewhere = away, elsewhere
         # Windows with the same offsets share their row numbers.
         self._keys_by_offsets: dict[tuple[int, ...], list[str]] = {}
         for window in windows:
@@ -132,11 +139,9 @@ class WindowGather:
                 if column is None:
                     gathered[key] = inside
                 else:
-                    moved = self._away is not None and key in self._elsewhere
-                    place = inside + self._away[rows][:, None] if moved else inside  # type: ignore[index]
                     # The rows are in range; "clip" only spares numpy its own check and a second buffer.
-                    gathered[key] = column.take(place, axis=0, mode="clip")
-                gathered[f"{key}_is_pad"] = is_pad.copy()
+                    gathered[key] = column.take(inside, axis=0, mode="clip")
+                gathered[f"{key}{FLAGS}"] = is_pad.copy()
         return gathered
 
     def rows(self, offsets: tuple[int, ...], rows: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
+from trainer.utils.samples import Samples
 from trainer.utils.shuffle import epoch_order
 
 
@@ -45,8 +46,7 @@ class TrainingDataset(Dataset[dict[str, Any]]):
         """Return the samples `indices` `(B,)` as one batch: feature → tensor `(B, …)` or list of B."""
         if type(self).__getitem__ is TrainingDataset.__getitem__:
             raise NotImplementedError(f"{type(self).__name__} has neither __getitem__ nor __getitems__")
-        batch: dict[str, Any] = default_collate([self[int(index)] for index in indices])
-        return batch
+        return Samples(default_collate([self[int(index)] for index in indices]))
 
     @property
     def samples_per_epoch(self) -> int:

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import h5py
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from experiment_training.components.dataloader.hdf5_task import Field, TaskLayout
+from trainer.data.casts import CastError, PictureCast, cast_numbers, value_range
+from trainer.data.conversion.hdf5 import array
+from trainer.data.conversion.source import picture_at
 from trainer.data.errors import DatasetError
 from trainer.data.frame_memory import FrameMemories
 from trainer.data.statistics import Stats, column_statistics
 from trainer.data.windows import Window, WindowGather
 from trainer.templates import TrainingDataset
+from trainer.utils.samples import Samples
 
 StereoHalf = Literal["left", "right", "both"]
 
@@ -71,29 +74,30 @@ class EpisodicDataset(TrainingDataset):
         self._keys = {f"observation.images.{name}": path for name, path in layout.cameras.items()}
         self.image_keys = tuple(window.key for window in windows if window.key in self._keys)
         self._paths = tuple(paths)
+        self._ranges: dict[str, list[tuple[str, float, float]]] = {key: [] for key in self.image_keys}
         read = [self._read(path) for path in paths]
-        for path, (state, action) in zip(paths, read, strict=True):
-            for what, values, first in (
-                ("observation", state, read[0][0]),
-                ("action", action, read[0][1]),
-            ):
-                if values.shape[1] != first.shape[1]:
-                    raise DatasetError(
-                        f"{path}: the {what} has {values.shape[1]} numbers, in {paths[0].name} "
-                        f"{first.shape[1]}"
-                    )
+        for path, vectors in zip(paths, read, strict=True):
+            for what, own, first in zip(("observation", "action"), vectors, read[0], strict=True):
+                _check_widths(path, what, own, first, paths[0].name)
         self._columns = {
-            STATE: np.concatenate([state for state, _ in read]),
-            ACTION: np.concatenate([action for _, action in read]),
+            STATE: np.concatenate([state.values for state, _ in read]),
+            ACTION: np.concatenate([action.values for _, action in read]),
         }
-        self._lengths = np.array([len(state) for state, _ in read], np.int64)
+        self._lengths = np.array([len(state.values) for state, _ in read], np.int64)
         self._starts = np.cumsum(self._lengths) - self._lengths
         self._gather = WindowGather(self._columns, self.windows, self._starts, self._lengths)
         self._episode = np.repeat(np.arange(len(paths)), self._lengths)
         self._frame = np.arange(len(self._episode)) - np.repeat(self._starts, self._lengths)
         files = OpenFiles(self._paths)
         self._cameras = {
-            key: Hdf5Camera(files, self._keys[key], self._episode, self._frame, stereo_half)
+            key: Hdf5Camera(
+                files,
+                self._keys[key],
+                self._episode,
+                self._frame,
+                stereo_half,
+                PictureCast.of(self._ranges[key]),
+            )
             for key in self.image_keys
         }
         self.keeps_frames = bool(self._cameras)
@@ -108,7 +112,7 @@ class EpisodicDataset(TrainingDataset):
         """Number of every sample's episode, int64 `(N,)`."""
         return self._episode
 
-    def __getitems__(self, indices: Sequence[int] | np.ndarray | Tensor) -> dict[str, Any]:
+    def __getitems__(self, indices: Sequence[int] | np.ndarray | Tensor) -> Samples:
         """Return the samples `indices` `(B,)` as one batch; each value has a leading dimension B.
 
         Raises:
@@ -128,7 +132,7 @@ class EpisodicDataset(TrainingDataset):
         gathered["task_index"] = np.zeros(len(rows), np.int64)
         batch: dict[str, Any] = {key: torch.from_numpy(values) for key, values in gathered.items()}
         batch["task"] = [self._layout.name] * len(rows)
-        return batch
+        return Samples(batch)
 
     def expect(self, samples: np.ndarray, memory: int) -> None:
         """Take over which samples will be read, int64 `(L,)`, and keep decoded frames in `memory` bytes."""
@@ -165,23 +169,24 @@ class EpisodicDataset(TrainingDataset):
             "robot_type": self._layout.robot,
         }
 
-    def _read(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
-        """Read the numbers of an episode: observation `(T, Dobs)` and action `(T, Dact)`, float32."""
+    def _read(self, path: Path) -> tuple[_Vector, _Vector]:
+        """Read observation and action of an episode; note what values its pictures of floats have."""
         with _opened(path) as file:
             state = _vector(file, self._layout.observation, path)
             action = _vector(file, self._layout.action, path)
-            lengths = {"the observation": len(state), "the action": len(action)}
+            lengths = {"the observation": len(state.values), "the action": len(action.values)}
             for key in self.image_keys:
-                if self._keys[key] not in file:
-                    raise DatasetError(f"{path}: there is no {self._keys[key]} in it")
-                lengths[self._keys[key]] = len(file[self._keys[key]])
+                stored = array(file, self._keys[key], str(path))
+                lengths[self._keys[key]] = len(stored)
+                if stored.ndim > 2 and stored.dtype.kind == "f" and stored.size:
+                    self._ranges[key].append((f"{path}: {self._keys[key]}", *value_range(stored)))
         if len(set(lengths.values())) > 1:
             said = ", ".join(f"{what} has {length}" for what, length in lengths.items())
             raise DatasetError(f"{path}: the numbers of frames disagree: {said}")
-        if not len(state):
+        if not len(state.values):
             raise DatasetError(f"{path}: the episode is empty")
-        for what, values in (("the observation", state), ("the action", action)):
-            bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+        for what, vector in (("the observation", state), ("the action", action)):
+            bad = np.flatnonzero(~np.isfinite(vector.values).all(axis=1))
             if len(bad):
                 raise DatasetError(f"{path}: {what} has NaN or an infinite number in frame {bad[0]}")
         return state, action
@@ -235,6 +240,7 @@ class Hdf5Camera:
         episode: of each row, int64 `(N,)`.
         frame: of each row in its episode, int64 `(N,)`.
         half: which half of a picture is taken, where two lie side by side.
+        cast: how pixels that are no uint8 become it.
 
     Attributes:
         shape: (3, H, W).
@@ -244,9 +250,15 @@ class Hdf5Camera:
     frames_per_keyframe = 1.0
 
     def __init__(
-        self, files: OpenFiles, path: str, episode: np.ndarray, frame: np.ndarray, half: StereoHalf
+        self,
+        files: OpenFiles,
+        path: str,
+        episode: np.ndarray,
+        frame: np.ndarray,
+        half: StereoHalf,
+        cast: PictureCast,
     ) -> None:
-        self._files, self._path, self._half = files, path, half
+        self._files, self._path, self._half, self._cast = files, path, half, cast
         self._episode, self._frame = episode, frame
         self.shape = self._picture(0).shape
 
@@ -277,17 +289,9 @@ class Hdf5Camera:
         """Return a picture, or the half of it that is taken, as uint8 RGB `(3, H, W)`."""
         episode, frame = int(self._episode[row]), int(self._frame[row])
         path = self._files.paths[episode]
-        try:
-            with self._files.opened(episode) as file:
-                # Encoded pictures are rows of bytes, of one length or of many; pixels have three dimensions.
-                content = np.asarray(file[self._path][frame], np.uint8)
-            if content.ndim == 1:
-                with Image.open(io.BytesIO(content.tobytes())) as picture:
-                    content = np.asarray(picture.convert("RGB"))
-        except (KeyError, OSError, SyntaxError, TypeError, ValueError) as problem:
-            raise DatasetError(f"{path}: frame {frame} of {self._path} cannot be read: {problem}") from None
-        if content.ndim != 3 or content.shape[2] != 3:
-            raise DatasetError(f"{path}: {self._path} holds no colour pictures, but {content.shape}")
+        with self._files.opened(episode) as file:
+            stored = array(file, self._path, str(path))
+            content = picture_at(stored, frame, self._cast, f"{path}: frame {frame} of {self._path}")
         half = content.shape[1] // 2
         if self._half != "both":
             content = content[:, :half] if self._half == "left" else content[:, -half:]
@@ -301,19 +305,40 @@ def _opened(path: Path) -> h5py.File:
         raise DatasetError(f"{path}: the file is damaged and cannot be read as HDF5: {problem}") from None
 
 
-def _vector(file: h5py.File, fields: Sequence[Field], path: Path) -> np.ndarray:
-    """Join the fields of the observation or the action, float32 `(T, D)`."""
+@dataclass(frozen=True)
+class _Vector:
+    """The observation or the action of an episode, `(T, D)`, and how wide each of its fields is."""
+
+    values: np.ndarray
+    widths: dict[str, int]
+
+
+def _vector(file: h5py.File, fields: Sequence[Field], path: Path) -> _Vector:
+    """Join the fields of the observation or the action as float32."""
     parts = []
     for field in fields:
-        if field.path not in file:
-            raise DatasetError(f"{path}: there is no {field.path} in it")
+        stored = array(file, field.path, str(path))
         try:
-            stored = np.asarray(file[field.path], np.float32)
-        except (OSError, TypeError, ValueError) as problem:
+            values = cast_numbers(np.asarray(stored[:]), "float32")
+        except CastError as problem:
+            raise DatasetError(f"{path}: {field.path}: {problem}, in frame {problem.row}") from None
+        except (OSError, RuntimeError, TypeError, ValueError) as problem:
             raise DatasetError(f"{path}: {field.path} cannot be read as numbers: {problem}") from None
-        parts.append(field.take(np.atleast_1d(stored), str(path)))
+        parts.append(field.take(values, str(path)))
     lengths = {field.path: len(part) for field, part in zip(fields, parts, strict=True)}
     if len(set(lengths.values())) > 1:
         said = ", ".join(f"{what} has {length}" for what, length in lengths.items())
         raise DatasetError(f"{path}: the numbers of frames disagree: {said}")
-    return np.concatenate(parts, axis=1)
+    widths = {field.path: part.shape[1] for field, part in zip(fields, parts, strict=True)}
+    return _Vector(np.concatenate(parts, axis=1), widths)
+
+
+def _check_widths(path: Path, what: str, own: _Vector, first: _Vector, name: str) -> None:
+    """Hold the fields of an episode against those of the first: a field that grows would move the others."""
+    if own.values.shape[1] != first.values.shape[1]:
+        raise DatasetError(
+            f"{path}: the {what} has {own.values.shape[1]} numbers, in {name} {first.values.shape[1]}"
+        )
+    for field, width in own.widths.items():
+        if width != first.widths[field]:
+            raise DatasetError(f"{path}: {field} has {width} columns, in {name} {first.widths[field]}")

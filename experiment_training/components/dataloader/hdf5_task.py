@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +54,7 @@ class Field:
         Raises:
             DatasetError: the array does not have these columns.
         """
-        values = stored.reshape(len(stored), -1)
+        values = stored.reshape(len(stored), int(np.prod(stored.shape[1:], dtype=np.int64)))
         if self.span is not None and values.shape[1] != self.span[1] - self.span[0]:
             if values.shape[1] < self.span[1]:
                 raise DatasetError(
@@ -114,7 +115,7 @@ def read_task(path: Path) -> TaskLayout:
     if not isinstance(raw["data_dict"], dict):
         raise DatasetError(f"{path}: data_dict must be an object, it is a {type(raw['data_dict']).__name__}")
     rate = raw["HZ"]
-    if not isinstance(rate, int | float) or isinstance(rate, bool) or not rate > 0:
+    if not isinstance(rate, int | float) or isinstance(rate, bool) or not 0 < rate < math.inf:
         raise DatasetError(f"{path}: HZ must be a number above 0, it is {rate!r}")
     described = raw["topics"] if raw.get("topics") else raw["data_dict"]
     kinds: dict[str, Any] = {}
@@ -161,7 +162,7 @@ def _field(path: Path, key: str, kind: Any) -> Field:
     if kind is None or (isinstance(kind, Mapping) and not isinstance(kind.get("attr"), str)):
         return Field(where)
     attribute = kind["attr"] if isinstance(kind, Mapping) else kind
-    if attribute in _WIDTHS:
+    if isinstance(attribute, str) and attribute in _WIDTHS:
         return Field(where, width=_WIDTHS[attribute])
     known = ", ".join(_WIDTHS)
     raise DatasetError(f"{path}: {key} is {kind!r}, which is neither a slice nor one of {known}")

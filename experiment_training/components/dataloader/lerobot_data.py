@@ -45,7 +45,7 @@ class LerobotDatasetParams:
             episodes 0 to 49, or one such text; all by default.
         features: observations to use, cameras among them; by default every `observation.…` that is numbers or
             frames.
-        action_key: the feature that is predicted.
+        action_key: the feature that is predicted; integers and flags are predicted as floats.
         frame_cache: folder for decoded frames, below the project if relative: decoded once, then a batch of
             frames costs a copy. It takes N · 3 · H · W bytes per camera. None decodes on the fly. Columns of
             numbers above 256 MB are kept there too; without it in the user's cache folder.
@@ -109,6 +109,7 @@ class LerobotDatasetFactory:
                 windows,
                 episodes=_episodes(chosen, reader),
                 frame_cache=kept,
+                floats=[chosen.action_key],
             )
         except WindowError as problem:
             camera = reader.features[problem.key].is_frames

@@ -6,17 +6,16 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from trainer.data.casts import PictureCast, is_picture
+from trainer.data.conversion.hdf5 import array, arrays, is_group, opened
 from trainer.data.conversion.source import (
-    Columns,
-    Frames,
     Source,
+    Taken,
     column_shape,
-    decoded_picture,
-    is_picture,
-    needed,
     number_type,
+    picture_at,
+    picture_shape,
+    without_clashes,
 )
 from trainer.data.errors import DatasetError
 
@@ -24,10 +23,13 @@ ALOHA_FPS = 50.0
 """The files do not say it; ALOHA is recorded and played at 50 Hz."""
 
 _NAMES = {
-    "qpos": "observation.state",
-    "qvel": "observation.velocity",
-    "effort": "observation.effort",
+    "action": "action",
+    "observations/qpos": "observation.state",
+    "observations/qvel": "observation.velocity",
+    "observations/effort": "observation.effort",
+    "base_action": "action.base",
 }
+_IMAGES = "observations/images"
 
 
 def open_aloha(path: Path) -> Source:
@@ -39,85 +41,66 @@ def open_aloha(path: Path) -> Source:
     Raises:
         DatasetError: h5py is not installed, or a file is damaged or not such a file.
     """
-    h5py = needed("h5py", "ALOHA files")
     paths = sorted(path.glob("*.hdf5"), key=_number) if path.is_dir() else [path]
     if not paths:
         raise DatasetError(f"{path}: there is no .hdf5 file in it")
+    files = _OneFile(paths)
 
-    def opened(place: int) -> Any:
-        try:
-            return h5py.File(paths[place], "r")
-        except OSError as problem:
-            raise DatasetError(f"{paths[place]}: this cannot be read as HDF5: {problem}") from None
+    def load(place: int, key: str) -> Any:
+        return array(files.opened(place), key, str(paths[place]))
 
-    with opened(0) as file:
-        if "action" not in file or "observations/qpos" not in file:
-            raise DatasetError(f"{paths[0]}: there is no action or no observations/qpos in it")
-        features = {"action": _described(file["action"])}
-        present = [key for key in _NAMES if key in file["observations"]]
-        for key in present:
-            features[_NAMES[key]] = _described(file["observations"][key])
-        base = "base_action" in file
-        if base:
-            features["action.base"] = _described(file["base_action"])
-        cameras = list(file["observations"].get("images", ()))
-        for camera in cameras:
-            size = _frame(file["observations/images"][camera], 0, str(paths[0])).shape
-            features[f"observation.images.{camera}"] = ("video", size)
-        simulated = bool(file.attrs.get("sim", False))
-
-    def read(place: int) -> Columns:
-        where = str(paths[place])
-        with opened(place) as file:
-            wanted = ["action", *(f"observations/{key}" for key in present)]
-            wanted += [f"observations/images/{camera}" for camera in cameras] + ["base_action"] * base
-            for key in wanted:
-                if key not in file:
-                    raise DatasetError(f"{where}: there is no {key} in it, as in the first episode")
-            columns: Columns = {"action": _column(file["action"])}
-            for key in present:
-                columns[_NAMES[key]] = _column(file["observations"][key])
-            if base:
-                columns["action.base"] = _column(file["base_action"])
-            for camera in cameras:
-                length = len(file["observations/images"][camera])
-                columns[f"observation.images.{camera}"] = Frames(length, _reader(h5py, where, camera))
-        return columns
-
+    file, first = files.opened(0), str(paths[0])
+    features = []
+    for key, name in _NAMES.items():
+        if key in ("action", "observations/qpos") or key in file:
+            stored = load(0, key)
+            dtype = number_type(stored.dtype, f"{first}: {key}")
+            features.append(Taken(name, dtype, column_shape(stored.shape), (key,)))
+    cameras = list(file[_IMAGES]) if is_group(file.get(_IMAGES)) else []
+    for camera in cameras:
+        key = f"{_IMAGES}/{camera}"
+        stored = load(0, key)
+        if is_picture(stored.shape[1:]):
+            shape = picture_shape(stored.shape[1:])
+        elif not len(stored):
+            raise DatasetError(f"{first}: the episode is empty")
+        else:
+            height, width, _ = picture_at(stored, 0, PictureCast(), f"{first}: frame 0 of {key}").shape
+            shape = (height, width, 3)
+        features.append(Taken(f"observation.images.{camera}", "video", shape, (key,)))
+    taken = {key for feature in features for key in feature.keys}
+    others = [key for key, stored in arrays(file) if key not in taken and stored.shape]
     return Source(
-        features=features,
+        features=without_clashes(features, first),
         count=len(paths),
-        read=read,
+        load=load,
+        where=lambda place: str(paths[place]),
+        close=files.close,
         fps=ALOHA_FPS,
-        robot_type="aloha (simulated)" if simulated else "aloha",
+        robot_type="aloha (simulated)" if bool(file.attrs.get("sim", False)) else "aloha",
+        notes=(f"left out: {', '.join(others)}",) if others else (),
     )
 
 
-def _reader(h5py: Any, where: str, camera: str) -> Any:
-    """Return a function that reads frame i; the file is opened at the first, and closed when it is gone."""
-    opened: list[Any] = []
+class _OneFile:
+    """Files of which one is open at a time."""
 
-    def read(i: int) -> np.ndarray:
-        if not opened:
-            opened.append(h5py.File(where, "r"))
-        return _frame(opened[0]["observations/images"][camera], i, where)
+    def __init__(self, paths: list[Path]) -> None:
+        self._paths = paths
+        self._place = -1
+        self._file: Any = None
 
-    return read
+    def opened(self, place: int) -> Any:
+        if self._file is None or place != self._place:
+            self.close()
+            self._file = opened(self._paths[place])
+            self._place = place
+        return self._file
 
-
-def _frame(stored: Any, i: int, where: str) -> np.ndarray:
-    """Return a frame as uint8 RGB `(H, W, 3)`: pixels, or JPEG filled up with zeros."""
-    if is_picture(stored.shape[1:]):
-        return np.asarray(stored[i], np.uint8)
-    return decoded_picture(np.asarray(stored[i]).astype(np.uint8).tobytes(), where)
-
-
-def _described(column: Any) -> tuple[str, tuple[int, ...]]:
-    return number_type(column.dtype, str(column.name)), column_shape(column.shape)
-
-
-def _column(column: Any) -> np.ndarray:
-    return np.asarray(column).reshape(-1, *column_shape(column.shape))
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 def _number(path: Path) -> tuple[int, str]:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from trainer.data.conversion.aloha import open_aloha
 from trainer.data.conversion.diffusion_policy import open_diffusion_policy
+from trainer.data.conversion.hdf5 import opened as opened_hdf5
 from trainer.data.conversion.robomimic import open_robomimic
-from trainer.data.conversion.source import Source, needed
+from trainer.data.conversion.source import Source
 from trainer.data.errors import DatasetError
 from trainer.data.lerobot import LeRobotWriter
 from trainer.utils.progress import progress_bar
@@ -67,16 +70,39 @@ def convert(
     if target.exists():
         raise DatasetError(f"{target}: it exists already; give another name or remove it")
     format = format or detect(source)
-    opened = FORMATS[format](source)
+    try:
+        opened = FORMATS[format](source)
+    except (AttributeError, KeyError, OSError, RuntimeError, TypeError) as problem:
+        reason = next(iter(str(problem).strip().splitlines()), type(problem).__name__)
+        raise DatasetError(
+            f"{source}: the file is damaged and cannot be read as {format}: {reason}"
+        ) from None
+    with contextlib.closing(opened):
+        return _written(opened, source, target, format, fps, task, robot_type, cameras)
+
+
+def _written(
+    opened: Source,
+    source: Path,
+    target: Path,
+    format: str,
+    fps: float | None,
+    task: str | None,
+    robot_type: str | None,
+    cameras: bool,
+) -> Converted:
     if fps is None:
         fps = opened.fps
     if fps is None:
         raise DatasetError(f"{source}: the files do not say how many frames per second they have; give --fps")
     if not fps > 0:
         raise DatasetError(f"fps must be above 0, it is {fps}")
-    dropped = [] if cameras else [name for name, (dtype, _) in opened.features.items() if dtype == "video"]
-    features = {name: entry for name, entry in opened.descriptions().items() if name not in dropped}
+    dropped = [] if cameras else [feature.name for feature in opened.features if feature.dtype == "video"]
+    features = {f.name: f.description() for f in opened.features if f.name not in dropped}
     words = task or opened.task or source.resolve().name.split(".")[0].replace("_", " ")
+    about: dict[str, Any] = {"converted_from": format, "source": source.name}
+    if opened.splits:
+        about["splits"] = dict(opened.splits)
     frames = 0
     with (
         LeRobotWriter(
@@ -84,12 +110,19 @@ def convert(
             fps=int(fps) if float(fps).is_integer() else fps,
             features=features,
             robot_type=robot_type or opened.robot_type,
-            metadata={"converted_from": format, "source": source.name},
+            metadata=about,
         ) as writer,
         progress_bar(opened.count, f"converting {source.name}", "episode") as bar,
     ):
-        for columns in opened.episodes():
-            writer.add_episode({name: columns[name] for name in features}, words)
+        for place, columns in enumerate(opened.episodes(features)):
+            try:
+                writer.add_episode(columns, words)
+            except DatasetError as problem:
+                source_says = str(problem).removeprefix(f"{target}: ")
+                where = opened.where(place)
+                raise DatasetError(
+                    source_says if source_says.startswith(where) else f"{where}: {source_says}"
+                ) from None
             frames += len(columns["action"])
             bar.update()
     notes = opened.notes + ((f"cameras left out: {', '.join(dropped)}",) if dropped else ())
@@ -110,15 +143,11 @@ def detect(source: Path) -> str:
     elif source.suffix == ".zip":
         return "diffusion_policy_zarr"
     elif source.suffix in (".hdf5", ".h5"):
-        h5py = needed("h5py", "HDF5 files")
-        try:
-            with h5py.File(source, "r") as file:
-                if "data" in file:
-                    return "robomimic_hdf5"
-                if "observations/qpos" in file:
-                    return "aloha_hdf5"
-        except OSError as problem:
-            raise DatasetError(f"{source}: this cannot be read as HDF5: {problem}") from None
+        with opened_hdf5(source) as file:
+            if "data" in file:
+                return "robomimic_hdf5"
+            if "observations/qpos" in file or "action" in file:
+                return "aloha_hdf5"
     raise DatasetError(
         f"{source}: none of the formats {', '.join(FORMATS)} is found in it; name it with --format"
     )

@@ -7,17 +7,16 @@ from typing import Any
 
 import numpy as np
 
+from trainer.data.casts import cast_numbers, is_picture
 from trainer.data.conversion.source import (
-    Columns,
-    Frames,
     Source,
-    as_picture,
+    Taken,
     column_shape,
-    float_scale,
-    is_picture,
+    is_numbers,
     needed,
     number_type,
-    picture_size,
+    picture_shape,
+    without_clashes,
 )
 from trainer.data.errors import DatasetError
 
@@ -34,42 +33,55 @@ def open_diffusion_policy(path: Path) -> Source:
     zarr = needed("zarr", "zarr folders")
     try:
         root = zarr.open_group(_store(zarr, path), mode="r")
-        ends = np.asarray(root["meta/episode_ends"][:], np.int64)
+        ends = cast_numbers(np.asarray(root["meta/episode_ends"][:]), "int64")
         data = {key: root[f"data/{key}"] for key in sorted(root["data"].array_keys())}
+        groups = sorted(root["data"].group_keys())
     except Exception as problem:  # zarr and its codecs raise anything
         reason = next(iter(str(problem).strip().splitlines()), type(problem).__name__)
         raise DatasetError(f"{path}: this cannot be read as a replay buffer in zarr: {reason}") from None
     if "action" not in data:
         raise DatasetError(f"{path}: there is no data/action in it")
-    if not len(ends) or (np.diff(ends, prepend=0) < 1).any():
+    if ends.ndim != 1 or not len(ends) or (np.diff(ends, prepend=0) < 1).any():
         raise DatasetError(f"{path}: meta/episode_ends does not ascend, so there are empty episodes")
-    for key, array in data.items():
-        if array.shape[0] < ends[-1]:
-            raise DatasetError(
-                f"{path}: data/{key} has {array.shape[0]} frames, the last episode ends at {ends[-1]}"
-            )
-    names = {key: _name(key, array.shape[1:]) for key, array in data.items()}
-    pictures = {key for key, array in data.items() if is_picture(array.shape[1:])}
-    features: dict[str, tuple[str, tuple[int, ...]]] = {}
-    for key, array in data.items():
-        if key in pictures:
-            features[names[key]] = ("video", picture_size(array.shape[1:]))
+    left_out = groups + [key for key, stored in data.items() if key != "action" and not is_numbers(stored)]
+    data = {key: stored for key, stored in data.items() if key not in left_out}
+    features = []
+    longest = int(ends[-1])
+    for key, stored in data.items():
+        if not stored.shape or stored.shape[0] < ends[-1]:
+            frames = stored.shape[0] if stored.shape else "no"
+            raise DatasetError(f"{path}: data/{key} has {frames} frames, the last episode ends at {ends[-1]}")
+        longest = max(longest, stored.shape[0])
+        if is_picture(stored.shape[1:]) and key != "action":
+            name, shape = f"observation.images.{key}", picture_shape(stored.shape[1:])
+            features.append(Taken(name, "video", shape, (f"data/{key}",)))
         else:
-            dtype = number_type(np.dtype(array.dtype), f"{path}: data/{key}")
-            features[names[key]] = (dtype, column_shape(array.shape))
+            dtype = number_type(np.dtype(stored.dtype), f"{path}: data/{key}")
+            name = key if key == "action" else f"observation.{key}"
+            features.append(Taken(name, dtype, column_shape(stored.shape), (f"data/{key}",)))
 
-    def read(place: int) -> Columns:
+    def load(place: int, key: str) -> np.ndarray:
         begin, end = int(ends[place - 1]) if place else 0, int(ends[place])
-        columns: Columns = {}
-        for key, array in data.items():
-            values = _read(array, begin, end, f"{path}: data/{key}")
-            if key in pictures:
-                columns[names[key]] = _frames(values, f"{path}: data/{key} of episode {place}")
-            else:
-                columns[names[key]] = values.reshape(-1, *features[names[key]][1])
-        return columns
+        try:
+            return np.asarray(root[key][begin:end])
+        except Exception as problem:  # a codec that is not there, a chunk that is damaged
+            reason = next(iter(str(problem).strip().splitlines()), type(problem).__name__)
+            raise DatasetError(
+                f"{path}: {key}: frames {begin} to {end - 1} cannot be read: {reason}"
+            ) from None
 
-    return Source(features=features, count=len(ends), read=read)
+    notes = {
+        f"arrays that are not numbers for every frame are left out: {', '.join(left_out)}": left_out,
+        f"{longest - ends[-1]} frames behind the end of the last episode are left out": longest > ends[-1],
+    }
+    return Source(
+        features=without_clashes(features, str(path)),
+        count=len(ends),
+        load=load,
+        where=lambda place: f"{path}: episode {place}",
+        close=root.store.close,
+        notes=tuple(note for note, holds in notes.items() if holds),
+    )
 
 
 def _store(zarr: Any, path: Path) -> Any:
@@ -77,21 +89,3 @@ def _store(zarr: Any, path: Path) -> Any:
         return str(path)
     storage = getattr(zarr, "storage", zarr)
     return storage.ZipStore(str(path), mode="r")
-
-
-def _name(key: str, shape: tuple[int, ...]) -> str:
-    if key == "action":
-        return key
-    return f"observation.images.{key}" if is_picture(shape) else f"observation.{key}"
-
-
-def _read(array: Any, begin: int, end: int, where: str) -> np.ndarray:
-    try:
-        return np.asarray(array[begin:end])
-    except Exception as problem:  # a codec that is not there, a chunk that is damaged
-        raise DatasetError(f"{where}: frames {begin} to {end - 1} cannot be read: {problem}") from None
-
-
-def _frames(values: np.ndarray, where: str) -> Frames:
-    scale = float_scale(values)
-    return Frames(len(values), lambda i: as_picture(values[i], scale, where))

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import av
 import numpy as np
+import pyarrow.parquet as pq
 
 from trainer.data.errors import DatasetError
 from trainer.data.inspection.findings import Findings, counted
-from trainer.data.inspection.rows import Rows, read_pictures
+from trainer.data.inspection.rows import Rows
 from trainer.data.lerobot import LeRobotReader
+from trainer.data.lerobot.cameras import stored_picture, wrong_pictures
 from trainer.data.lerobot.info import Feature
 from trainer.data.video.header import VideoHeader, read_header
 from trainer.data.windows import TOLERANCE_S
+
+_PICTURES_AT_ONCE = 256
 
 
 @dataclass(frozen=True)
@@ -71,8 +75,13 @@ def check_camera(
     tick: Callable[[], None],
 ) -> CameraFacts:
     """Look at a camera's frames; `tick` is called after each file, `decode` decodes all of them."""
+    try:
+        shape = feature.frame_shape
+    except DatasetError as problem:
+        findings.fault("camera_kind", str(problem), feature=feature.name)
+        shape = None
     if feature.dtype == "image":
-        return _check_pictures(feature, rows, findings, tick)
+        return _check_pictures(reader, feature, shape, rows, findings, decode, tick)
     positions: dict[Path, list[tuple[int, float]]] = {}
     for position, number in enumerate(reader.episodes.episode_index):
         try:
@@ -93,7 +102,7 @@ def check_camera(
             tick()
             continue
         headers.append(header)
-        _check_size(feature, header, path, numbers, findings)
+        _check_size(feature, shape, header, path, numbers, findings)
         if _check_rate(reader, feature, path, times, numbers, findings):
             _check_frames(reader, feature, path, inside, times, findings)
         if decode:
@@ -146,13 +155,16 @@ def _check_rate(
 
 
 def _check_size(
-    feature: Feature, header: VideoHeader, path: Path, numbers: list[int], findings: Findings
+    feature: Feature,
+    shape: tuple[int, int, int] | None,
+    header: VideoHeader,
+    path: Path,
+    numbers: list[int],
+    findings: Findings,
 ) -> None:
-    try:
-        _, height, width = feature.frame_shape
-    except DatasetError as problem:
-        findings.remark("camera_kind", str(problem), feature=feature.name)
+    if shape is None:
         return
+    _, height, width = shape
     if (header.height, header.width) != (height, width):
         findings.fault(
             "video_size",
@@ -224,25 +236,30 @@ def _times(path: Path, decode: bool) -> np.ndarray:
 
 
 def _check_pictures(
-    feature: Feature, rows: Rows | None, findings: Findings, tick: Callable[[], None]
+    reader: LeRobotReader,
+    feature: Feature,
+    shape: tuple[int, int, int] | None,
+    rows: Rows | None,
+    findings: Findings,
+    decode: bool,
+    tick: Callable[[], None],
 ) -> CameraFacts:
-    """Look for rows without a picture."""
+    """Look for rows without a picture, and for pictures that cannot be read or have another size."""
     empty: list[int] = []
+    broken: list[tuple[int, str]] = []
     row = 0
     for path, count in zip(rows.paths, rows.counts, strict=True) if rows is not None else ():
-        try:
-            pictures = read_pictures(path, feature.name)
-        except (KeyError, OSError, ValueError) as problem:
-            findings.fault(
-                "image_file", f"{path}: the pictures of '{feature.name}' cannot be read: {problem}"
-            )
-            pictures = [{"bytes": b"-"}] * count
-        for i, picture in enumerate(pictures):
-            if not picture or not (picture.get("bytes") or picture.get("path")):
+        for i, cell in enumerate(_cells(path, feature, findings)):
+            if not cell or not (cell.get("bytes") or cell.get("path")):
                 empty.append(row + i)
+            elif shape is not None:
+                try:
+                    stored_picture(cell, reader.root, shape, decode=decode)
+                except ValueError as problem:
+                    broken.append((row + i, str(problem)))
         row += count
         tick()
-    if empty and rows is not None:
+    if rows is not None and empty:
         episodes = rows.episode[empty].tolist()
         findings.fault(
             "image_missing",
@@ -251,5 +268,35 @@ def _check_pictures(
             feature=feature.name,
             episodes=episodes,
         )
+    if rows is not None and broken:
+        episodes = rows.episode[[place for place, _ in broken]].tolist()
+        first, reason = broken[0]
+        findings.fault(
+            "image_file",
+            f"{counted(len(broken), 'picture')} of '{feature.name}' cannot be read, first frame "
+            f"{rows.frame[first]} of episode {episodes[0]}: {reason}",
+            feature=feature.name,
+            episodes=episodes,
+        )
     files = len(rows.paths) if rows is not None else 0
     return CameraFacts(feature.name, feature.dtype, feature.shape, files, "pictures in the data files")
+
+
+def _cells(
+    path: Path, feature: Feature, findings: Findings
+) -> Iterator[dict[str, bytes | str | None] | None]:
+    """Yield the pictures of a data file, some at a time; a column that holds none is a fault."""
+    try:
+        with pq.ParquetFile(path) as file:
+            wrong = wrong_pictures(file.schema_arrow, feature.name)
+            if wrong is not None:
+                raise ValueError(wrong)
+            for batch in file.iter_batches(_PICTURES_AT_ONCE, columns=[feature.name]):
+                yield from batch.column(0).to_pylist()
+    except (KeyError, OSError, ValueError) as problem:  # arrow's own errors are among them
+        reason = next(iter(str(problem).strip().splitlines()), type(problem).__name__)
+        findings.fault(
+            "image_file",
+            f"{path}: the pictures of '{feature.name}' cannot be read: {reason}",
+            feature=feature.name,
+        )

@@ -16,9 +16,8 @@ from trainer.data.inspection.values import FeatureFacts, check_values
 from trainer.data.lerobot import BOOKKEEPING, LeRobotReader
 from trainer.data.lerobot.info import INFO_PATH, Feature
 from trainer.data.statistics import Stats
+from trainer.data.windows import FLAGS, named_like_flags
 from trainer.utils.progress import progress_bar
-
-_TEXT = ("string", "language")
 
 
 @dataclass(frozen=True)
@@ -118,9 +117,18 @@ def _features(
                 facts = _feature(feature, rows, stored, findings, reader, digests)
                 compared |= facts is not None
                 features += [facts] if facts is not None else []
-            elif not feature.is_numeric and feature.dtype not in _TEXT:
+            elif not feature.is_numeric and not feature.is_text:
                 findings.fault("dtype", feature.why_not_numeric(), feature=feature.name)
             bar.update()
+    action = reader.features.get("action")
+    if action is None or not action.is_numeric:
+        findings.remark(
+            "action", "there is no feature 'action' of numbers; what is predicted is named by `action_key`"
+        )
+    for name in reader.features:
+        whose = name.removesuffix(FLAGS)
+        if name != whose and whose in reader.features:
+            findings.fault("name", named_like_flags(name), feature=name)
     if compared and rows is not None and rows.complete:
         _report_twins(reader, [digest.digest() for digest in digests], findings)
     return tuple(features), tuple(cameras)

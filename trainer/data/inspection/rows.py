@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ from trainer.data.errors import DatasetError
 from trainer.data.inspection.findings import Findings, counted, in_places
 from trainer.data.lerobot import BOOKKEEPING, LeRobotReader
 from trainer.data.lerobot.columns import read_table, to_numpy
+from trainer.data.lerobot.episodes import other_task
 from trainer.data.lerobot.info import Feature
+from trainer.data.lerobot.reader import row_place
 from trainer.data.windows import TOLERANCE_S
 
 
@@ -44,7 +47,10 @@ class Rows:
         Raises:
             DatasetError: it is missing in a file, has another shape or type, or has rows without a value.
         """
-        parts = [to_numpy(read_table(p, [feature.name]).column(feature.name), feature, p) for p in self.paths]
+        parts = []
+        for path in self.paths:
+            table = read_table(path, [feature.name, "episode_index", "frame_index"])
+            parts.append(to_numpy(table.column(feature.name), feature, path, partial(row_place, table)))
         return np.concatenate(parts)
 
     def rows_of(self, episode: int) -> np.ndarray:
@@ -63,9 +69,7 @@ def read_rows(reader: LeRobotReader, findings: Findings) -> Rows | None:
         numbers = reader.episodes.episode_index[file.episodes]
         try:
             table = read_table(file.path, list(BOOKKEEPING))
-            columns = {
-                n: to_numpy(table.column(n), reader.features[n], file.path).reshape(-1) for n in BOOKKEEPING
-            }
+            columns = {n: to_numpy(table.column(n), reader.features[n], file.path) for n in BOOKKEEPING}
         except DatasetError as problem:
             findings.fault("data_file", str(problem), episodes=numbers.tolist())
             complete = False
@@ -79,7 +83,7 @@ def read_rows(reader: LeRobotReader, findings: Findings) -> Rows | None:
     columns = {name: np.concatenate(part) for name, part in parts.items()}
     episode = columns["episode_index"]
     rows = Rows(tuple(paths), tuple(counts), episode, _places(episode), columns, complete)
-    sound = _check_episodes(reader, rows, findings)
+    sound = _check_episodes(reader, rows, findings) and _check_files(reader, rows, findings)
     sound &= _check_numbers(reader, rows, findings)
     return Rows(rows.paths, rows.counts, episode, rows.frame, columns, complete and sound)
 
@@ -146,11 +150,34 @@ def check_tasks(reader: LeRobotReader, rows: Rows | None, findings: Findings) ->
     if rows is None:
         return
     named_by_rows = rows.bookkeeping["task_index"]
+    _check_episode_tasks(reader, rows, findings)
     outside = (named_by_rows < 0) | (named_by_rows >= len(texts))
     _report(rows, outside, findings, "task_index", f"task_index goes beyond the {len(texts)} tasks")
     unused = sorted(set(range(len(texts))) - set(named_by_rows.tolist()))
     if unused and rows.complete:
         findings.remark("task_unused", f"no frame has task {unused[0]}, '{texts[unused[0]]}'")
+
+
+def _check_episode_tasks(reader: LeRobotReader, rows: Rows, findings: Findings) -> None:
+    """Find rows with a task that the episode table does not give their episode."""
+    order = np.argsort(rows.episode, kind="stable")
+    numbers, starts = np.unique(rows.episode[order], return_index=True)
+    indices = dict(
+        zip(numbers.tolist(), np.split(rows.bookkeeping["task_index"][order], starts[1:]), strict=True)
+    )
+    wrong = []
+    for position, number in enumerate(reader.episodes.episode_index.tolist()):
+        task = other_task(reader.episodes, reader.tasks, position, indices.get(number, np.empty(0, np.int64)))
+        if task is not None:
+            wrong.append((number, task))
+    if wrong:
+        number, task = wrong[0]
+        findings.fault(
+            "task_index",
+            f"the rows of episode {number} have the task '{task}', which the episode table does not give it"
+            + (f" ({len(wrong)} such episodes)" if len(wrong) > 1 else ""),
+            episodes=[number for number, _ in wrong],
+        )
 
 
 def check_lengths(reader: LeRobotReader, findings: Findings) -> None:
@@ -200,6 +227,31 @@ def _check_episodes(reader: LeRobotReader, rows: Rows, findings: Findings) -> bo
     if stray:
         findings.fault("episode_rows", f"the data files have rows of episode {stray[0]}, which is not listed")
     return not wrong and not stray
+
+
+def _check_files(reader: LeRobotReader, rows: Rows, findings: Findings) -> bool:
+    """Hold the episodes of each file against those that the episode table places in it."""
+    files = {file.path: file for file in reader.episodes.files}
+    home = {
+        int(number): file.path
+        for file in reader.episodes.files
+        for number in reader.episodes.episode_index[file.episodes]
+    }
+    begin = 0
+    strays: list[tuple[int, Path]] = []
+    for path, count in zip(rows.paths, rows.counts, strict=True):
+        present = set(np.unique(rows.episode[begin : begin + count]).tolist())
+        listed = set(reader.episodes.episode_index[files[path].episodes].tolist())
+        strays += [(number, path) for number in sorted(present - listed)]
+        begin += count
+    if strays:
+        number, path = strays[0]
+        findings.fault(
+            "episode_rows",
+            f"{path}: rows of episode {number} are in it, the episode table places them in {home[number]}",
+            episodes=[number for number, _ in strays],
+        )
+    return not strays
 
 
 def _check_numbers(reader: LeRobotReader, rows: Rows, findings: Findings) -> bool:

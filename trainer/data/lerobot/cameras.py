@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import threading
 from collections import OrderedDict
@@ -11,10 +10,10 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-import PIL.Image
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from trainer.data.casts import decoded_picture, picture_size
 from trainer.data.errors import DatasetError
 from trainer.data.frame_memory import FrameSource
 from trainer.data.lerobot.info import TOLERANCE_S
@@ -92,8 +91,7 @@ class VideoCamera:
         lengths = reader.episodes.length[positions]
         self._ends = np.cumsum(lengths)
         self._paths, which, begins = _video_places(reader, key, positions)
-        rows = reader.episodes.rows(positions)
-        times = np.repeat(begins, lengths) + reader.columns(["timestamp"])["timestamp"][rows]
+        times = np.repeat(begins, lengths) + reader.columns(["timestamp"], positions)["timestamp"]
         self._number = np.rint(times * self._fps).astype(np.int64)
         self._file = np.repeat(which, lengths)
         late = np.abs(times - self._number / self._fps)
@@ -316,12 +314,14 @@ class ImageCamera:
         self.shape = reader.features[key].frame_shape
         self._root = reader.root
         chosen = reader.episodes.rows(positions)
+        self._starts = np.cumsum(reader.episodes.length[positions]) - reader.episodes.length[positions]
         self._episodes = np.repeat(
             reader.episodes.episode_index[positions], reader.episodes.length[positions]
         )
         files = [file for file in reader.episodes.files if np.isin(file.episodes, positions).any()]
         self._paths = [file.path for file in files]
-        parts = [_picture_places(path, key) for path in self._paths]
+        numbers = reader.episodes.episode_index[positions]
+        parts = [_picture_places(path, key, numbers) for path in self._paths]
         index = np.concatenate([index for index, _ in parts])
         places = np.concatenate([np.insert(p, 0, i, axis=1) for i, (_, p) in enumerate(parts)])
         order = np.argsort(index, kind="stable")
@@ -350,11 +350,13 @@ class ImageCamera:
             file, group, item = (int(n) for n in self._places[rows[place]])
             cell = self._group(file, group)[item].as_py()
             try:
-                out[place] = self._decoded(cell)
-            except (OSError, TypeError, ValueError, SyntaxError) as problem:
+                out[place] = stored_picture(cell, self._root, self.shape).transpose(2, 0, 1)
+            except ValueError as problem:
+                row = int(rows[place])
+                frame = row - int(self._starts[np.searchsorted(self._starts, row, side="right") - 1])
                 raise DatasetError(
-                    f"{self._paths[file]}: episode {self._episodes[rows[place]]} has a picture of "
-                    f"'{self.key}' that cannot be read: {problem}"
+                    f"{self._paths[file]}: episode {self._episodes[row]} has a picture of '{self.key}' that "
+                    f"cannot be read, in frame {frame}: {problem}"
                 ) from None
         return out
 
@@ -369,16 +371,6 @@ class ImageCamera:
     def identity(self) -> np.ndarray:
         """Return file, row group and row of every picture."""
         return self._places
-
-    def _decoded(self, cell: dict[str, Any] | None) -> np.ndarray:
-        if cell is None or (cell.get("bytes") is None and not cell.get("path")):
-            raise ValueError("the row is empty")
-        data = cell.get("bytes")
-        with PIL.Image.open(io.BytesIO(data) if data else self._root / str(cell["path"])) as picture:
-            pixels = np.asarray(picture.convert("RGB"))
-        if pixels.shape[:2] != self.shape[1:]:
-            raise ValueError(f"it has {pixels.shape[0]} × {pixels.shape[1]} pixels, not {self.shape[1:]}")
-        return pixels.transpose(2, 0, 1)
 
     def _group(self, file: int, group: int) -> pa.Array:
         """Return the encoded pictures of a row group, those last used being at hand."""
@@ -401,18 +393,56 @@ class ImageCamera:
         return held
 
 
-def _picture_places(path: Path, key: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the `index` of each row of a data file, and its row group and place therein `(rows, 2)`."""
+def stored_picture(cell: Any, root: Path, shape: tuple[int, int, int], *, decode: bool = True) -> np.ndarray:
+    """Return the picture of a row, uint8 `(H, W, 3)`; empty where it is not to be decoded.
+
+    Args:
+        cell: what the row holds, `bytes` or the `path` of a file below the dataset.
+        root: the dataset.
+        shape: (3, H, W) as the dataset declares it.
+        decode: decode all of it; otherwise its header is looked at.
+
+    Raises:
+        ValueError: there is none, it cannot be read, or it has other pixels than the dataset says.
+    """
+    content = cell.get("bytes") if isinstance(cell, dict) else None
+    path = cell.get("path") if isinstance(cell, dict) else None
+    if not content and not path:
+        raise ValueError("the row is empty")
+    if not content:
+        try:
+            content = (root / str(path)).read_bytes()
+        except OSError as problem:
+            raise ValueError(f"there is no file {path}: {problem.strerror}") from None
+    pixels = decoded_picture(content) if decode else np.empty((*picture_size(content), 0), np.uint8)
+    if pixels.shape[:2] != shape[1:]:
+        raise ValueError(
+            f"it has {pixels.shape[0]} × {pixels.shape[1]} pixels, the dataset says {shape[1]} × {shape[2]}"
+        )
+    return pixels
+
+
+def _picture_places(path: Path, key: str, episodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the `index` of each row of some episodes in a file, and its row group and place `(rows, 2)`."""
     try:
         with pq.ParquetFile(path) as file:
-            if key not in file.schema_arrow.names:
-                raise DatasetError(f"{path}: the column '{key}' is missing")
-            if not pa.types.is_struct(file.schema_arrow.field(key).type):
-                raise DatasetError(f"{path}: column '{key}' holds no pictures")
+            wrong = wrong_pictures(file.schema_arrow, key)
+            if wrong is not None:
+                raise DatasetError(f"{path}: {wrong}")
             sizes = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
-            index = file.read(columns=["index"])["index"].to_numpy()
+            table = file.read(columns=["index", "episode_index"])
     except (pa.ArrowException, OSError) as problem:
         raise DatasetError(f"{path}: the file is truncated or damaged: {problem}") from None
+    own = np.isin(table["episode_index"].to_numpy(), episodes)
     groups = np.repeat(np.arange(len(sizes)), sizes)
     items = np.concatenate([np.arange(size) for size in sizes])
-    return index, np.stack([groups, items], axis=1)
+    return table["index"].to_numpy()[own], np.stack([groups, items], axis=1)[own]
+
+
+def wrong_pictures(schema: pa.Schema, key: str) -> str | None:
+    """Say why a data file with this schema holds no pictures of a camera; None where it does."""
+    if key not in schema.names:
+        return f"the column '{key}' is missing"
+    if not pa.types.is_struct(schema.field(key).type):
+        return f"column '{key}' holds {schema.field(key).type}, no pictures"
+    return None

@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 
 from trainer.data.errors import DatasetError
-from trainer.data.lerobot.columns import read_table
-from trainer.data.lerobot.info import TASKS_PATH, DatasetInfo
+from trainer.data.lerobot.columns import read_table, to_numpy
+from trainer.data.lerobot.info import TASKS_PATH, DatasetInfo, Feature
 
 
 @dataclass(frozen=True)
@@ -102,23 +102,48 @@ def read_tasks(root: Path, info: DatasetInfo) -> list[str]:
     Raises:
         DatasetError: the file is missing or damaged, or its numbers are not 0, 1, 2, ….
     """
-    texts: dict[int, str]
     if info.version == "v2.1":
         path = root / "meta/tasks.jsonl"
-        texts = {
-            int(line["task_index"]): str(line["task"]) for line in _json_lines(path, "task_index", "task")
-        }
+        entries = [
+            (_whole_number(line["task_index"], "task_index", f"{path}: line {number}"), line["task"])
+            for number, line in _json_lines(path, "task_index", "task")
+        ]
     else:
         path = root / TASKS_PATH
         table = read_table(path)
         others = [name for name in table.column_names if name != "task_index"]
         if "task_index" not in table.column_names or len(others) != 1:
             raise DatasetError(f"{path}: the columns are {table.column_names}, not task_index and the text")
-        numbers = table.column("task_index").to_pylist()
-        texts = dict(zip(numbers, map(str, _texts(table, others[0], path)), strict=True))
+        numbers = _numbers(table, "task_index", path)
+        entries = list(zip(numbers.tolist(), _texts(table, others[0], path), strict=True))
+    texts: dict[int, str] = {}
+    for index, text in entries:
+        if not isinstance(text, str):
+            raise DatasetError(f"{path}: task {index} has {text!r} where its text should be")
+        if texts.setdefault(index, text) != text:
+            raise DatasetError(f"{path}: task {index} has two texts, '{texts[index]}' and '{text}'")
     if sorted(texts) != list(range(len(texts))):
         raise DatasetError(f"{path}: task_index must count from 0, it is {sorted(texts)}")
     return [texts[i] for i in range(len(texts))]
+
+
+def other_task(episodes: EpisodeTable, tasks: list[str], position: int, indices: np.ndarray) -> str | None:
+    """Say which task the rows of an episode have that the episode table does not give it; None where none.
+
+    A table that speaks of its tasks in words other than theirs says nothing about the rows.
+
+    Args:
+        episodes: the episode table.
+        tasks: the task texts.
+        position: place of the episode in the table.
+        indices: `task_index` of its rows.
+    """
+    named = set(episodes.tasks[position])
+    if not named or not named <= set(tasks):
+        return None
+    return next(
+        (tasks[i] for i in np.unique(indices).tolist() if 0 <= i < len(tasks) and tasks[i] not in named), None
+    )
 
 
 def _texts(table: pa.Table, name: str, path: Path) -> list[Any]:
@@ -127,6 +152,19 @@ def _texts(table: pa.Table, name: str, path: Path) -> list[Any]:
     except UnicodeDecodeError:
         raise DatasetError(f"{path}: column '{name}' is damaged, it holds no text") from None
     return texts
+
+
+def _numbers(table: pa.Table, name: str, path: Path) -> np.ndarray:
+    """Return a column of whole numbers, int64."""
+    return to_numpy(table.column(name), Feature(name, "int64", ()), path)
+
+
+def _named_tasks(value: Any, where: str) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise DatasetError(f"{where}: tasks must be a list of texts, it is {value!r}")
+    return tuple(value)
 
 
 def _read_v30(root: Path) -> tuple[dict[str, np.ndarray], list[tuple[str, ...]], Path]:
@@ -145,12 +183,13 @@ def _read_v30(root: Path) -> tuple[dict[str, np.ndarray], list[tuple[str, ...]],
                 raise DatasetError(f"{path}: the column '{name}' is missing")
         for name in table.column_names:
             column = table.column(name)
-            if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
-                continue
-            if name in needed and column.null_count:
-                raise DatasetError(f"{path}: column '{name}' has rows without a value")
-            parts.setdefault(name, []).append(column.to_numpy())
-        tasks += [tuple(texts or ()) for texts in _texts(table, "tasks", path)]
+            if name in needed:
+                parts.setdefault(name, []).append(_numbers(table, name, path))
+            elif pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
+                parts.setdefault(name, []).append(column.to_numpy())
+        numbers = parts["episode_index"][-1].tolist()
+        named = _texts(table, "tasks", path)
+        tasks += [_named_tasks(t, f"{path}: episode {n}") for n, t in zip(numbers, named, strict=True)]
     # A column that only some of the files have says nothing about all episodes.
     columns = {name: np.concatenate(part) for name, part in parts.items() if len(part) == len(paths)}
     return columns, tasks, folder
@@ -158,20 +197,30 @@ def _read_v30(root: Path) -> tuple[dict[str, np.ndarray], list[tuple[str, ...]],
 
 def _read_v21(root: Path) -> tuple[dict[str, np.ndarray], list[tuple[str, ...]], Path]:
     path = root / "meta/episodes.jsonl"
-    lines = sorted(_json_lines(path, "episode_index", "length"), key=lambda line: line["episode_index"])
-    lengths = np.array([line["length"] for line in lines], np.int64)
+    found: list[tuple[int, int, tuple[str, ...]]] = []
+    for number, line in _json_lines(path, "episode_index", "length"):
+        where = f"{path}: line {number}"
+        index, length = (_whole_number(line[key], key, where) for key in ("episode_index", "length"))
+        found.append((index, length, _named_tasks(line.get("tasks"), where)))
+    found.sort(key=lambda entry: entry[0])
+    lengths = np.array([length for _, length, _ in found], np.int64)
     columns = {
-        "episode_index": np.array([line["episode_index"] for line in lines], np.int64),
+        "episode_index": np.array([index for index, _, _ in found], np.int64),
         "length": lengths,
         "dataset_from_index": np.cumsum(lengths) - lengths,
     }
-    return columns, [tuple(line.get("tasks", ())) for line in lines], path
+    return columns, [tasks for _, _, tasks in found], path
 
 
-def _json_lines(path: Path, *needed: str) -> Iterator[dict[str, Any]]:
+def _json_lines(path: Path, *needed: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the number and the content of each line; a line ends at a line feed and nowhere else."""
     if not path.is_file():
         raise DatasetError(f"{path}: the file is missing")
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    try:
+        content = path.read_bytes().decode("utf-8")
+    except UnicodeDecodeError as problem:
+        raise DatasetError(f"{path}: the file is damaged, it is no UTF-8: {problem.reason}") from None
+    for number, text in enumerate(content.split("\n"), start=1):
         if not text.strip():
             continue
         try:
@@ -180,7 +229,14 @@ def _json_lines(path: Path, *needed: str) -> Iterator[dict[str, Any]]:
             raise DatasetError(f"{path}: line {number} is not JSON: {problem}") from None
         if not isinstance(line, dict) or any(key not in line for key in needed):
             raise DatasetError(f"{path}: line {number} needs the entries {', '.join(needed)}")
-        yield line
+        yield number, line
+
+
+def _whole_number(value: Any, key: str, where: str) -> int:
+    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    if isinstance(value, bool) or not whole or abs(value) >= 2**63:
+        raise DatasetError(f"{where}: {key} must be a whole number, it is {value!r}")
+    return int(value)
 
 
 def _check_ranges(columns: dict[str, np.ndarray], info: DatasetInfo, where: Path) -> None:
@@ -209,7 +265,7 @@ def _check_ranges(columns: dict[str, np.ndarray], info: DatasetInfo, where: Path
 def _data_files(root: Path, info: DatasetInfo, columns: dict[str, np.ndarray]) -> tuple[DataFile, ...]:
     numbers = columns["episode_index"]
     if info.version == "v2.1":
-        per_chunk = int(info.raw.get("chunks_size", 1000))
+        per_chunk = info.chunks_size
         return tuple(
             DataFile(
                 root / info.data_path(episode_chunk=int(number) // per_chunk, episode_index=int(number)),

@@ -54,6 +54,7 @@ class Feature:
         shape: its shape in one frame.
         names: the names of its dimensions, as the dataset has them.
         info: what the dataset says about the video of a camera, as it says it.
+        problem: why it cannot be read, where its description is wrong; whoever asks for it is told.
     """
 
     name: str
@@ -61,16 +62,22 @@ class Feature:
     shape: tuple[int, ...]
     names: Any = None
     info: Mapping[str, Any] | None = None
+    problem: str | None = None
 
     @property
     def is_numeric(self) -> bool:
         """Whether it is a low-dimensional column of numbers."""
-        return self.dtype in NUMERIC
+        return self.dtype in NUMERIC and self.problem is None
 
     @property
     def is_frames(self) -> bool:
         """Whether it is made of camera frames."""
-        return self.dtype in _FRAMES
+        return self.dtype in _FRAMES and self.problem is None
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it is made of words."""
+        return self.dtype in _TEXT and self.problem is None
 
     @property
     def column_shape(self) -> tuple[int, ...]:
@@ -81,26 +88,36 @@ class Feature:
     def frame_shape(self) -> tuple[int, int, int]:
         """Shape (C, H, W) of a camera's frame in a batch, in whichever order the dataset has it.
 
+        The axis of 3 holds the colours, whatever the names say: a picture is not 3 pixels high. Where both
+        ends are 3 the names decide, and without them it is the last.
+
         Raises:
             DatasetError: it has no three dimensions, or not three channels of colour.
         """
+        named = f" (named {', '.join(map(str, self.names))})" if isinstance(self.names, list | tuple) else ""
         if len(self.shape) != 3:
             raise DatasetError(
-                f"camera '{self.name}' has shape {list(self.shape)}, not height, width, channels"
+                f"camera '{self.name}' has shape {list(self.shape)}{named}, not height, width, channels"
             )
-        names = [str(name) for name in self.names] if isinstance(self.names, list | tuple) else []
-        first = names[0].startswith("channel") if names else self.shape[0] == 3 and self.shape[2] != 3
-        channels, height, width = self.shape if first else (self.shape[2], *self.shape[:2])
-        if (
-            channels != 3
-            or (self.info or {}).get("video.is_depth_map")
-            or (self.info or {}).get("is_depth_map")
-        ):
-            kind = "depth" if channels == 3 else f"{channels}-channel"
+        about = self.info or {}
+        if about.get("video.is_depth_map") or about.get("is_depth_map"):
             raise DatasetError(
-                f"camera '{self.name}' holds {kind} frames; colour frames are read; leave it out"
+                f"camera '{self.name}' holds depth frames; colour frames are read; leave it out"
             )
-        return channels, height, width
+        ends = (self.shape[0], self.shape[2])
+        if 3 not in ends:
+            channels = self.shape[0] if self._names_channels_first() else self.shape[2]
+            raise DatasetError(
+                f"camera '{self.name}' has shape {list(self.shape)}{named}, that is {channels}-channel "
+                "frames; colour frames are read; leave it out"
+            )
+        first = self._names_channels_first() if ends == (3, 3) else ends[0] == 3
+        height, width = self.shape[1:] if first else self.shape[:2]
+        return 3, height, width
+
+    def _names_channels_first(self) -> bool:
+        names = self.names if isinstance(self.names, list | tuple) and self.names else [""]
+        return str(names[0]).lower().startswith("c")
 
     def description(self) -> dict[str, Any]:
         """Return it as `info.json` has it."""
@@ -109,6 +126,8 @@ class Feature:
 
     def why_not_numeric(self) -> str:
         """Say why there is no column of numbers for this feature."""
+        if self.problem is not None:
+            return self.problem
         if self.is_frames:
             return f"feature '{self.name}' holds {self.dtype} frames, not numbers"
         if self.dtype in _TEXT:
@@ -137,6 +156,11 @@ class DatasetInfo:
     total_episodes: int
     total_frames: int
     robot_type: str | None
+
+    @property
+    def chunks_size(self) -> int:
+        """Episodes in a folder of format v2.1."""
+        return int(self.raw.get("chunks_size", FILES_PER_CHUNK))
 
     def data_path(self, **place: int) -> str:
         """Return the path of a data file below the root; `place` fills the template of this version.
@@ -185,8 +209,14 @@ def read_info(root: Path) -> DatasetInfo:
     if not _is_number(fps) or not math.isfinite(fps) or fps <= 0:
         raise DatasetError(f"{path}: fps must be a number above 0, it is {fps!r}")
     for key in ("total_episodes", "total_frames"):
-        if not _is_number(raw[key]) or raw[key] < 1:
+        if not _is_number(raw[key]) or not math.isfinite(raw[key]) or raw[key] != int(raw[key]):
+            raise DatasetError(f"{path}: {key} must be a whole number, it is {raw[key]!r}")
+        if raw[key] < 1:
             raise DatasetError(f"{path}: the dataset is empty, {key} is {raw[key]!r}")
+    chunk = raw.get("chunks_size", FILES_PER_CHUNK)
+    if version == "v2.1" and (not isinstance(chunk, int) or isinstance(chunk, bool) or chunk < 1):
+        raise DatasetError(f"{path}: chunks_size must be a whole number above 0, it is {chunk!r}")
+    robot = raw.get("robot_type")
     return DatasetInfo(
         raw=raw,
         version=str(version),
@@ -194,7 +224,7 @@ def read_info(root: Path) -> DatasetInfo:
         features=_features(path, raw["features"]),
         total_episodes=int(raw["total_episodes"]),
         total_frames=int(raw["total_frames"]),
-        robot_type=raw.get("robot_type"),
+        robot_type=None if robot is None else str(robot),
     )
 
 
@@ -215,25 +245,41 @@ def _check_version(path: Path, version: Any) -> None:
 def _features(path: Path, raw: Any) -> dict[str, Feature]:
     if not isinstance(raw, dict):
         raise DatasetError(f"{path}: features must be an object, it is a {type(raw).__name__}")
-    features = {}
-    for name, entry in raw.items():
-        shape = entry.get("shape") if isinstance(entry, dict) else None
-        if shape is None or "dtype" not in entry:
-            raise DatasetError(f"{path}: feature '{name}' needs a dtype and a shape")
-        if not isinstance(shape, list) or not all(isinstance(n, int) and n > 0 for n in shape):
-            raise DatasetError(f"{path}: the shape of feature '{name}' is {shape!r}, not sizes above 0")
-        about = entry.get("info")
-        features[name] = Feature(
-            name,
-            str(entry["dtype"]),
-            tuple(shape),
-            entry.get("names"),
-            about if isinstance(about, dict) else None,
-        )
-    for name in BOOKKEEPING:
+    features = {name: _feature(path, name, entry) for name, entry in raw.items()}
+    for name, dtype in BOOKKEEPING.items():
         if name not in features:
-            raise DatasetError(f"{path}: the feature '{name}', which every dataset has, is missing")
+            wrong = next((feature.problem for feature in features.values() if feature.problem), None)
+            missing = f"the feature '{name}', which every dataset has, is missing"
+            raise DatasetError(f"{path}: {wrong or missing}")
+        feature = features[name]
+        if not feature.is_numeric:
+            raise DatasetError(f"{path}: {feature.why_not_numeric()}, but every dataset has numbers there")
+        kinds = "f" if dtype == "float32" else "iu"
+        if np.dtype(feature.dtype).kind not in kinds:
+            raise DatasetError(f"{path}: '{name}' is declared as {feature.dtype}, it has to be {dtype}")
     return features
+
+
+def _feature(path: Path, name: str, entry: Any) -> Feature:
+    """Return a feature; a description that is wrong is kept until somebody asks for that feature."""
+    shape = entry.get("shape") if isinstance(entry, dict) else None
+    problem = None
+    if not isinstance(entry, dict) or shape is None or "dtype" not in entry:
+        problem = f"feature '{name}' needs a dtype and a shape"
+    elif not isinstance(shape, list) or not all(type(n) is int and n > 0 for n in shape):
+        problem = f"the shape of feature '{name}' is {shape!r}, not sizes above 0"
+    if problem is not None:
+        dtype = entry.get("dtype") if isinstance(entry, dict) else None
+        return Feature(name, str(dtype), (), problem=problem)
+    assert isinstance(shape, list)
+    about = entry.get("info")
+    return Feature(
+        name,
+        str(entry["dtype"]),
+        tuple(shape),
+        entry.get("names"),
+        about if isinstance(about, dict) else None,
+    )
 
 
 def _filled(entry: str, template: str, place: Mapping[str, Any]) -> str:

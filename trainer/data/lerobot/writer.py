@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from trainer.data.casts import CastError, cast_numbers
 from trainer.data.errors import DatasetError
 from trainer.data.lerobot.columns import read_table, to_numpy
 from trainer.data.lerobot.info import (
@@ -201,7 +202,10 @@ class LeRobotWriter:
                 raise DatasetError(f"{where}: '{name}' has shape {array.shape}, it should be {wanted}")
             if not np.can_cast(array.dtype, feature.dtype, "same_kind"):
                 raise DatasetError(f"{where}: '{name}' is {array.dtype}, which does not fit {feature.dtype}")
-            array = array.astype(feature.dtype)
+            try:
+                array = cast_numbers(array, feature.dtype)
+            except CastError as problem:
+                raise DatasetError(f"{where}: '{name}' in frame {problem.row}: {problem}") from None
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 frame = int(np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1))[0])
                 raise DatasetError(f"{where}: '{name}' has NaN or an infinite number in frame {frame}")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -13,6 +13,7 @@ from trainer.data.errors import DatasetError
 from trainer.data.inspection.cameras import video_place
 from trainer.data.inspection.rows import Rows, read_pictures
 from trainer.data.lerobot import LeRobotReader
+from trainer.data.lerobot.cameras import stored_picture
 from trainer.data.video.decoder import DECODE_ERRORS, POOL
 from trainer.pages.parts.pictures import jpeg_uri
 
@@ -80,21 +81,27 @@ def _from_data_files(
     for path, count in zip(rows.paths, rows.counts, strict=True):
         inside = [int(row) for row in wanted if begin <= row < begin + count]
         if inside:
-            cells = read_pictures(path, camera)
+            cells = _cells(path, camera)
             for row in inside:
-                pictures[row] = _decoded(cells[row - begin], reader.root, number)
+                pictures[row] = _decoded(cells[row - begin], reader, camera, number)
         begin += count
     return [pictures[int(row)] for row in wanted]
 
 
-def _decoded(cell: dict[str, bytes | str | None] | None, root: Path, number: int) -> Image.Image:
+def _cells(path: Path, camera: str) -> list[Any]:
     try:
-        assert cell is not None
-        content = cell.get("bytes")
-        source = io.BytesIO(content) if isinstance(content, bytes) else root / str(cell["path"])
-        with Image.open(source) as picture:
-            return picture.convert("RGB")
-    except (AssertionError, KeyError, OSError, ValueError) as problem:
+        return read_pictures(path, camera)
+    except (KeyError, OSError, ValueError) as problem:  # arrow's own errors are among them
+        raise DatasetError(f"{path}: the pictures of '{camera}' cannot be read: {problem}") from None
+
+
+def _decoded(cell: Any, reader: LeRobotReader, camera: str, number: int) -> Image.Image:
+    try:
+        shape = reader.features[camera].frame_shape
+        return Image.fromarray(stored_picture(cell, reader.root, shape))
+    except DatasetError:
+        raise
+    except ValueError as problem:
         raise DatasetError(f"a picture of episode {number} cannot be read: {problem}") from None
 
 

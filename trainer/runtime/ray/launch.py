@@ -155,5 +155,5 @@ def _noted_signals(came: list[int]) -> Iterator[None]:
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for stop_signal, handler in before.items():
+            signal.signal(stop_signal, handler)
