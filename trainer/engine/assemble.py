@@ -228,7 +228,7 @@ def _parallel(checked: CheckedConfig, runtime: Runtime) -> Parallel:
     if asked == "none" and runtime.distributed and hasattr(trainer_class, "policy_class"):
         message = f"with none, {runtime.world_size} ranks would train as many models that differ"
         raise checked.mistake(("train", "parallel"), message, "use ddp or fsdp")
-    return asked or "ddp"
+    return asked or ("ddp" if runtime.distributed else "none")
 
 
 def _load_folder(checked: CheckedConfig) -> Path | None:

@@ -166,28 +166,33 @@ def connect(
         has_it = chosen.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         precision = "bf16" if has_it else "fp32"
     runtime = Runtime(chosen, precision, rank, local_rank, world_size)
-    if world_size == 1:
-        yield runtime
-        return
-    if not found:
+    # A single rank of torchrun gets a group as well, in which its components may be sharded.
+    ours = not found and (world_size > 1 or dist.is_torchelastic_launched())
+    if ours:
         backend = "nccl" if chosen.type == "cuda" else "gloo"
         device_id = chosen if chosen.type == "cuda" else None
         dist.init_process_group(
             backend, timeout=RANK_TIMEOUT, device_id=device_id, **_own_store(rank, world_size)
         )
+    if world_size == 1:
+        try:
+            yield runtime
+        finally:
+            _destroy(ours)
+        return
     monitor = watch_ranks(rank)
     try:
         yield dataclasses.replace(runtime, monitor=monitor)
     except AgreedEnd:
         monitor.leave()
-        _destroy(not found)
+        _destroy(ours)
         raise
     except BaseException as error:
         final = is_final(error)
         lost = monitor.judge(error, final)
         # Closing our side of it is what frees the others from a collective. Closing it on a GPU may wait for
         # the rank that is gone.
-        _destroy(not found and chosen.type == "cpu")
+        _destroy(ours and chosen.type == "cpu")
         if lost is not None:
             raise lost from error
         heard = monitor.wait_until_heard()
@@ -196,7 +201,7 @@ def connect(
         raise
     else:
         monitor.leave()
-        _destroy(not found)
+        _destroy(ours)
 
 
 def _own_store(rank: int, world_size: int) -> dict[str, Any]:
