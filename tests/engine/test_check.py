@@ -91,7 +91,9 @@ class Tuples(Samples):
         return torch.zeros(5), torch.zeros(2)
 
 
-class Endless(IterableDataset[Any]): ...
+class Endless(IterableDataset[Any]):
+    def __iter__(self) -> Any:
+        yield from ()
 
 
 def norm_stats(width: int) -> dict[str, Any]:

@@ -16,12 +16,24 @@ HEAD = """# The experiment YAML
 Made by `python -m trainer.config.reference > docs/experiment.md` from the schema; do not edit it.
 
 * An unknown key is an error, and the nearest known one is named.
-* `defaults:` is a list of `label: path` entries, merged in order below the file itself; mappings are merged
-  key by key, everything else is replaced. Paths start at the folder of the file that names them.
+* `defaults:` is a list of paths, `- base.yaml` or `- label: base.yaml`, merged in order below the file
+  itself; mappings are merged key by key, everything else is replaced. Paths start at the folder of the file
+  that names them. `key: {_merge_: replace, _value_: …}` replaces a mapping as a whole; `append`, `prepend`
+  and `keyed` (with `key: name`) extend a list. All this is as in the model YAMLs.
+* `null` takes back what a file builds on where names are free: in `params` of any component, and under
+  `component_optims`, `component_build_args` and `component_config_paths`.
+* Parameters are checked against what receives them and converted once (`"2"` to 2 where a number is asked
+  for); checkpoints hold the converted values. `1e-4` is a number.
+* `trainer check X.yaml` prints what would run and everything that is wrong, and trains nothing.
 * `${params.task}` stands for the value at that path, `${env:NAME}` for an environment variable.
 * Files are looked up beside the YAML that names them, then in the project (the nearest folder above with
   `.git` or `pyproject.toml`). What is written starts at the project. `~` is the home folder.
 * `--set dotted.path=value` overrides one value.
+* A checkpoint decides nothing about code: `load_policy` and `trainer evaluate RUN` import the plugins that it
+  names only if they are shipped, installed with an entry point `trainer.plugins`, or trusted by the caller
+  (`trust=["my_package"]`, `--trust my_package`), and its model YAMLs may not use `imports` of other packages
+  or `_target_`. Training, resuming and `trainer evaluate CONFIG` import the plugins of the configuration that
+  the user names.
 
 | key | type | default | meaning |
 |---|---|---|---|"""

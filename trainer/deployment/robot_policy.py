@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ from trainer.checkpoint.folder import (
     read_manifest,
 )
 from trainer.checkpoint.names import CONFIG, DATASET, MODELS, OWN_STATE, STATS
-from trainer.config.parameters import FRAMEWORK_ARGUMENTS, convert_parameters, receivers
+from trainer.config.parameters import FRAMEWORK_ARGUMENTS, convert_parameters, own_parameters, receivers
 from trainer.config.schemas import ComponentSpec
 from trainer.data.images import IMAGE_PREFIX, scale_images
 from trainer.data.normalization import Normalizer
@@ -247,12 +246,6 @@ def build_models(paths: Mapping[str, Path], pretrained: bool = True) -> nn.Modul
         built = PolicyConstructorModelFactory().build(dict(paths))
     assert isinstance(built, dict)
     return nn.ModuleDict(built)
-
-
-def own_parameters(policy_class: type[Objective], params: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of `train.trainer.params` that the policy takes; the others are the trainer's."""
-    accepted = inspect.signature(policy_class).parameters
-    return {name: value for name, value in params.items() if name in accepted}
 
 
 def own_state(policy: Objective, models: nn.ModuleDict) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from torch import nn
 from trainer.checkpoint.folder import read_manifest, weights_folder
 from trainer.checkpoint.names import CONFIG, DATASET, MANIFEST, MODELS, STATS
 from trainer.checkpoint.writer import CheckpointWriter
+from trainer.config.parameters import own_parameters
 from trainer.config.paths import find_input, project_folder
 from trainer.config.schemas import ExperimentConfig
 from trainer.config.validation import Issues
@@ -25,7 +26,6 @@ from trainer.deployment.robot_policy import (
     build_loss,
     build_models,
     load_component,
-    own_parameters,
     own_state,
 )
 from trainer.engine.build_data import Data

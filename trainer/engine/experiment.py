@@ -16,6 +16,7 @@ from torch import nn
 
 from trainer.checkpoint.names import MODELS, checkpoint_name
 from trainer.checkpoint.writer import CheckpointWriter
+from trainer.config.parameters import own_parameters
 from trainer.config.schemas import ExperimentConfig
 from trainer.data.augmentation import Augmentation
 from trainer.data.batches import Batches
@@ -26,7 +27,6 @@ from trainer.deployment.robot_policy import (
     build_loss,
     build_models,
     load_own_state,
-    own_parameters,
     own_state,
 )
 from trainer.engine.saving import Saving
