@@ -67,7 +67,7 @@ def cluster(ray: Any, job: RayJob) -> Iterator[None]:
     own = {
         "address": "local",  # also where the environment names a cluster
         "num_cpus": max(cores, job.num_workers * (job.cpus_per_worker or 1)),
-        "include_dashmailbox": False,
+        "include_dashboard": False,
     }
     environment = {**_environment(job), "PYTHONPATH": os.pathsep.join(_search_path())}
     options = {"logging_level": logging.ERROR, "log_to_driver": False}
