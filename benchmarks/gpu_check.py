@@ -42,7 +42,7 @@ PICTURE = "observation.image"
 
 
 class RandomPushT(TrainingDataset):
-    """Random samples in the shapes of Push-T: two observations, a chunk of sixteen actions.
+    """Random samples in Push-T's shapes: two states, one picture or two poses, a chunk of sixteen actions.
 
     Args:
         picture: with camera frames, else with the pose of the T.
@@ -69,9 +69,14 @@ class RandomPushT(TrainingDataset):
         if self._frames is None:
             batch["observation.environment_state"] = self._pose[rows]
         else:
-            batch[PICTURE] = self._frames[rows % len(self._frames)][:, None].repeat(2, axis=1)
+            batch[PICTURE] = self._frames[rows % len(self._frames)]
         tensors = {key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in batch.items()}
         return {**tensors, "action_is_pad": torch.zeros(len(rows), 16, dtype=torch.bool)}
+
+    def facts(self) -> dict[str, Any]:
+        """Return which frames a sample holds."""
+        seen = {PICTURE: [0]} if self.image_keys else {"observation.environment_state": [-1, 0]}
+        return {"windows": {"observation.state": [-1, 0], **seen, "action": list(range(16))}}
 
 
 @DATASET_BUILDER_REGISTRY.register("random_pusht")

@@ -61,7 +61,7 @@ def train(
     """
     located = load_located(config_path, overrides)
     with connect(*_where(located.data), is_final=_is_final) as runtime:
-        checked = check(located, runtime.world_size, runtime.local_rank)
+        checked = check(located, runtime.world_size, runtime.local_rank, callbacks)
         data = build_data(checked, runtime.world_size, runtime.local_rank)
         for warning in (*checked.warnings, *data.warnings):
             log.warning(warning)

@@ -112,14 +112,13 @@ def test_among_ranks_gradients_travel_with_the_last_part_only(tiny_experiment: W
 
 OWN = """
 from trainer.registry import TRAINER_REGISTRY
-from trainer.runtime import environment_rank
 
 @TRAINER_REGISTRY.register("own_trainer")
 class OwnTrainer:
     def __init__(self, models, optimizers, loss, device):
         self.models, self.optimizers = models, optimizers
 
-    def train_step(self, data, context):
+    def train_step(self, data, iterations):
         return {"total": 0.0}
 """
 
@@ -133,7 +132,7 @@ def test_a_trainer_that_cannot_accumulate_says_so(tiny_experiment: Write, tmp_pa
         config["train"].update(accumulate_grad_batches=2, ema={"enabled": False})
         del config["train"]["gradient_clip_val"]
 
-    with pytest.raises(ConfigError, match=r"experiment\.yaml:\d+:\d+: .*takes no `part`"):
+    with pytest.raises(ConfigError, match=r"experiment\.yaml:\d+:\d+: .*takes no `context`"):
         train(tiny_experiment(change))
 
 

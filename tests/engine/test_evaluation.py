@@ -218,7 +218,7 @@ def test_what_was_measured_stays(evaluated: Callable[..., Path], tmp_path: Path)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--env", "drifd"], "did you mean drift"),
+        (["--env", "drifd"], "did you mean 'drift'"),
         (["--env", "drift/none"], "there is no task 'none'"),
         (["--env", "drift", "--n-action-steps", "9"], "n_action_steps is 9, but a chunk holds 1 to"),
         (["--env", "drift", "--device", "cuda:99"], "asks for GPU 99"),

@@ -20,6 +20,7 @@ from trainer.data.split import split_episodes
 from trainer.data.windows import Window
 from trainer.deployment.robot_policy import load_policy
 from trainer.offline_trainer import train
+from trainer.templates import Context
 from trainer.utils.random import RowRandom
 
 Write = Callable[..., Path]
@@ -70,8 +71,8 @@ def test_numbers_are_those_of_the_deployed_weights_on_the_held_out_samples(tiny_
             k: v.float() if torch.is_tensor(v) and v.is_floating_point() else v for k, v in batch.items()
         }
         with torch.no_grad():
-            loss = deployed.policy.loss(batch, RowRandom(start + rows))["total"]
-            chunk = deployed.policy.predict_action(batch, RowRandom(start + rows))
+            loss = deployed.policy.loss(batch, Context(RowRandom(start + rows)))["total"]
+            chunk = deployed.policy.predict_action(batch, Context(RowRandom(start + rows)))
         losses += [loss.item()] * len(rows)
         valid = ~batch["action_is_pad"]
         error = ((chunk - batch["action"]) ** 2).mean(-1)

@@ -162,7 +162,7 @@ def test_among_ranks_they_must_be_allowed_for(tiny_experiment: Write) -> None:
 
     def experiment(find_unused: bool, distributed: bool) -> Any:
         return SimpleNamespace(
-            models=nn.ModuleDict({"head": module}),
+            components={"head": SimpleNamespace(module=module)},
             optimizers={"head": None},
             config=SimpleNamespace(model=SimpleNamespace(find_unused_parameters=find_unused)),
             runtime=SimpleNamespace(distributed=distributed, is_main=True),

@@ -16,7 +16,7 @@ import torch
 from helpers.run_folder import assert_same, metrics, weights
 from helpers.tiny_experiment import STEPS_PER_EPOCH, write_dataset
 
-from trainer.checkpoint.folder import find_checkpoint, read_manifest
+from trainer.checkpoint.folder import CheckpointError, find_checkpoint, read_manifest
 from trainer.checkpoint.lock import LOCK, only_writer
 from trainer.config.errors import ConfigError
 from trainer.deployment.robot_policy import load_policy
@@ -245,14 +245,17 @@ def test_a_writer_killed_between_its_renames_loses_nothing(tiny_experiment: Writ
     assert read_manifest(run / "epoch_3")["epoch"] == 3
 
 
-def test_a_policy_is_found_by_its_project_wherever_it_is_loaded(
+def test_a_plugin_of_ones_own_is_named_by_who_opens_the_checkpoint(
     tiny_experiment: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Nothing in a checkpoint decides what code runs."""
     import sys
 
     (tmp_path / "project_plugin.py").write_text("loaded = True\n")
     run = train(tiny_experiment(lambda c: c["plugins"].append("project_plugin")))
-    monkeypatch.setattr(sys, "path", [p for p in sys.path if p != str(tmp_path)])
     monkeypatch.delitem(sys.modules, "project_plugin")
-    load_policy(run, device="cpu")
+    with pytest.raises(CheckpointError, match="is not trusted"):
+        load_policy(run, device="cpu")
+    assert "project_plugin" not in sys.modules
+    load_policy(run, device="cpu", trust=["project_plugin"])
     assert "project_plugin" in sys.modules

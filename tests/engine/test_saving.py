@@ -90,19 +90,15 @@ class Scores(Callback):
         return {"score": self.scores[epoch]} if epoch in self.scores else {}
 
 
-def scored(monkeypatch: pytest.MonkeyPatch, scores: Mapping[int, float]) -> None:
-    monkeypatch.setattr("trainer.offline_trainer.EvaluationCallback", lambda _: Scores(scores))
-
-
 BEST = {"metric": "score", "mode": "max"}
 
 
 def test_old_checkpoints_go_and_the_best_one_stays(
     tiny_experiment: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scored(monkeypatch, {1: 0.1, 2: 0.9, 3: float("nan"), 4: 0.5, 6: 0.8})
+    scores = Scores({1: 0.1, 2: 0.9, 3: float("nan"), 4: 0.5, 6: 0.8})
     path = tiny_experiment(lambda c: c["train"].update(checkpoint={"keep": 2, "best": BEST}))
-    run = train(path, ["train.epoch=6"])
+    run = train(path, ["train.epoch=6"], callbacks=[scores])
     assert folders(run) == ["epoch_2", "epoch_5", "epoch_6"]
     assert find_checkpoint(run / "best") == run / "epoch_2"
     assert find_checkpoint(run) == find_checkpoint(run / "latest") == run / "epoch_6"
@@ -112,10 +108,10 @@ def test_old_checkpoints_go_and_the_best_one_stays(
 def test_the_best_moment_is_saved_when_no_checkpoint_is_due(
     tiny_experiment: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scored(monkeypatch, {1: 3.0, 2: 1.0, 3: 2.0})
+    scores = Scores({1: 3.0, 2: 1.0, 3: 2.0})
     best = {"best": {"metric": "score", "mode": "min"}, "save_last": False, "keep": 1}
     path = tiny_experiment(lambda c: c["train"].update(checkpoint=best, save_every=10))
-    run = train(path, ["train.epoch=3"])
+    run = train(path, ["train.epoch=3"], callbacks=[scores])
     assert folders(run) == ["epoch_2"]
     assert (run / "best").read_text().startswith("epoch_2\n")
 
@@ -123,22 +119,22 @@ def test_the_best_moment_is_saved_when_no_checkpoint_is_due(
 def test_a_resumed_run_knows_the_best_score_so_far(
     tiny_experiment: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scored(monkeypatch, {1: 0.9, 2: 0.5, 3: 0.7, 4: 1.0})
+    scores = Scores({1: 0.9, 2: 0.5, 3: 0.7, 4: 1.0})
     path = tiny_experiment(lambda c: c["train"].update(checkpoint={"best": BEST}))
     for epochs, best in ((2, 1), (3, 1), (4, 4)):
-        run = train(path, [f"train.epoch={epochs}"])
+        run = train(path, [f"train.epoch={epochs}"], callbacks=[scores])
         assert find_checkpoint(run / "best") == run / f"epoch_{best}"
 
 
 def test_going_back_lets_best_name_the_best_moment_so_far(
     tiny_experiment: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scored(monkeypatch, {1: 0.5, 2: 0.4, 3: 0.9})
+    scores = Scores({1: 0.5, 2: 0.4, 3: 0.9})
     path = tiny_experiment(lambda c: c["train"].update(checkpoint={"best": BEST}))
-    run = train(path, ["train.epoch=3"])
+    run = train(path, ["train.epoch=3"], callbacks=[scores])
     assert find_checkpoint(run / "best") == run / "epoch_3"
-    scored(monkeypatch, {3: 0.45})
-    train(path, ["train.epoch=3", f"train.checkpoint.resume_from={run / 'epoch_2'}"])
+    scores = Scores({3: 0.45})
+    train(path, ["train.epoch=3", f"train.checkpoint.resume_from={run / 'epoch_2'}"], callbacks=[scores])
     assert find_checkpoint(run / "best") == run / "epoch_1"
     assert json.loads((run / "best").read_text().splitlines()[1])["iteration"] == STEPS_PER_EPOCH
 
@@ -146,21 +142,21 @@ def test_going_back_lets_best_name_the_best_moment_so_far(
 def test_in_another_folder_the_best_moment_is_one_that_is_there(
     tiny_experiment: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scored(monkeypatch, {1: 0.9, 2: 0.1, 3: 0.5, 4: 0.4})
+    scores = Scores({1: 0.9, 2: 0.1, 3: 0.5, 4: 0.4})
     path = tiny_experiment(lambda c: c["train"].update(checkpoint={"best": BEST}))
-    run = train(path)
+    run = train(path, callbacks=[scores])
     other = tmp_path / "other"
     choices = [f"train.save_dir={other}", f"train.checkpoint.resume_from={run / 'epoch_2'}", "train.epoch=4"]
-    train(path, choices)
+    train(path, choices, callbacks=[scores])
     assert find_checkpoint(other / "best") == other / "epoch_3"
 
 
 def test_a_best_metric_that_nothing_measures_is_reported(
     tiny_experiment: Write, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    scored(monkeypatch, {1: 0.9})
+    scores = Scores({1: 0.9})
     wanted = {"metric": "sucess_rate", "mode": "max"}
-    run = train(tiny_experiment(lambda c: c["train"].update(checkpoint={"best": wanted})))
+    run = train(tiny_experiment(lambda c: c["train"].update(checkpoint={"best": wanted})), callbacks=[scores])
     assert not (run / "best").exists()
     said = capsys.readouterr().err
     assert "train.checkpoint.best had no effect: 'sucess_rate' was never measured; what was: score" in said
@@ -358,14 +354,16 @@ def test_a_run_killed_before_it_measured_does_so_when_it_is_taken_up(
 
     path = tiny_experiment(change)
     scores = dict.fromkeys(range(1, 9), 0.1) | {1: 0.5, 2: 0.7}
-    scored(monkeypatch, scores)
-    whole = train(path, [f"train.save_dir={tmp_path / 'whole'}"])
+    scores = Scores(scores)
+    whole = train(path, [f"train.save_dir={tmp_path / 'whole'}"], callbacks=[scores])
     assert folders(whole) == ["epoch_1", "epoch_2", "epoch_3", "epoch_4"]
     for killed_after in (2, 3, 4):
-        run = train(path, [f"train.save_dir={tmp_path / 'again'}", f"train.epoch={killed_after}"])
+        run = train(
+            path, [f"train.save_dir={tmp_path / 'again'}", f"train.epoch={killed_after}"], callbacks=[scores]
+        )
         (run / f"epoch_{killed_after}/measured.pt").unlink()
         (run / "run.json").write_text("{}")
-        train(path, [f"train.save_dir={run}"])
+        train(path, [f"train.save_dir={run}"], callbacks=[scores])
         assert folders(run) == folders(whole)
         a, b = (load_tensors(one / "epoch_4/measured.pt") for one in (whole, run))
         assert_same(a, b)
@@ -398,9 +396,9 @@ def test_weights_are_deployed_from_a_schedule_free_optimizer_without_changing_th
 def test_a_run_begins_with_the_weights_of_another(
     tiny_experiment: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    scored(monkeypatch, {1: 0.9, 2: 0.1})
+    scores = Scores({1: 0.9, 2: 0.1})
     path = tiny_experiment(lambda c: c["train"].update(checkpoint={"best": BEST}))
-    run = train(path)
+    run = train(path, callbacks=[scores])
     begun: list[Any] = []
 
     class Looking(Callback):
@@ -408,7 +406,11 @@ def test_a_run_begins_with_the_weights_of_another(
             begun.append(copy.deepcopy(experiment.models["velocity_decoder"].state_dict()))
 
     monkeypatch.setattr("trainer.offline_trainer.EvaluationCallback", lambda _: Looking())
-    train(path, [f"train.save_dir={tmp_path / 'new'}", f"train.load_dir={run / what}", "train.epoch=1"])
+    train(
+        path,
+        [f"train.save_dir={tmp_path / 'new'}", f"train.load_dir={run / what}", "train.epoch=1"],
+        callbacks=[scores],
+    )
     epoch = 1 if what in ("best", "epoch_1") else 2
     assert_same(dict(begun[0]), dict(load_tensors(run / f"epoch_{epoch}/velocity_decoder.pt")))
 

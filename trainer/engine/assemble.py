@@ -166,7 +166,7 @@ def _rehearse(
         message = f"the first forward pass fails: {explain(error)}"
         raise checked.mistake(("train", "trainer"), message) from error
     issues = Issues(checked.located)
-    check_watched(issues, checked.config, checked.callbacks, list(checked.metrics), losses)
+    check_watched(issues, checked.config, checked.callbacks, list(checked.metrics), losses, checked.others)
     issues.raise_if_any()
 
 

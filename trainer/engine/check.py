@@ -58,6 +58,7 @@ class CheckedConfig:
         component_paths: component → absolute path of its model YAML.
         parameters: config path of a component spec → its converted parameters, as far as they are right.
         callbacks: config path → callback of `train.callbacks`.
+        others: callbacks that no file names.
         loggers: those of `train.loggers`.
         metrics: name → metric of `train.metrics`.
         warnings: sentences about settings that have no effect.
@@ -69,6 +70,7 @@ class CheckedConfig:
     component_paths: Mapping[str, Path]
     parameters: Mapping[ConfigPath, dict[str, Any]]
     callbacks: Mapping[ConfigPath, Callback] = field(default_factory=dict)
+    others: Sequence[Callback] = ()
     loggers: Sequence[Logger] = ()
     metrics: Mapping[str, Metric] = field(default_factory=dict)
     warnings: Sequence[str] = ()
@@ -90,7 +92,9 @@ class CheckedConfig:
         return mistake(self.located, path, message, hint)
 
 
-def check(located: LocatedConfig, world_size: int = 1, local_rank: int = 0) -> CheckedConfig:
+def check(
+    located: LocatedConfig, world_size: int = 1, local_rank: int = 0, others: Sequence[Callback] = ()
+) -> CheckedConfig:
     """Check a configuration; nothing is built, read or written of what it describes.
 
     Plugins are imported. Mistakes are kept, so that those of the data can be told with them.
@@ -99,6 +103,7 @@ def check(located: LocatedConfig, world_size: int = 1, local_rank: int = 0) -> C
         located: the loaded configuration.
         world_size: number of ranks that would train it.
         local_rank: place among the ranks of this machine.
+        others: callbacks that no file names, which may measure something.
     """
     issues = Issues(located)
     config = validate_schema(issues)
@@ -124,7 +129,7 @@ def check(located: LocatedConfig, world_size: int = 1, local_rank: int = 0) -> C
         check_effects(issues, config)
         check_load_dir(issues, config)
         check_resume_from(issues, config)
-        check_watched(issues, config, callbacks, list(metrics))
+        check_watched(issues, config, callbacks, list(metrics), others=others)
         config = _resolve_batch_size(issues, config, world_size)
         warnings = [*idle_components(config), *idle_settings(config)]
     return CheckedConfig(
@@ -134,6 +139,7 @@ def check(located: LocatedConfig, world_size: int = 1, local_rank: int = 0) -> C
         component_paths=component_paths,
         parameters=parameters,
         callbacks=callbacks,
+        others=others,
         loggers=[logger for _, _, logger in parts["loggers"]],
         metrics=metrics,
         warnings=warnings,

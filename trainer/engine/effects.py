@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from model_constructor import ConfigPath, did_you_mean
@@ -58,6 +58,7 @@ def check_watched(
     callbacks: Mapping[ConfigPath, Callback],
     metrics: Collection[str],
     losses: Collection[str] | None = None,
+    others: Sequence[Callback] = (),
 ) -> None:
     """Refuse to wait for what nobody measures.
 
@@ -67,8 +68,9 @@ def check_watched(
         callbacks: config path → callback; each says what it watches and what it measures.
         metrics: names of what is measured on the validation episodes beside the losses.
         losses: names of the policy's losses, where they are known already.
+        others: callbacks that no file names.
     """
-    own = [callback.measures() for callback in callbacks.values()]
+    own = [callback.measures() for callback in (*callbacks.values(), *others)]
     known = [name for names in own for name in names or ()]
     anything = None in own
     validation, evaluation = config.data.validation is not None, config.train.evaluation is not None

@@ -157,7 +157,11 @@ def check_same_robot(issues: Issues, config: ExperimentConfig, facts: Mapping[st
     features, env = facts.get("features", {}), config.train.evaluation.env
     read = [name for name in facts.get("windows", {}) if name in features]
     try:
-        with contextlib.closing(make_simulator(env)) as simulator:
+        simulator = make_simulator(env)
+    except UsageError:
+        return  # which the check of the configuration tells
+    try:
+        with contextlib.closing(simulator):
             check_features({name: features[name]["shape"] for name in read}, env, simulator)
     except UsageError as error:
         issues.add(("train", "evaluation", "env"), str(error))
