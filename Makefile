@@ -2,9 +2,11 @@
 
 CONFIG ?= examples/configs/metaworld_pick_place.yaml
 BIN := .venv/bin
+PYTHON ?= python3
+OTHER_VENV = .venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 export PYTHONUNBUFFERED = 1
 
-.PHONY: demo test test-slow lint fuzz kill-matrix setup help
+.PHONY: demo test test-python test-slow lint fuzz kill-matrix setup help
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -25,6 +27,11 @@ lint: setup
 
 test: lint ## lint, type check and every test that is quick
 	OMP_NUM_THREADS=1 WANDB_MODE=disabled $(BIN)/python -m pytest -m "not slow"
+
+test-python: ## the quick tests under another Python, in an environment of its own: PYTHON=python3.12
+	@VENV=$(OTHER_VENV) PYTHON=$(PYTHON) bash uv_setup.sh
+	@VENV=$(OTHER_VENV) bash env_setup.sh
+	OMP_NUM_THREADS=1 WANDB_MODE=disabled $(OTHER_VENV)/bin/python -m pytest -m "not slow"
 
 fuzz: setup ## 100,000 mutated model YAMLs raise nothing but ConfigError
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz_model_yaml.py --cases 100000 --seed 0

@@ -1,25 +1,28 @@
 #!/usr/bin/env bash
-# Installs into .venv what Trainer needs: torch first and pinned, then the two packages of this repository.
+# Installs what Trainer needs into the virtual environment: torch first and pinned, then the packages of this repository.
 # Says nothing and does nothing when that was done before and none of its inputs changed.
 #
 #   TORCH_VERSION   version of torch (default below)
 #   TORCH_PIP_ARGS  further arguments of pip for torch alone, such as the index of another build
-#   EXTRAS          extras of the package (default: sim,video,dev)
+#   EXTRAS          extras of the package (default: train,sim,video,dev)
+#   VENV            folder of the virtual environment (default: .venv)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
 torch_version=${TORCH_VERSION:-2.13.0}
-extras=${EXTRAS:-sim,video,dev}
-pip=(.venv/bin/python -m pip --disable-pip-version-check)
+extras=${EXTRAS:-train,sim,video,dev}
+venv=${VENV:-.venv}
+pip=("$venv/bin/python" -m pip --disable-pip-version-check)
 
-if [ ! -x .venv/bin/python ]; then
-    echo "There is no .venv; run uv_setup.sh first." >&2
+if [ ! -x "$venv/bin/python" ]; then
+    echo "There is no $venv; run uv_setup.sh first." >&2
     exit 1
 fi
 
-inputs=$(cat env_setup.sh pyproject.toml policy_constructor/pyproject.toml constraints.txt | cksum)
+inputs=$(cat env_setup.sh pyproject.toml policy_constructor/pyproject.toml \
+    policy_constructor/model_constructor/version.py constraints.txt | cksum)
 stamp="$torch_version $extras $inputs $PWD"
-if [ "$(cat .venv/.env_setup 2>/dev/null)" = "$stamp" ]; then
+if [ "$(cat "$venv/.env_setup" 2>/dev/null)" = "$stamp" ]; then
     exit 0
 fi
 
@@ -27,9 +30,9 @@ fi
 # fast way to decode videos.
 libraries=(libOSMesa.so libEGL.so.1 libGL.so.1 libglib-2.0.so.0 libavcodec.so)
 packages="libosmesa6 libegl1 libgl1 libglib2.0-0 ffmpeg"
-if [ "$(.venv/bin/python -c 'import sys; print(sys.base_prefix)')" = /usr ]; then
+if [ "$("$venv/bin/python" -c 'import sys; print(sys.base_prefix)')" = /usr ]; then
     # Debian keeps the library of its Python, which the video decoder links against, in a package of its own.
-    version=$(.venv/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+    version=$("$venv/bin/python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
     libraries+=("libpython$version.so")
     packages="$packages libpython$version"
 fi
@@ -56,4 +59,4 @@ echo "Installing torch $torch_version"
 "${pip[@]}" install --quiet ${TORCH_PIP_ARGS:-} "torch==$torch_version"
 echo "Installing Trainer and its model language"
 "${pip[@]}" install --quiet -c constraints.txt -e ./policy_constructor -e ".[$extras]"
-echo "$stamp" >.venv/.env_setup
+echo "$stamp" >"$venv/.env_setup"

@@ -1,22 +1,46 @@
-"""Trainer: one YAML file in, a trained imitation-learning policy out."""
+"""Trainer: one YAML file in, a trained imitation-learning policy out.
+
+The names below are imported when they are first used, so that `import trainer` imports neither torch nor any
+library that only training needs.
+"""
 
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from model_constructor import __version__
+
+from trainer.utils.import_utils import lazy_attributes, needs_training_libraries
+
+if TYPE_CHECKING:
+    from trainer.config import load_config, validate_config
+    from trainer.deployment.robot_policy import load_policy
+    from trainer.evaluation.evaluate import evaluate
+    from trainer.offline_trainer import train
 
 # Waiting threads of torch sleep instead of spinning, unless the user chose: with few cores and other work on
 # them, spinning ones take the time of those that compute (measured: five times slower). Torch reads it once.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-__version__ = "0.1.0"
-__all__ = ["__version__", "load_policy"]
+__all__ = ["__version__", "evaluate", "load_config", "load_policy", "train", "validate_config"]
+
+_load = lazy_attributes(
+    __name__,
+    {
+        "evaluate": "trainer.evaluation.evaluate",
+        "load_config": "trainer.config",
+        "load_policy": "trainer.deployment.robot_policy",
+        "train": "trainer.offline_trainer",
+        "validate_config": "trainer.config",
+    },
+)
 
 
 def __getattr__(name: str) -> Any:
-    """Import `load_policy` on first use, so that `import trainer` does not import torch."""
-    if name == "load_policy":
-        from trainer.deployment.robot_policy import load_policy
+    with needs_training_libraries(f"trainer.{name}"):
+        return _load(name)
 
-        return load_policy
-    raise AttributeError(f"module 'trainer' has no attribute '{name}'")
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -9,7 +9,6 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 # Run as a file, this folder is first on the path and the project is not: put that right before our imports.
 if __package__ in (None, ""):
@@ -37,6 +36,7 @@ from trainer.runtime import (
 )
 from trainer.templates import Callback
 from trainer.utils.log import let_nobody_listen, log
+from trainer.utils.selection import select
 
 
 def train(
@@ -118,10 +118,7 @@ def attempt(config_path: str | Path, overrides: Sequence[str] = ()) -> Outcome:
 
 def way_on(config_path: str | Path, overrides: Sequence[str], where: str) -> str:
     """Return how a user goes on with a run that has ended before its time."""
-    raw: Any = load_located(config_path, overrides).data
-    for key in ("train", "checkpoint"):
-        raw = (raw or {}).get(key)
-    asked = (raw or {}).get("resume_from", "auto")
+    asked = select(load_located(config_path, overrides).data, "train.checkpoint.resume_from", "auto")
     more = "" if asked == "auto" else " with --set train.checkpoint.resume_from=auto"
     return f"The same command{more} goes on from {where}"
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from model_constructor.version import __version__
+
 if TYPE_CHECKING:
     from model_constructor.api import build_model, compile_ir
     from model_constructor.blocks.vision.weights import without_pretrained_weights
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from model_constructor.config.source_map import ConfigPath, SourceLocation, SourceMap, format_path
     from model_constructor.config.yaml_loader import dump_yaml, load_yaml_node, parse_value
     from model_constructor.errors import ConfigError
+    from model_constructor.graph.model import GraphModel
     from model_constructor.random import random_source
     from model_constructor.registry.registry import Registry
     from model_constructor.show import describe, parse_input, render_svg, render_text
@@ -37,6 +40,7 @@ _HOMES = {
     "model_constructor.config.source_map": ("ConfigPath", "SourceLocation", "SourceMap", "format_path"),
     "model_constructor.config.yaml_loader": ("dump_yaml", "load_yaml_node", "parse_value"),
     "model_constructor.errors": ("ConfigError",),
+    "model_constructor.graph.model": ("GraphModel",),
     "model_constructor.random": ("random_source",),
     "model_constructor.registry.registry": ("Registry",),
     "model_constructor.show": ("describe", "parse_input", "render_svg", "render_text"),
@@ -49,11 +53,13 @@ __all__ = [
     "UNKNOWN",
     "ConfigError",
     "ConfigPath",
+    "GraphModel",
     "Node",
     "Problems",
     "Registry",
     "SourceLocation",
     "SourceMap",
+    "__version__",
     "build_model",
     "closest",
     "compile_ir",

@@ -11,9 +11,11 @@ import pytest
 
 from trainer.config.errors import ConfigLoadError
 from trainer.config.loader import load_config, load_located
+from trainer.config.paths import SHIPPED, find_input
 
 
 def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     return path
 
@@ -149,3 +151,31 @@ def test_a_missing_file_is_named() -> None:
 def test_the_config_room_does_not_need_torch() -> None:
     code = "import sys, trainer.config.loader, trainer.config.validation; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_shipped_config_is_found_from_anywhere_unless_there_is_an_own_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = "examples/configs/minimal.yaml"
+    assert load_config(name)["train"]["project_name"] == "minimal"
+    write(tmp_path / "own/experiment.yaml", f"defaults: [{{base: {name}}}]\ntrain: {{epoch: 3}}\n")
+    assert load_config("own/experiment.yaml")["train"]["project_name"] == "minimal"
+    write(tmp_path / "own" / name, "train: {project_name: own}\n")
+    assert load_config("own/experiment.yaml")["train"]["project_name"] == "own"
+    write(tmp_path / name, "train: {project_name: here}\n")
+    assert load_config(name)["train"]["project_name"] == "here"
+
+
+def test_what_a_config_names_is_looked_up_beside_it_in_its_project_and_among_what_is_shipped(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "project/.git").mkdir(parents=True)
+    config = tmp_path / "project/configs/experiment.yaml"
+    write(config, "a: 1\n")
+    model = "experiment_models/state_flow_matching/small/velocity_decoder.yaml"
+    folders = load_located(config).search_paths(())
+    assert find_input(model, folders) == SHIPPED / model
+    for own in (tmp_path / "project" / model, config.parent / model):
+        write(own, "{}\n")
+        assert find_input(model, folders) == own

@@ -81,7 +81,7 @@ def test_without_ray_the_extra_is_named(tiny_experiment: Write, monkeypatch: pyt
     code, output = attempt(tiny_experiment(), "--backend", "ray")
     assert code == 2
     assert output.startswith("Error: Ray is not installed")
-    assert output.strip().endswith("pip install 'trainer[ray]'")
+    assert output.strip().endswith("pip install 'trainer-il[ray]'")
 
 
 def test_an_address_where_no_cluster_is(tiny_experiment: Write) -> None:

@@ -315,7 +315,7 @@ class Crashing(Callback):
 
 @pytest.mark.parametrize("save_every", [1, 5])
 def test_what_fails_as_it_measures_costs_no_epoch(
-    tiny_experiment: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, save_every: int
+    tiny_experiment: Write, tmp_path: Path, save_every: int
 ) -> None:
     def change(config: dict[str, Any]) -> None:
         fixed_schedule(config)
@@ -326,15 +326,14 @@ def test_what_fails_as_it_measures_costs_no_epoch(
     runs = []
     for name, crash in (("whole", -1), ("crashed", 3)):
         crashing = Crashing(crash)
-        monkeypatch.setattr("trainer.offline_trainer.EvaluationCallback", lambda _, c=crashing: c)
         folder = [f"train.save_dir={tmp_path / name}"]
         if crash > 0:
             with pytest.raises(Crash):
-                train(path, folder)
+                train(path, folder, callbacks=[crashing])
             assert find_checkpoint(tmp_path / name).name == "epoch_3"
             read_manifest(tmp_path / name / "epoch_3")
             assert find_checkpoint(tmp_path / name / "best").name == "epoch_2"
-        runs.append(train(path, folder))
+        runs.append(train(path, folder, callbacks=[crashing]))
     for name in ("velocity_decoder.pt", "velocity_decoder_opt.pt", "training_state.pt", "measured.pt"):
         a, b = (load_tensors(run / "epoch_4" / name) for run in runs)
         assert_same(a, b)

@@ -1,4 +1,4 @@
-"""The extensions in `examples/extensions` train as a user would have them train."""
+"""The extensions in `examples/extensions`, and the minimal config, train as a user would have them train."""
 
 from __future__ import annotations
 
@@ -61,6 +61,29 @@ def test_it_learns_the_linear_relation_of_the_small_dataset(
     assert np.mean(losses[-11:]) < 0.3 * np.mean(losses[:3])
     policy = load_policy(run, device="cpu")
     assert policy.act({"observation.state": np.zeros(5, np.float32)}).shape == (2,)
+
+
+def test_the_minimal_config_learns_to_reach_the_goal(tmp_path: Path) -> None:
+    run = train("examples/configs/minimal.yaml", [f"train.save_dir={tmp_path / 'run'}", "device=cpu"])
+    policy = load_policy(run, device="cpu")
+    rng = np.random.default_rng(1)
+    points, goals = rng.uniform(-0.9, 0.9, size=(2, 20, 2))
+    before = np.linalg.norm(goals - points, axis=1)
+    policy.reset(list(range(20)))
+    for _ in range(40):
+        points = points + policy.act({"observation.state": np.concatenate([points, goals], axis=1)})
+    after = np.linalg.norm(goals - points, axis=1)
+    assert np.mean(before) > 0.5
+    assert np.max(after) < 0.15
+
+
+def test_a_parameter_of_the_sample_data_is_checked(tmp_path: Path) -> None:
+    wrong = ["data.datamodule.params.episode=3", "data.datamodule.params.frames=many"]
+    with pytest.raises(ConfigError) as caught:
+        train("examples/configs/minimal.yaml", wrong)
+    said = str(caught.value)
+    assert "data.datamodule.params.episode: unknown key; did you mean 'episodes'?" in said
+    assert "data.datamodule.params.frames: input should be a valid integer" in said
 
 
 def test_the_reduction_of_the_l2_loss_arrives() -> None:

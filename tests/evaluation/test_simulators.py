@@ -157,7 +157,7 @@ def test_a_simulator_that_is_not_installed_names_its_extra() -> None:
         "except ValueError as error: print(error)"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "pip install -e '.[metaworld]'" in answer
+    assert "pip install 'trainer-il[metaworld]'" in answer
 
 
 def test_pusht_draws_without_a_screen() -> None:

@@ -467,7 +467,7 @@ def test_what_is_wrong_with_the_parameters(folder, changes, param, sentence):
 def test_a_missing_library_is_named(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "h5py", None)
     monkeypatch.delitem(sys.modules, "experiment_training.components.dataloader.hdf5_episodes", raising=False)
-    with pytest.raises(ParameterError, match=r"needs h5py.*trainer\[hdf5\]"):
+    with pytest.raises(ParameterError, match=r"needs h5py.*trainer-il\[hdf5\]"):
         build(folder)
 
 

@@ -167,7 +167,7 @@ def test_fetching_that_is_not_possible(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     error = refusal(repo_id="no/such", search_paths=[tmp_path])
     assert "needs huggingface_hub, which is not installed" in error.message
-    assert "trainer[hub]" in error.hint
+    assert "trainer-il[hub]" in error.hint
 
 
 def test_a_missing_dataset(tmp_path):

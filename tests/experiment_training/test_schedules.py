@@ -130,5 +130,5 @@ def test_schedule_free_radam_is_that_of_the_library() -> None:
 
 def test_without_its_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "schedulefree", None)
-    with pytest.raises(ValueError, match=r"pip install 'trainer\[schedulefree\]'"):
+    with pytest.raises(ValueError, match=r"pip install 'trainer-il\[schedulefree\]'"):
         RAdamScheduleFreeFactory(lr=0.1).build([weight()])

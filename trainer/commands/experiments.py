@@ -8,7 +8,7 @@ from pathlib import Path
 
 from trainer.commands.errors import UserError
 from trainer.config.loader import load_located
-from trainer.config.paths import output_path, project_folder
+from trainer.config.paths import config_file, output_path, project_folder
 from trainer.config.schemas import ExperimentConfig
 from trainer.config.validation import Issues, validate_schema
 from trainer.registry import load_plugins
@@ -45,7 +45,7 @@ def recording_of(path: str | Path) -> Recording:
         raise UserError(f"{path} has no section data.recording, so there is nothing to record")
     if not isinstance(root, str):
         raise UserError(f"{path}: data.datamodule.params.root is needed: it is where the recording goes")
-    return Recording(asked.env, asked.episodes, asked.seed, output_path(root, Path(path)))
+    return Recording(asked.env, asked.episodes, asked.seed, output_path(root, config_file(path)))
 
 
 def import_plugins(path: Path, trust: Sequence[str] = ()) -> None:
@@ -59,18 +59,18 @@ def import_plugins(path: Path, trust: Sequence[str] = ()) -> None:
         ConfigLoadError, ConfigError, PluginError: what is wrong, and where.
     """
     if is_experiment(path):
-        load_plugins(read_experiment(path).plugins, project_folder(path))
+        load_plugins(read_experiment(path).plugins, project_folder(config_file(path)))
     elif trust:
         load_plugins([], project_folder(Path.cwd() / "experiment.yaml"))
 
 
 def is_experiment(path: Path) -> bool:
     """Say whether a path is an experiment YAML."""
-    return path.suffix in (".yaml", ".yml") and path.is_file()
+    return path.suffix in (".yaml", ".yml") and config_file(path).is_file()
 
 
 def run_folder(path: Path) -> Path:
     """Return the run folder that a path means: itself, or the `save_dir` of an experiment YAML."""
     if is_experiment(path):
-        return output_path(read_experiment(path).train.save_dir, path)
+        return output_path(read_experiment(path).train.save_dir, config_file(path))
     return path.expanduser()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.config.loader import LocatedConfig, load_located
+from trainer.config.paths import config_file
 from trainer.engine.build_data import build_data
 from trainer.engine.check import check
 from trainer.engine.exit_messages import Outcome, user_message
@@ -42,7 +43,7 @@ def train_on_ray(
         max_failures: how often a lost rank is made good by going on from the last checkpoint.
         cpus_per_worker: CPU cores of a rank, and its threads.
     """
-    path = Path(config_path).expanduser().absolute()
+    path = config_file(config_path).absolute()
     try:
         located = load_located(path, overrides)
         device = str(located.data.get("device", "auto"))

@@ -28,7 +28,7 @@ from model_constructor import (
 )
 
 from trainer.config.errors import ConfigLoadError
-from trainer.config.paths import expanded, search_paths
+from trainer.config.paths import config_file, search_paths
 
 __all__ = ["ConfigPath", "LocatedConfig", "describe_yaml_error", "load_config", "load_located"]
 
@@ -85,7 +85,7 @@ def load_located(path: str | Path, overrides: Iterable[str] = ()) -> LocatedConf
     Raises:
         ConfigLoadError: see `load_config`; also for an override that is no assignment.
     """
-    path = expanded(str(path))
+    path = config_file(path)
     problems = Problems()
     files = _Files(problems)
     try:
@@ -145,7 +145,7 @@ class _Files:
         self.chains[str(path)] = tuple(_shown(str(p)) for p in chain)
         below = root.holding({})
         for entry in _defaults(root):
-            included = self.compose(path.parent / expanded(entry.value), chain, entry.loc)
+            included = self.compose(config_file(entry.value, path.parent), chain, entry.loc)
             below = _lay_over(below, included, self._problems)
         own = root.holding({key: child for key, child in root.value.items() if key != "defaults"})
         self._composed[resolved] = _lay_over(below, own, self._problems)

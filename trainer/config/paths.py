@@ -8,11 +8,26 @@ from pathlib import Path
 PROJECT_MARKS = (".git", "pyproject.toml")
 LONGEST_NAME, LONGEST_PATH = 255, 4095
 """In bytes: what Linux file systems take."""
+SHIPPED = Path(__file__).resolve().parents[2]
+"""The folder with the shipped experiments: the checkout, or where the wheel was installed."""
+
+
+def config_file(path: str | Path, folder: Path = Path()) -> Path:
+    """Return the config that a path means: below `folder`, or the shipped one, `examples/configs/x.yaml`."""
+    own = folder / expanded(str(path))
+    shipped = SHIPPED / path
+    return shipped if not _exists(own) and _exists(shipped) and shipped.is_file() else own
 
 
 def project_folder(config_path: Path) -> Path:
-    """Return the nearest folder above a config that has .git or pyproject.toml, else its own folder."""
+    """Return the nearest folder above a config that has .git or pyproject.toml, else its own folder.
+
+    A config that was installed with the package belongs to no project: that of the current folder takes
+    what it writes.
+    """
     folder = config_path.resolve().parent
+    if SHIPPED in folder.parents and not any((SHIPPED / mark).exists() for mark in PROJECT_MARKS):
+        folder = Path.cwd()
     for candidate in (folder, *folder.parents):
         if any((candidate / mark).exists() for mark in PROJECT_MARKS):
             return candidate
@@ -22,8 +37,8 @@ def project_folder(config_path: Path) -> Path:
 def search_paths(config_path: Path, declared_in: str | None = None) -> list[Path]:
     """Return the folders in which what a config names is looked up, nearest first.
 
-    They are the folder of the file that holds the value, that of the config itself, and the project folders
-    of both.
+    They are the folder of the file that holds the value, that of the config itself, the project folders of
+    both, and the one with the shipped experiments.
 
     Args:
         config_path: the config that was asked for.
@@ -32,7 +47,7 @@ def search_paths(config_path: Path, declared_in: str | None = None) -> list[Path
     files = [config_path]
     if declared_in is not None and Path(declared_in).is_file():
         files.insert(0, Path(declared_in))
-    folders = [f.resolve().parent for f in files] + [project_folder(f) for f in files]
+    folders = [f.resolve().parent for f in files] + [project_folder(f) for f in files] + [SHIPPED]
     return list(dict.fromkeys(folders))
 
 

@@ -18,7 +18,8 @@ Made by `python -m trainer.config.reference > docs/experiment.md` from the schem
 * An unknown key is an error, and the nearest known one is named.
 * `defaults:` is a list of paths, `- base.yaml` or `- label: base.yaml`, merged in order below the file
   itself; mappings are merged key by key, everything else is replaced. Paths start at the folder of the file
-  that names them. `key: {_merge_: replace, _value_: …}` replaces a mapping as a whole; `append`, `prepend`
+  that names them; what is not there may be a shipped config, such as `examples/configs/minimal.yaml`.
+  `key: {_merge_: replace, _value_: …}` replaces a mapping as a whole; `append`, `prepend`
   and `keyed` (with `key: name`) extend a list. All this is as in the model YAMLs.
 * `null` takes back what a file builds on where names are free: in `params` of any component, and under
   `component_optims`, `component_build_args` and `component_config_paths`.
@@ -75,8 +76,14 @@ def _type_name(annotation: object) -> str:
         return f"mapping of {_type_name(arguments[1])}"
     if arguments:
         return " or ".join(_type_name(a) for a in arguments)
-    words = {str: "text", int: "integer", float: "number", bool: "true or false", type(None): "null"}
-    return words.get(annotation, "anything")  # type: ignore[call-overload]
+    words: dict[typing.Any, str] = {
+        str: "text",
+        int: "integer",
+        float: "number",
+        bool: "true or false",
+        type(None): "null",
+    }
+    return words.get(annotation, "anything")
 
 
 def _default(field: FieldInfo) -> str:

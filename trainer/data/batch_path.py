@@ -6,12 +6,11 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from trainer.data.images import scale_images
 from trainer.data.normalization import Normalizer
 from trainer.data.packing import PackedBatch
-from trainer.utils.tree import tree_map
+from trainer.utils.device import cast_dtype, move_to_device
 
 Batch = dict[str, Any]
 
@@ -62,7 +61,8 @@ class BatchPath:
             ValueError: a mixture's batch does not tell which dataset each sample is from.
         """
         normalized = dict(batch) if self._normalizer is None else self._normalizer.normalize(batch)
-        return tree_map(_to_float32, normalized, is_leaf=_is_texts)
+        ready: Batch = cast_dtype(normalized, torch.float32)
+        return ready
 
     def packed(self, batch: Batch) -> Batch | PackedBatch:
         """Return what `on_host` gave as it travels: in one (pinned) piece, or itself where it stays."""
@@ -80,20 +80,5 @@ class BatchPath:
         there = travelling.unpack(self.device) if isinstance(travelling, PackedBatch) else travelling
         if self.device.type != "cpu":
             # Tensors nested in a dataset's own containers are not in the block.
-            there = tree_map(lambda value: _moved(value, self.device), there, is_leaf=_is_texts)
+            there = move_to_device(there, self.device)
         return scale_images(there, self._cameras)
-
-
-def _to_float32(value: Any) -> Any:
-    if isinstance(value, Tensor) and value.is_floating_point():
-        return value.float()
-    return value
-
-
-def _is_texts(value: Any) -> bool:
-    """Tell a list of texts, which need not be walked one by one."""
-    return isinstance(value, list) and len(value) > 0 and isinstance(value[0], str)
-
-
-def _moved(value: Any, device: torch.device) -> Any:
-    return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value

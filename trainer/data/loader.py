@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import random
 import threading
 import time
 from collections.abc import Generator, Iterator
@@ -23,6 +22,7 @@ from trainer.data.packing import PackedBatch
 from trainer.data.prefetcher import Prefetcher
 from trainer.data.threads import number_of_threads
 from trainer.templates import TrainingDataset
+from trainer.utils.seed import seed_worker
 
 _PREFETCHED = 2
 """Batches that are ready beside the step without workers, and that are made at once where there are cores."""
@@ -109,7 +109,7 @@ class BatchLoader(Batches):
                 pin_memory=self.path.pins_memory,
                 persistent_workers=persistent_workers,
                 prefetch_factor=prefetch_factor,
-                worker_init_fn=_seed_worker,
+                worker_init_fn=_begin_worker,
                 generator=self._worker_seeds,
             )
 
@@ -231,12 +231,11 @@ def _packed(batch: Any) -> PackedBatch:
     return PackedBatch(batch)
 
 
-def _seed_worker(worker: int) -> None:
-    """Seed python and numpy as torch seeded this worker, whose number is in that seed already.
+def _begin_worker(worker: int) -> None:
+    """Seed a worker and let it outlast a signal to stop.
 
-    A signal to stop reaches a whole process group, from the keyboard as from torchrun, while the step that is
+    Such a signal reaches a whole process group, from the keyboard as from torchrun, while the step that is
     to be finished still needs batches. So the worker leaves that group; it goes when its parent does.
     """
     os.setpgid(0, 0)
-    random.seed(torch.initial_seed())
-    np.random.seed(torch.initial_seed() % 2**32)
+    seed_worker(worker)

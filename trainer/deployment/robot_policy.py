@@ -243,9 +243,9 @@ def build_models(paths: Mapping[str, Path], pretrained: bool = True) -> nn.Modul
     if not paths:
         return nn.ModuleDict()
     with contextlib.nullcontext() if pretrained else without_pretrained_weights():
-        built = PolicyConstructorModelFactory().build(dict(paths))
-    assert isinstance(built, dict)
-    return nn.ModuleDict(built)
+        built = PolicyConstructorModelFactory().build(paths)
+    assert isinstance(built, nn.ModuleDict)
+    return built
 
 
 def own_state(policy: Objective, models: nn.ModuleDict) -> dict[str, Tensor]:

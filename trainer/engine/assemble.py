@@ -53,6 +53,7 @@ from trainer.runtime import Runtime
 from trainer.templates import Callback, Objective, RunIdentity
 from trainer.utils.errors import TrainingFault
 from trainer.utils.files import write_json
+from trainer.utils.import_utils import instantiate
 from trainer.utils.log import log
 from trainer.utils.seed import kept_random_state, set_global_seed
 
@@ -339,12 +340,11 @@ def _build_trainer(
     }
     if "loss" in accepted:
         offered["loss"] = _build_loss(checked)
-    arguments = {name: value for name, value in offered.items() if name in accepted}
     params = config.train.trainer.params
     if policy is not None:
         params = {name: value for name, value in params.items() if name in accepted}
     try:
-        return cls(**arguments, **params)
+        return instantiate(cls, params, **offered)
     except ValueError as error:
         raise checked.mistake(("train", "trainer"), str(error)) from error
 

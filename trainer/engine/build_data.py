@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainer.config.errors import ParameterError
+from trainer.config.paths import project_folder
 from trainer.config.schemas import ExperimentConfig
 from trainer.config.validation import Issues
 from trainer.data.augmentation import Augmentation
@@ -88,6 +89,7 @@ def _build(issues: Issues, checked: CheckedConfig, world_size: int, local_rank: 
         "local_rank": local_rank,
         "dist_enabled": world_size > 1,
         "save_dir": str(checked.run),
+        "project": project_folder(checked.located.path),
         "search_paths": checked.located.search_paths((*DATAMODULE, "params", "root")),
     }
     try:

@@ -12,20 +12,23 @@ from torch import nn
 class ModelFactory(Protocol):
     """Builds the components of a policy."""
 
-    def build(self, cfg: Mapping[str, Any]) -> nn.Module | dict[str, nn.Module]:
-        """Return one model, or a model for each name."""
+    def build(self, cfg: Mapping[str, Any]) -> nn.Module | nn.ModuleDict:
+        """Return one model, or an `nn.ModuleDict` with a model for each name."""
         ...
 
 
 class PolicyConstructorModelFactory:
     """Builds components through `model_constructor`."""
 
-    def build(self, cfg: Mapping[str, Any]) -> nn.Module | dict[str, nn.Module]:
+    def build(self, cfg: Mapping[str, Any]) -> nn.Module | nn.ModuleDict:
         """Build one model or several.
 
         Args:
             cfg: `{"config_path": path}` or `{"config": mapping}` for a single model; otherwise
                 component name → path of its YAML.
+
+        Returns:
+            The single model, or an `nn.ModuleDict` of `GraphModel`s by component name, in the order of `cfg`.
 
         Raises:
             ValueError: nothing is asked for.
@@ -39,4 +42,4 @@ class PolicyConstructorModelFactory:
             return build_model(Path(cfg["config_path"]))
         if "config" in cfg:
             return build_model(dict(cfg["config"]))
-        return {name: build_model(Path(path)) for name, path in cfg.items()}
+        return nn.ModuleDict({name: build_model(Path(path)) for name, path in cfg.items()})

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
+
+from trainer.utils.import_utils import import_module
 
 ENTRY_POINTS = "trainer.plugins"
 SHIPPED = ("trainer", "experiment_training")
@@ -17,7 +18,7 @@ class PluginError(ImportError):
 
 
 def load_plugins(modules: Iterable[str], project: Path | None = None) -> None:
-    """Import every named module; Python's own module table makes the second import free.
+    """Import every named module.
 
     Args:
         modules: dotted names, from a configuration of the user's own.
@@ -26,11 +27,9 @@ def load_plugins(modules: Iterable[str], project: Path | None = None) -> None:
     Raises:
         PluginError: a module is not there, or fails while it is imported.
     """
-    if project is not None and str(project) not in sys.path:
-        sys.path.append(str(project))
     for name in modules:
         try:
-            importlib.import_module(name)
+            import_module(name, project)
         except Exception as error:  # whatever a module of the user's raises is his to see
             kind = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "
             raise PluginError(f"plugin '{name}' cannot be imported: {kind}{error}") from error

@@ -167,7 +167,7 @@ def connect(
         precision = "bf16" if has_it else "fp32"
     runtime = Runtime(chosen, precision, rank, local_rank, world_size)
     # A single rank of torchrun gets a group as well, in which its components may be sharded.
-    ours = not found and (world_size > 1 or dist.is_torchelastic_launched())
+    ours = not found and (world_size > 1 or {"RANK", "MASTER_ADDR"} <= os.environ.keys())
     if ours:
         backend = "nccl" if chosen.type == "cuda" else "gloo"
         device_id = chosen if chosen.type == "cuda" else None

@@ -105,9 +105,11 @@ class DatasetFactory(Protocol):
         """Build the dataset.
 
         Args:
-            opt_params: `local_rank`, `dist_enabled`, `save_dir`, and `search_paths`, the folders in which
-                relative paths are looked up, nearest first.
-            params: the parameters from the YAML.
+            opt_params: `local_rank`, `dist_enabled`, `save_dir`, `search_paths`, the folders in which
+                relative paths are looked up, nearest first, and `project`, below which things are written.
+            params: the parameters from the YAML. Where the factory declares a class `parameters`, they are
+                checked against and converted by it. The constructor gets those that it names, converted;
+                of others nothing is known, and they stand here as they are written.
 
         Returns:
             `{"dataset": TrainingDataset or torch Dataset, "norm_stats": {feature: {"mean": array, "std":

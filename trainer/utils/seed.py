@@ -28,6 +28,18 @@ def set_global_seed(seed: int, deterministic: bool = False) -> None:
         torch.backends.cudnn.benchmark = False
 
 
+def seed_worker(worker_id: int) -> None:
+    """Seed python and numpy in a worker of a data loader, as torch has seeded itself there.
+
+    Torch's seed of a worker is that of its loader plus the worker's number, so that all workers differ.
+
+    Args:
+        worker_id: the number of the worker, which the loader passes.
+    """
+    random.seed(torch.initial_seed())
+    np.random.seed(torch.initial_seed() % 2**32)
+
+
 def random_state() -> dict[str, Any]:
     """Return the state of every global generator, in tensors and plain values that load without code."""
     version, internal, gauss = random.getstate()

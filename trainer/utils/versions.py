@@ -5,9 +5,9 @@ from __future__ import annotations
 import platform
 from importlib import metadata
 
+from model_constructor import __version__
+
 _LIBRARIES = (
-    "trainer",
-    "policy-constructor",
     "torch",
     "numpy",
     "pyarrow",
@@ -21,7 +21,7 @@ _LIBRARIES = (
 
 def library_versions() -> dict[str, str]:
     """Return the version of Python and of each library that is installed, by name."""
-    versions = {"python": platform.python_version()}
+    versions = {"python": platform.python_version(), "trainer-il": __version__}
     for name in _LIBRARIES:
         try:
             versions[name] = metadata.version(name)

@@ -107,7 +107,7 @@ def _dataset_class() -> type[EpisodicDataset]:
         raise ParameterError(
             "dataset_dir_l",
             "reading HDF5 episodes needs h5py, which is not installed",
-            "pip install 'trainer[hdf5]'",
+            "pip install 'trainer-il[hdf5]'",
         ) from None
     return EpisodicDataset
 

@@ -7,18 +7,20 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from model_constructor import did_you_mean
 
 from trainer.config.errors import ParameterError
 from trainer.config.parameters import FrameOffset, Frames, PathText, PositiveNumber, Text, parse_parameters
-from trainer.data.dataset import WindowedDataset
 from trainer.data.errors import DatasetError, WindowError
-from trainer.data.lerobot import BOOKKEEPING, LeRobotReader
-from trainer.data.lerobot.info import INFO_PATH, VERSION
+from trainer.data.lerobot.info import BOOKKEEPING, INFO_PATH, VERSION
 from trainer.data.windows import Window, action_offsets, frame_stride, history_offsets
 from trainer.registry import DATASET_BUILDER_REGISTRY
+from trainer.utils.import_utils import needs_training_libraries
+
+if TYPE_CHECKING:
+    from trainer.data.lerobot import LeRobotReader
 
 HistoryOrder = Literal["oldest_first", "newest_first"]
 
@@ -78,7 +80,8 @@ class LerobotDatasetFactory:
         """Find, open and check the dataset.
 
         Args:
-            opt_params: of these, `search_paths` is used, the folders for relative paths, nearest first.
+            opt_params: of these, `search_paths` is used, the folders for relative paths, nearest first, and
+                `project`, below which frames are kept.
             params: the fields of `LerobotDatasetParams`.
 
         Returns:
@@ -92,12 +95,17 @@ class LerobotDatasetFactory:
         chosen = parse_parameters(LerobotDatasetParams, params)
         if chosen.repo_id is None and chosen.root is None:
             raise ParameterError("repo_id", "a dataset is needed", "give repo_id, root, or both")
+        # Not at the top: a robot imports all plugins of its policy, and reads no dataset.
+        with needs_training_libraries("Reading a dataset"):
+            from trainer.data.dataset import WindowedDataset
+            from trainer.data.lerobot import LeRobotReader
+
         # What is wrong with the files is shown at the parameter that led to them.
         source = "repo_id" if chosen.root is None else "root"
         cache = chosen.frame_cache
         folders = [Path(folder) for folder in opt_params.get("search_paths") or [Path.cwd()]]
-        # The last of the folders is the project.
-        kept = None if cache is None else folders[-1] / Path(cache).expanduser()
+        project = Path(opt_params.get("project") or folders[-1])
+        kept = None if cache is None else project / Path(cache).expanduser()
         root = find_dataset(chosen, folders)
         try:
             reader = LeRobotReader(root, repo_id=chosen.repo_id, cache=kept)
@@ -186,7 +194,7 @@ def fetch_dataset(repo_id: str, features: Sequence[str] | None = None) -> Path:
         raise ParameterError(
             "repo_id",
             f"'{repo_id}' is not on disk, and fetching it needs huggingface_hub, which is not installed",
-            "pip install 'trainer[hub]', or give the dataset's folder as root",
+            "pip install 'trainer-il[hub]', or give the dataset's folder as root",
         ) from None
 
     # Cameras are the folders below videos/ in format v3.0, and one level further down in v2.1.

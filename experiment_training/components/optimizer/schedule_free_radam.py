@@ -64,7 +64,7 @@ class RAdamScheduleFreeFactory:
             from schedulefree import RAdamScheduleFree
         except ImportError:
             raise ValueError(
-                "schedule_free_radam needs the library schedulefree; pip install 'trainer[schedulefree]'"
+                "schedule_free_radam needs the library schedulefree; pip install 'trainer-il[schedulefree]'"
             ) from None
         optimizer: torch.optim.Optimizer = RAdamScheduleFree(list(params), **self.settings)
         return optimizer

@@ -209,7 +209,7 @@ def needed(library: str, what: str) -> Any:
         return importlib.import_module(library)
     except ImportError:
         raise DatasetError(
-            f"reading {what} needs {library}, which is not installed: pip install 'trainer[convert]'"
+            f"reading {what} needs {library}, which is not installed: pip install 'trainer-il[convert]'"
         ) from None
 
 

@@ -31,7 +31,7 @@ class TensorBoardLogger:
             import tensorboard  # noqa: F401
         except ImportError:
             raise ValueError(
-                "tensorboard is not installed; pip install 'trainer[tensorboard]', or take it out of "
+                "tensorboard is not installed; pip install 'trainer-il[tensorboard]', or take it out of "
                 "train.loggers"
             ) from None
         self._file: BinaryIO | None = None

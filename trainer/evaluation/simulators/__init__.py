@@ -48,7 +48,7 @@ def _import_built_in(kind: str) -> None:
     except ModuleNotFoundError as error:
         raise UsageError(
             f"the simulator '{kind}' is not installed ({error.name} is missing): "
-            f"run pip install -e '.[{kind}]' in the repository"
+            f"run pip install 'trainer-il[{kind}]'"
         ) from error
     except ImportError as error:
         raise UsageError(

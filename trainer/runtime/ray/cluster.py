@@ -51,7 +51,7 @@ def import_ray() -> Any:
         import ray.train
         import ray.train.torch
     except ImportError as error:
-        raise RayError(f"Ray is not installed ({error}); pip install 'trainer[ray]'") from None
+        raise RayError(f"Ray is not installed ({error}); pip install 'trainer-il[ray]'") from None
     return ray
 
 
