@@ -5,11 +5,15 @@ import io
 import json
 import os
 import pickle
+import struct
 import sys
+from fractions import Fraction
 
+import av
 import numpy as np
 import PIL.Image
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -17,6 +21,7 @@ from helpers.dataset_samples import FILM_FEATURES, edit_json, film_episodes, rec
 
 from trainer.data.dataset import WindowedDataset
 from trainer.data.errors import DatasetError
+from trainer.data.inspection import inspect_dataset
 from trainer.data.lerobot import LeRobotReader, cameras
 from trainer.data.lerobot.cameras import open_camera
 from trainer.data.loader import BatchLoader
@@ -299,3 +304,179 @@ def test_the_slower_library_is_announced_once(monkeypatch, caplog):
     [record] = caplog.records
     assert "videos are decoded by PyAV" in record.getMessage()
     assert "pip install 'torchcodec<0.14'" in record.getMessage()
+
+
+FILMED = (40, 21)
+
+
+def filmed(tmp_path, *, fps=10, lengths=FILMED, times=None, name="film.mp4", codec="libx264", options=None):
+    """Write a dataset whose film is encoded here: root, path of the film, and its frames (N, H, W, 3)."""
+    features = {key: FILM_FEATURES[key] for key in ("observation.state", "action", TOP)}
+    episodes = [{key: one[key] for key in features} for one in film_episodes(lengths)]
+    root = write_dataset(tmp_path / "set", episodes, features=features, fps=10)
+    if fps != 10:
+        edit_json(root / "meta/info.json", lambda info: info.update(fps=fps))
+        change_times(root, fps)
+    frames = np.concatenate([one[TOP] for one in episodes]).repeat(2, axis=1).repeat(2, axis=2)
+    edit_json(root / "meta/info.json", lambda info: info["features"][TOP].update(shape=[64, 96, 3]))
+    stamps = [Fraction(n) / Fraction(fps) for n in range(len(frames))] if times is None else times
+    [film] = root.rglob("*.mp4")
+    made = tmp_path / name
+    with av.open(str(made), "w") as container:
+        stream = container.add_stream(
+            codec, rate=Fraction(fps).limit_denominator(1001), options=options or {"g": "6"}
+        )
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 90_000)
+        for frame, time in zip(frames, stamps, strict=False):
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+            picture.pts, picture.time_base = round(time * 90_000), Fraction(1, 90_000)
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+    film.write_bytes(made.read_bytes())
+    return root, film, frames
+
+
+def change_times(root, fps):
+    """Give rows and spans the times of another rate."""
+    for path in [*root.glob("data/*/*.parquet"), *root.glob("meta/episodes/*/*.parquet")]:
+        table = pq.read_table(path)
+        for name in table.column_names:
+            if name == "timestamp" or (name.startswith("videos/") and name.endswith("_timestamp")):
+                values = table.column(name).to_numpy() * 10 / fps
+                place = table.column_names.index(name)
+                table = table.set_column(
+                    place, name, pa.array(values.astype(table.schema.field(name).type.to_pandas_dtype()))
+                )
+        pq.write_table(table, path)
+
+
+def shown(root, rows=None):
+    """Return what the rows of the camera show, `(K, H, W, 3)`, read in random order and one by one."""
+    camera = open_camera(LeRobotReader(root), TOP, np.arange(2))
+    rows = np.random.default_rng(1).permutation(len(camera)) if rows is None else np.asarray(rows)
+    found = np.concatenate([camera.read(rows[i : i + 3]) for i in range(0, len(rows), 3)])
+    return found[np.argsort(rows)].transpose(0, 2, 3, 1)
+
+
+def assert_shows(found, frames):
+    distance = np.abs(found[:, None].astype(int) - frames[None].astype(int)).mean(axis=(2, 3, 4))
+    assert (distance.argmin(axis=1) == np.arange(len(frames))).all()
+
+
+@pytest.mark.parametrize(
+    ("codec", "options"),
+    [
+        ("libx265", {"g": "6", "x265-params": "log-level=none"}),
+        ("libx264", {"g": "12", "x264-params": "open-gop=1:bframes=3:b-adapt=0"}),
+    ],
+)
+def test_frames_shown_before_the_keyframe_that_they_follow(tmp_path, library, codec, options):
+    root, _, frames = filmed(tmp_path, codec=codec, options=options)
+    assert_shows(shown(root), frames)
+    assert not inspect_dataset(root, decode=True).faults
+
+
+@pytest.mark.parametrize(
+    ("fps", "film_fps"), [(30, 30), (29.97, Fraction(30000, 1001)), (59.94, Fraction(60000, 1001))]
+)
+def test_times_may_be_rounded(tmp_path, library, fps, film_fps):
+    """Matroska keeps milliseconds, and 29.97 is not quite the rate that is called so."""
+    times = [n / film_fps for n in range(sum(FILMED))]
+    root, _, frames = filmed(tmp_path, fps=fps, times=times, name="film.mkv")
+    assert_shows(shown(root), frames)
+    assert not inspect_dataset(root, decode=True).faults
+
+
+def uneven():
+    """Frames of 10 a second, from the 30th on each a third of a frame late."""
+    return [Fraction(n, 10) + (Fraction(1, 30) if n >= 30 else 0) for n in range(sum(FILMED))]
+
+
+def doubled():
+    """From the 30th on twice as many frames a second."""
+    return [Fraction(min(n, 30), 10) + Fraction(max(n - 30, 0), 20) for n in range(sum(FILMED))]
+
+
+@pytest.mark.parametrize(
+    ("times", "sentence"),
+    [
+        (uneven, "frame 30 of episode 0 should be shown at 3.0000 s, the video has a frame at 3.033"),
+        (doubled, "the video has 13.3333 frames/s, the dataset has 10"),
+        (
+            lambda: [Fraction(n, 20) for n in range(sum(FILMED))],
+            "the video has (20|19.6774) frames/s, the dataset has 10",
+        ),
+        (lambda: [Fraction(n, 10) for n in range(50)], "frame 10 of episode 1 is frame 50 .* 50 frames"),
+    ],
+)
+@pytest.mark.parametrize("name", ["film.mp4", "film.mkv"])
+def test_films_without_the_frames_are_refused_when_they_are_opened(tmp_path, times, sentence, name):
+    root, _, _ = filmed(tmp_path, times=times(), name=name)
+    with pytest.raises(DatasetError, match=sentence):
+        open_camera(LeRobotReader(root), TOP, np.arange(2))
+    assert {f.kind for f in inspect_dataset(root).faults} <= {"video_frames", "video_fps"}
+    assert inspect_dataset(root).faults
+
+
+@pytest.mark.parametrize("quarters", [1, 2, 3])
+def test_a_film_is_shown_upright(tmp_path, library, quarters):
+    root, film, frames = filmed(tmp_path)
+    raw = bytearray(film.read_bytes())
+    cosine, sine = [(0, 65536), (-65536, 0), (0, -65536)][quarters - 1]
+    at = raw.find(b"tkhd") + 44  # the matrix of the track header
+    raw[at : at + 36] = struct.pack(">9i", cosine, sine, 0, -sine, cosine, 0, 0, 0, 1 << 30)
+    film.write_bytes(raw)
+    upright = np.rot90(frames, -quarters, (1, 2))  # the matrix turns clockwise
+    if quarters != 2:
+        with pytest.raises(DatasetError, match="are 96 × 64 pixels, the dataset says 64 × 96"):
+            open_camera(LeRobotReader(root), TOP, np.arange(2))
+        assert [f.kind for f in inspect_dataset(root).faults] == ["video_size"]
+        edit_json(root / "meta/info.json", lambda info: info["features"][TOP].update(shape=[96, 64, 3]))
+    assert_shows(shown(root), upright)
+    assert not inspect_dataset(root).faults
+
+
+def test_episodes_on_the_same_frames_are_refused(tmp_path):
+    root, _, _ = filmed(tmp_path)
+    [path] = root.glob("meta/episodes/*/*.parquet")
+    table = pq.read_table(path)
+    for end in ("from", "to"):
+        name = f"videos/{TOP}/{end}_timestamp"
+        values = table.column(name).to_numpy() - [0, 0.1]
+        table = table.set_column(table.column_names.index(name), name, pa.array(values))
+    pq.write_table(table, path)
+    for chosen in ([0, 1], [1]):
+        with pytest.raises(DatasetError, match=r"episodes 0 and 1 lie on the same frames of file-000\.mp4"):
+            WindowedDataset(LeRobotReader(root), WINDOWS[:1], episodes=chosen)
+    [fault] = inspect_dataset(root).faults
+    assert fault.kind == "video_overlap"
+    assert tuple(fault.episodes) == (0, 1)
+
+
+def test_episodes_that_name_the_same_film_are_refused(tmp_path):
+    """Older datasets have a film per episode, whose name must tell the episodes apart."""
+    root, film, _ = filmed(tmp_path)
+    (root / "one.mp4").write_bytes(film.read_bytes())
+    table = pq.read_table(next(root.glob("meta/episodes/*/*.parquet")))
+    lines = [
+        {"episode_index": e, "tasks": t, "length": n}
+        for e, t, n in zip(
+            *(table.column(c).to_pylist() for c in ("episode_index", "tasks", "length")), strict=True
+        )
+    ]
+    (root / "meta/episodes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (root / "meta/tasks.jsonl").write_text(
+        "".join(json.dumps({"task_index": i, "task": f"task {i}"}) + "\n" for i in range(2))
+    )
+    rows = pq.read_table(next(root.glob("data/*/*.parquet")))
+    for e in range(2):
+        pq.write_table(rows.filter(pa.compute.equal(rows["episode_index"], e)), root / f"episode_{e}.parquet")
+    edit_json(
+        root / "meta/info.json",
+        lambda info: info.update(
+            codebase_version="v2.1", data_path="episode_{episode_index}.parquet", video_path="one.mp4"
+        ),
+    )
+    with pytest.raises(DatasetError, match=r"episodes 0 and 1 lie on the same frames of one\.mp4"):
+        open_camera(LeRobotReader(root), TOP, np.arange(2))

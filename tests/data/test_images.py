@@ -14,7 +14,7 @@ def test_uint8_frames_become_floats_from_0_to_1():
         "mask": torch.ones(2, 3, 4, 4, dtype=torch.uint8),
         "task": ["look"],
     }
-    scaled = scale_images(batch, named={"cam"})
+    scaled = scale_images(batch, named={"cam", "observation.image", "observation.images.top"})
     assert torch.equal(scaled["observation.image"].flatten(), torch.arange(256) / 255)
     assert torch.equal(scaled["cam"], torch.ones(2, 5, 3, 4, 4))
     for key in ("observation.images.top", "observation.image_is_pad", "mask", "task"):
@@ -27,5 +27,6 @@ def test_what_is_an_image():
     assert is_image("observation.images.left", frames)
     assert is_image("left", frames, named=["left"])
     assert not is_image("left", frames)
+    assert not is_image("observation.images.left", frames, named=["left"])
     assert not is_image("observation.image_is_pad", frames[:, 0, 0])
     assert not is_image("observation.image", "text")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from trainer.data.normalization import Normalizer
-from trainer.data.statistics import column_statistics
+from trainer.data.statistics import column_statistics, normalization_statistics
 
 RNG = np.random.default_rng(0)
 STATE = (RNG.normal(size=(500, 3)) * [1.0, 50.0, 1e-3] + [0.0, 300.0, 2.0]).astype(np.float32)
@@ -220,3 +220,78 @@ def test_modes_that_make_no_sense(modes, text):
 def test_statistics_that_a_mode_needs():
     with pytest.raises(ValueError, match="'action' have no 'q01', which its normalization 'quantile' needs"):
         Normalizer({"action": {name: np.ones(2) for name in ("mean", "std", "min", "max")}}, "quantile")
+
+
+def stored(offset, step, dtype, length=400):
+    """A walk beside an offset, and what numpy makes of it in float64."""
+    column = (offset + np.cumsum(np.random.default_rng(3).normal(0, step, (length, 1)), axis=0)).astype(dtype)
+    return column, column.astype(np.float64)
+
+
+@pytest.mark.parametrize("mode", ["mean_std", "min_max", "quantile"])
+@pytest.mark.parametrize(
+    ("offset", "step", "dtype"),
+    [
+        (500_000, 0.02, np.float64),  # metres on a map
+        (5_200_000, 0.1, np.float64),
+        (47.1234567, 1e-5, np.float64),  # degrees
+        (1.7e9, 0.1, np.float64),  # seconds since 1970
+        (500_000, 0.1, np.float32),
+        (47.1234567, 1e-5, np.float32),
+        (-300, 0.5, np.float32),
+        (20, 0.1, np.float16),
+    ],
+)
+def test_what_moves_little_beside_a_large_offset_is_normalized(mode, offset, step, dtype):
+    column, wide = stored(offset, step, dtype)
+    normalizer = Normalizer({"observation.gps": normalization_statistics(column)}, mode)
+    result = normalizer.normalize({"observation.gps": torch.from_numpy(column)})["observation.gps"]
+    assert result.dtype == torch.float32
+    np.testing.assert_allclose(result.numpy(), by_numpy(wide, wide, mode), atol=2e-3)
+    back = normalizer.denormalize("observation.gps", result)
+    np.testing.assert_allclose(back.double(), wide, rtol=0, atol=2e-3 * wide.std() + np.spacing(column).max())
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("mode", ["mean_std", "min_max", "quantile"])
+def test_the_last_bit_of_what_is_stored_is_no_movement(mode, dtype):
+    column = np.full((300, 1), 300, dtype)
+    column[::3] = np.nextafter(dtype(300), dtype(400))
+    normalizer = Normalizer({"action": normalization_statistics(column)}, mode)
+    seen = torch.from_numpy(column[:6] + dtype(1))
+    assert not normalizer.normalize({"action": seen})["action"].any()
+
+
+def test_integers_are_mapped_where_they_are_named():
+    column = RNG.integers(0, 200, (300, 2))
+    s = {"observation.mode": normalization_statistics(column)}
+    given = {"observation.mode": torch.from_numpy(column)}
+    for modes in ("min_max", {}):
+        normalizer = Normalizer(s, modes)
+        assert normalizer.normalize(given)["observation.mode"] is given["observation.mode"]
+        # What a network predicts of them is not mapped back either.
+        assert normalizer.denormalize("observation.mode", torch.ones(1, 2)).tolist() == [[1, 1]]
+        assert normalizer.modes == {}
+    named = Normalizer(s, {"observation.mode": "min_max"})
+    result = named.normalize(given)["observation.mode"]
+    np.testing.assert_allclose(result.numpy(), by_numpy(column, column, "min_max"), atol=1e-6)
+    assert named.modes == {"observation.mode": "min_max"}
+
+
+@pytest.mark.parametrize("modes", ["mean_std", {"observation.image_embedding": "min_max"}])
+@pytest.mark.parametrize("shape", [(4,), (3, 2)])
+def test_a_vector_is_no_picture_whatever_its_name(modes, shape):
+    column = (RNG.normal(size=(60, *shape)) * 50 + 100).astype(np.float32)
+    normalizer = Normalizer({"observation.image_embedding": normalization_statistics(column)}, modes)
+    given = torch.from_numpy(column[:, None])  # a window of one step
+    result = normalizer.normalize({"observation.image_embedding": given})["observation.image_embedding"]
+    mode = modes if isinstance(modes, str) else "min_max"
+    expected = by_numpy(column.reshape(60, -1), column.reshape(60, -1), mode)
+    np.testing.assert_allclose(result.reshape(60, -1).numpy(), expected, atol=1e-4)
+
+
+def test_statistics_without_a_resolution_are_read_as_they_always_were():
+    """A policy that was trained on them saw zeros where it now would see a movement."""
+    column, _ = stored(500_000, 0.02, np.float64)
+    old = Normalizer({"observation.gps": column_statistics(column)})
+    assert not old.normalize({"observation.gps": torch.from_numpy(column)})["observation.gps"].any()

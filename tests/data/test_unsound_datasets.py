@@ -16,7 +16,6 @@ from torch.utils.data import DataLoader, Subset, default_collate
 
 from experiment_training.components.dataloader.lerobot_data import LerobotDatasetFactory
 from trainer.config.errors import ParameterError
-from trainer.data.fetch import fetch_batch
 from trainer.data.inspection import inspect_dataset
 
 INFO, DATA = "meta/info.json", "data/chunk-000/file-000.parquet"
@@ -373,6 +372,6 @@ def test_torchs_own_loader_reads_a_dataset(root):
     assert torch.equal(batch["action"], expected["action"])
     samples = dataset.__getitems__([3, 5])
     assert default_collate([samples[0], samples[1]])["index"].tolist() == [3, 5]
-    assert fetch_batch(dataset, np.array([3, 5]))["index"].tolist() == [3, 5]
+    assert dataset.__getitems__(np.array([3, 5]))["index"].tolist() == [3, 5]
     with pytest.raises(KeyError, match="nothing"):
         samples["nothing"]

@@ -201,7 +201,9 @@ def test_robots_in_lockstep_act_as_each_would_alone(tiny_experiment: Write) -> N
 
 def test_a_missing_observation_is_named(tiny_experiment: Write) -> None:
     policy = load_policy(train(tiny_experiment()), device="cpu")
-    with pytest.raises(ValueError, match=r"needs observation\.state; it was given observation\.pixels"):
+    with pytest.raises(
+        ValueError, match=r"needs observation\.state: 5 float32.*; it was given observation\.pixels"
+    ):
         policy.act({"observation.pixels": np.zeros(3)})
 
 

@@ -208,3 +208,13 @@ def test_the_command_refuses_what_is_no_checkpoint(tmp_path: Path) -> None:
     assert answer.exit_code == 2
     assert answer.stderr.count("\n") == 1
     assert "nothing" in answer.stderr
+
+
+def test_demonstrations_of_another_rate_are_refused():
+    policy = ConstantPolicy([0.0, 0.0])
+    policy.fps = 30
+    sentence = (
+        r"demonstrations of 30 frames/s, and pusht takes 10 actions per second: each would last 3 times"
+    )
+    with pytest.raises(ValueError, match=sentence):
+        evaluate(policy, "pusht", episodes=1, seed=0, out=None)

@@ -321,3 +321,47 @@ def test_what_cannot_be_asked_of_cameras(filmed, root):
     )
     error = refusal(filmed, features=["observation.images.tp"])
     assert "did you mean 'observation.images.top'" in error.hint
+
+
+def written(root, episode, features):
+    with LeRobotWriter(root, fps=10, features=features) as writer:
+        writer.add_episode(episode, task="one")
+    return root
+
+
+def test_the_predicted_feature_is_called_action(tmp_path):
+    features = {
+        "state": {"dtype": "float32", "shape": [3], "names": None},
+        "actions": {"dtype": "float32", "shape": [2], "names": None},
+        "action": {"dtype": "float32", "shape": [4], "names": None},
+    }
+    rng = np.random.default_rng(0)
+    episode = {k: rng.normal(size=(9, *one["shape"])).astype(np.float32) for k, one in features.items()}
+    root = written(tmp_path / "set", episode, features)
+    params = {"root": str(root), "features": ["state"], "action_key": "actions", "action_horizon": 2}
+    built = LerobotDatasetFactory().build({}, params)
+    batch = built["dataset"].__getitems__([3])
+    np.testing.assert_array_equal(batch["action"][0], episode["actions"][3:5])
+    assert batch["action_is_pad"].tolist() == [[False, False]]
+    assert "actions" not in batch
+    np.testing.assert_array_equal(built["norm_stats"]["action"]["max"], episode["actions"].max(axis=0))
+    facts = built["dataset"].facts()
+    assert facts["features"]["action"]["shape"] == [2]
+    assert set(facts["windows"]) == {"state", "action"}
+    with pytest.raises(ParameterError, match="'action' cannot be observed: in a batch 'actions'"):
+        LerobotDatasetFactory().build({}, params | {"features": ["state", "action"]})
+
+
+@pytest.mark.parametrize("name", ["observation.state_is_pad", "action_is_pad", "observation.proprio_state"])
+def test_a_column_with_the_name_of_something_else_in_a_sample(tmp_path, name):
+    features = {
+        "observation.state": {"dtype": "float32", "shape": [3], "names": None},
+        "action": {"dtype": "float32", "shape": [2], "names": None},
+        name: {"dtype": "float32", "shape": [1], "names": None},
+    }
+    episode = {k: np.zeros((9, *one["shape"]), np.float32) for k, one in features.items()}
+    root = written(tmp_path / "set", episode, features)
+    observed = ["observation.state", name]
+    with pytest.raises(ParameterError, match=f"the column '{name}' has the name of the .* in a sample"):
+        LerobotDatasetFactory().build({}, {"root": str(root), "features": observed})
+    LerobotDatasetFactory().build({}, {"root": str(root), "features": observed[:1]})

@@ -8,6 +8,7 @@ from typing import Any, cast
 import numpy as np
 from torch.utils.data import Dataset, default_collate
 
+from trainer.data.columns import Column
 from trainer.templates import TrainingDataset
 from trainer.utils.samples import Samples
 
@@ -35,6 +36,10 @@ class AdaptedDataset(TrainingDataset):
         for name in _KEPT:
             if hasattr(dataset, name):
                 setattr(self, name, getattr(dataset, name))
+        columns = getattr(dataset, "columns", None)
+        # A dataset of the user's own may call anything so.
+        if isinstance(columns, dict) and all(isinstance(column, Column) for column in columns.values()):
+            self.columns = columns
         self.keeps_frames = hasattr(dataset, "expect") and bool(self.image_keys)
 
     def __len__(self) -> int:

@@ -27,7 +27,7 @@ class BatchPath:
     Args:
         normalizer: applied on the CPU, before the cast; None leaves the values as they are.
         device: where batches go.
-        cameras: features that hold frames although their names do not say so (`observation.image…`).
+        cameras: the features that hold frames; None if the dataset does not tell, and names decide.
         pin_memory: pin host memory, so that copies to a GPU run beside the computation; None: on a GPU.
 
     Attributes:
@@ -39,13 +39,13 @@ class BatchPath:
         self,
         normalizer: Normalizer | None = None,
         device: torch.device | str = "cpu",
-        cameras: Collection[str] = (),
+        cameras: Collection[str] | None = None,
         pin_memory: bool | None = None,
     ) -> None:
         self.device = torch.device(device)
         self.pins_memory = pin_memory is not False and self.device.type == "cuda"
         self._normalizer = normalizer
-        self._cameras = frozenset(cameras)
+        self._cameras = None if cameras is None else frozenset(cameras)
 
     def __call__(self, batch: Mapping[str, Any]) -> Batch:
         """Return a raw batch ready: normalized, float32, on the device, frames as floats."""

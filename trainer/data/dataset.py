@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,16 @@ import torch
 from torch import Tensor
 
 from trainer.data.casts import CastError, cast_numbers
+from trainer.data.columns import Column, describe, named_alike, names_beside, to_facts
 from trainer.data.errors import DatasetError
 from trainer.data.frame_cache import cached_camera
 from trainer.data.frame_memory import FrameMemories
 from trainer.data.lerobot import BOOKKEEPING, LeRobotReader
 from trainer.data.lerobot.cameras import Camera, open_camera
-from trainer.data.statistics import Stats, column_statistics
+from trainer.data.normalization import DATASET_INDEX
+from trainer.data.statistics import Stats, normalization_statistics
 from trainer.data.video.decoder import backend
-from trainer.data.windows import FLAGS, Window, WindowGather, named_like_flags
+from trainer.data.windows import Window, WindowGather
 from trainer.templates import TrainingDataset
 from trainer.utils.samples import Samples
 
@@ -29,7 +32,7 @@ Batch = dict[str, Any]
 class WindowedDataset(TrainingDataset):
     """One sample for every frame of every chosen episode.
 
-    A sample holds, for each window, `<key>` `(len(offsets), *shape)` and `<key>_is_pad` bool
+    A sample holds, for each window, `<name>` `(len(offsets), *shape)` and `<name>_is_pad` bool
     `(len(offsets),)`; for a window of a camera the frames, uint8 `(len(offsets), 3, H, W)`, or `(3, H, W)`
     where it has one offset; for each extra column `<key>` `*shape` at its own frame; and `timestamp`
     (float32, seconds), `frame_index`, `episode_index`, `index`, `task_index` (int64) and `task` (text).
@@ -45,6 +48,7 @@ class WindowedDataset(TrainingDataset):
 
     Attributes:
         image_keys: the features that are camera frames.
+        columns: what everything in a sample is, but for the flags.
 
     Raises:
         DatasetError: a column or a video cannot be read, the timestamps do not follow the rate, an episode
@@ -67,9 +71,7 @@ class WindowedDataset(TrainingDataset):
         twice = sorted({key for key in keys if keys.count(key) > 1 or key in plain})
         if twice:
             raise DatasetError(f"{reader.root}: '{twice[0]}' is asked for more than once")
-        flags = [key for key in (*keys, *plain) if key.removesuffix(FLAGS) in keys and key.endswith(FLAGS)]
-        if flags:
-            raise DatasetError(f"{reader.root}: {named_like_flags(flags[0])}")
+        _check_names(reader, windows, plain)
         self.reader = reader
         self.windows = tuple(windows)
         self._positions = _positions(reader, episodes)
@@ -94,6 +96,9 @@ class WindowedDataset(TrainingDataset):
                 )
         self.image_keys = tuple(self._cameras)
         self.keeps_frames = bool(self._cameras) and frame_cache is None
+        self._called = {window.key: window.name for window in self.windows}
+        self.columns = {self._name(key): self._described(key) for key in (*keys, *plain)}
+        self.columns["task"] = Column("task", "text", "string", ())
         self._memories = FrameMemories(self._cameras)
         self._tasks = reader.tasks
 
@@ -131,21 +136,45 @@ class WindowedDataset(TrainingDataset):
             self._memories.expect(self.windows, self._gather, samples, memory)
 
     def statistics(self, keys: Sequence[str]) -> Stats:
-        """Return exact statistics of low-dimensional features over the chosen episodes."""
-        return {key: column_statistics(self._columns[key]) for key in keys}
+        """Return exact statistics of low-dimensional features over the chosen episodes, for normalization.
+
+        Args:
+            keys: columns of the dataset; the statistics bear the names that a sample has for them.
+        """
+        return {self._name(key): normalization_statistics(self._columns[key]) for key in keys}
+
+    def _name(self, key: str) -> str:
+        """Return what a column is called in a sample."""
+        return self._called.get(key, key)
+
+    def _described(self, key: str) -> Column:
+        column = describe(self.reader.features[key], self._name(key))
+        return (
+            replace(column, kind="number", dtype=self._columns[key].dtype.name)
+            if key in self._floats
+            else column
+        )
 
     def facts(self) -> dict[str, Any]:
         """Return what a person wants to know about the dataset as it is used here, ready for JSON."""
         lengths = self._lengths
         said = self.reader.facts()
         for key in self._floats:
-            said["features"][key]["dtype"] = str(self._columns[key].dtype)
+            said["features"][key]["dtype"] = self._columns[key].dtype.name
+        names = self._called.values()
+        features = {
+            self._name(key): one
+            for key, one in said["features"].items()
+            if key in self._called or key not in names
+        }
         return {
             **said,
+            "features": features,
+            "columns": to_facts(self.columns),
             "video_decoder": backend() if self._cameras else None,
             "episodes": len(lengths),
             "frames": len(self),
-            "windows": {window.key: list(window.offsets) for window in self.windows},
+            "windows": {window.name: list(window.offsets) for window in self.windows},
             "episode_lengths": {
                 "min": int(lengths.min()),
                 "mean": float(lengths.mean()),
@@ -163,6 +192,18 @@ def _as_floats(column: np.ndarray, where: str) -> np.ndarray:
             return cast_numbers(column, "float64")
         except CastError as problem:
             raise DatasetError(f"{where} is wanted as floats, {problem}") from None
+
+
+def _check_names(reader: LeRobotReader, windows: Sequence[Window], plain: Sequence[str]) -> None:
+    """Look whether a column has a name that something else in a sample has."""
+    keys = {window.name: window.key for window in windows}
+    names = [*(window.name for window in windows), *plain]
+    taken = names_beside(keys)
+    taken |= {"task": "the text of the task", DATASET_INDEX: "the number of the dataset in a mixture"}
+    for name in names:
+        if name in taken or names.count(name) > 1:
+            what = taken.get(name, "another column")
+            raise DatasetError(f"{reader.root}: {named_alike(name, what)}")
 
 
 def _positions(reader: LeRobotReader, episodes: Sequence[int] | None) -> np.ndarray:

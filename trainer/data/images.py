@@ -12,22 +12,27 @@ from torch import Tensor
 _LARGEST = np.float32(255)
 
 IMAGE_PREFIX = "observation.image"
-"""Camera features are named `observation.image` or `observation.images.<camera>`."""
+"""How camera features are named, where a dataset does not describe its columns."""
 
 
-def is_image(key: str, value: Any, named: Collection[str] = ()) -> bool:
-    """Tell camera frames `(B, …, C, H, W)` by their name, or because a dataset says so (`named`)."""
-    return (key.startswith(IMAGE_PREFIX) or key in named) and isinstance(value, Tensor) and value.ndim >= 4
+def is_camera(key: str, named: Collection[str] | None = None) -> bool:
+    """Tell a camera: one of `named`, or by its name where nobody knows which are cameras (None)."""
+    return key.startswith(IMAGE_PREFIX) if named is None else key in named
 
 
-def scale_images(batch: Mapping[str, Any], named: Collection[str] = ()) -> dict[str, Any]:
+def is_image(key: str, value: Any, named: Collection[str] | None = None) -> bool:
+    """Tell the frames `(B, …, C, H, W)` of a camera."""
+    return is_camera(key, named) and isinstance(value, Tensor) and value.ndim >= 4
+
+
+def scale_images(batch: Mapping[str, Any], named: Collection[str] | None = None) -> dict[str, Any]:
     """Return the batch with its uint8 camera frames as float32 in [0, 1], on the device where they lie.
 
     Frames that are floats already stay as they are.
 
     Args:
         batch: feature → tensor.
-        named: features that hold frames, whatever their name.
+        named: the features that hold frames; None if the dataset does not tell.
     """
     return {
         key: _as_floats(value) if is_image(key, value, named) and value.dtype == torch.uint8 else value

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from trainer.data.adapted import as_training_dataset
 from trainer.data.batch_path import BatchPath
 from trainer.data.batches import Batch, Batches
+from trainer.data.columns import pictures_of
 from trainer.data.order import GlobalBatchSampler
 from trainer.data.packing import PackedBatch
 from trainer.data.prefetcher import Prefetcher
@@ -94,7 +95,7 @@ class BatchLoader(Batches):
         self.micro_batches = micro_batches
         self.samples_per_update = batch_size * micro_batches * world_size
         self._dataset = dataset
-        self.path = BatchPath(cameras=dataset.image_keys) if path is None else path
+        self.path = BatchPath(cameras=pictures_of(dataset)) if path is None else path
         self._host_batches = _HostBatches(dataset, self.path, self.sampler, frame_memory)
         self._steps = _Steps(self.sampler)
         self._worker_seeds = torch.Generator()

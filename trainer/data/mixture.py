@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from trainer.data.adapted import as_training_dataset
+from trainer.data.columns import Columns, columns_of, pictures_of, to_facts
+from trainer.data.images import is_image
 from trainer.data.mixture_columns import Fetched, mixture_columns
 from trainer.data.normalization import DATASET_INDEX
 from trainer.data.statistics import Stats, mixture_key
@@ -59,6 +61,7 @@ class MixtureDataset(TrainingDataset):
         names: the datasets, in the order of `dataset_index`.
         pad: whether what differs is filled up.
         image_keys: the features that are camera frames.
+        columns: what the datasets say of their columns, of which the widest counts; None if one says nothing.
 
     Args:
         parts: the datasets, with names of their own; the first is the one that a robot is taken to be, unless
@@ -105,13 +108,18 @@ class MixtureDataset(TrainingDataset):
                     f"of {self.samples_per_epoch} samples in an epoch, a weight of {part.weight:g} gives "
                     f"'{part.name}' none"
                 )
-        self.image_keys = tuple(dict.fromkeys(key for own in self._datasets for key in own.image_keys))
         self.concurrent_reads = all(own.concurrent_reads for own in self._datasets)
         self.keeps_frames = any(own.keeps_frames for own in self._datasets)
         first = np.zeros(1, np.int64)
         samples = {
             name: own.__getitems__(first) for name, own in zip(self.names, self._datasets, strict=True)
         }
+        cameras = [
+            [key for key, value in sample.items() if is_image(key, value, pictures_of(own))]
+            for sample, own in zip(samples.values(), self._datasets, strict=True)
+        ]
+        self.image_keys = tuple(dict.fromkeys(key for keys in cameras for key in keys))
+        self.columns = _together([columns_of(own) for own in self._datasets])
         self._columns = mixture_columns(samples, self.image_keys, pad)
 
     def __len__(self) -> int:
@@ -215,7 +223,9 @@ class MixtureDataset(TrainingDataset):
             }
             datasets.append({**dataset.facts(), **mixed})
         first = {key: value for key, value in datasets[0].items() if key in ("fps", "features", "windows")}
-        return {"repo_id": " + ".join(self.names), **first, **_totals(datasets), "datasets": datasets}
+        described = {} if self.columns is None else {"columns": to_facts(self.columns)}
+        named = {"repo_id": " + ".join(self.names), **first, **described}
+        return {**named, **_totals(datasets), "datasets": datasets}
 
 
 def _totals(datasets: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -232,6 +242,18 @@ def _totals(datasets: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             }
     totals["tasks"] = list(dict.fromkeys(task for one in datasets for task in one.get("tasks", ())))
     return totals
+
+
+def _together(columns: Sequence[Columns | None]) -> Columns | None:
+    """Return the columns of all datasets, each as wide as it is anywhere."""
+    found: Columns = {}
+    for own in columns:
+        if own is None:
+            return None
+        for name, column in own.items():
+            if name not in found or column.shape[-1:] > found[name].shape[-1:]:
+                found[name] = column
+    return found
 
 
 def _apportion(weights: Sequence[float], total: int) -> np.ndarray:

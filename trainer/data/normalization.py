@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,15 +11,21 @@ import torch
 from model_constructor import did_you_mean
 from torch import Tensor
 
-from trainer.data.images import IMAGE_PREFIX
+from trainer.data.images import is_image
 from trainer.data.lerobot.info import BOOKKEEPING
-from trainer.data.statistics import by_dataset, mixture_key
+from trainer.data.statistics import RESOLUTION, by_dataset, mixture_key
 
 MODES = ("mean_std", "min_max", "quantile", "none")
 DEFAULT_MODE = "mean_std"
 EPSILON = 1e-8
-CONSTANT = 1e-6
-"""A dimension is constant where it varies by less than this share of its size: rounding, not movement."""
+CONSTANT = 4
+"""A dimension is constant where it varies by no more than so many times what its storage can tell apart."""
+
+_UNKNOWN_RESOLUTION = 1e-6
+"""Share of its size by which a constant may vary where nothing tells how it is stored."""
+
+_FLOAT32_ERROR = 1e-3
+"""Values are mapped in float64 where rounding them to float32 first could err by more, after mapping."""
 
 STATE = "observation.state"
 CURRENT = "observation.current"
@@ -30,8 +37,8 @@ DATASET_INDEX = "dataset_index"
 class Normalizer:
     """Maps features to the range that networks like, and back.
 
-    Every floating-point feature that is in the batch and in the statistics is mapped, except images and
-    bookkeeping:
+    Every floating-point feature that is in the batch and in the statistics is mapped to float32, except
+    images and bookkeeping; one of integers or booleans only if `modes` names it:
 
     - `mean_std`: (x − mean) / (std + 1e-8).
     - `min_max`: min … max to −1 … 1.
@@ -40,7 +47,9 @@ class Normalizer:
     - `none`: unchanged.
 
     A constant dimension becomes 0, and a 0 becomes the constant on the way back: whatever a robot measures
-    there was never seen to vary in training, and dividing by next to nothing would blow it up.
+    there was never seen to vary in training, and dividing by next to nothing would blow it up. What counts as
+    varying depends on how precisely it is stored: see `CONSTANT`. Values with a large offset, such as metres
+    on a map or seconds since 1970, are mapped in float64.
 
     Where the batch has `observation.state`, `observation.proprio_state` is a copy of it, normalized; where
     it also has `observation.current`, `observation.state` becomes both, joined along the last dimension.
@@ -57,6 +66,7 @@ class Normalizer:
 
     Attributes:
         datasets: names of the datasets of a mixture, in the order of `dataset_index`; empty for one dataset.
+        modes: how each feature is mapped; those that are not named stay as they are.
 
     Raises:
         ValueError: a mode is not known, is given for a feature without statistics, or needs statistics
@@ -85,16 +95,25 @@ class Normalizer:
                 hint = did_you_mean(key, features, "there are some for")
                 raise ValueError(f"a normalization is given for '{key}', which has no statistics; {hint}")
         self._maps: dict[str, _Affine] = {}
+        self.modes: dict[str, str] = {}
         for key in features:
             mode = modes if isinstance(modes, str) else named.get(key, DEFAULT_MODE)
             if mode not in MODES:
                 raise ValueError(f"'{mode}' is no normalization of '{key}'; {did_you_mean(mode, MODES)}")
             has = [(name, part[key]) for name, part in parts.items() if key in part]
+            if key not in named and all(_is_whole(values) for _, values in has):
+                mode = "none"
             if mode == "none" and not self.datasets:
                 continue
-            if key not in BOOKKEEPING and not any(_is_image(key, values) for _, values in has):
+            if key not in BOOKKEEPING and not any(_per_channel(values) for _, values in has):
+                if mode != "none":
+                    self.modes[key] = mode
                 maps = {name: _centre_and_scale(mixture_key(name, key), values, mode) for name, values in has}
-                self._maps[key] = _Affine([maps.get(name) for name in parts], maps_values=mode != "none")
+                self._maps[key] = _Affine(
+                    [maps.get(name) for name in parts],
+                    maps_values=mode != "none",
+                    maps_integers=key in named and all(RESOLUTION in values for _, values in has),
+                )
 
     def for_dataset(self, name: str | None = None) -> Normalizer:
         """Return the normalizer of one robot.
@@ -129,7 +148,7 @@ class Normalizer:
             rows = self._rows(batch)
         for key, affine in self._maps.items():
             value = result.get(key)
-            if isinstance(value, Tensor) and value.is_floating_point():
+            if isinstance(value, Tensor) and affine.takes(key, value):
                 result[key] = affine.apply(value, rows)
         join_proprio(result)
         return result
@@ -150,24 +169,24 @@ class Normalizer:
             value = batch.get(key)
             if isinstance(value, Tensor):
                 batch[key] = affine.widened(value)
-                if key.startswith("observation."):
-                    frames = frames or affine.leading(value)
+                frames = frames or affine.leading(value)
         for key, affine in self._maps.items():
-            missing = key not in batch and key.startswith("observation.") and self._row not in affine.owners
-            if missing and frames is not None:
+            if key not in batch and self._row not in affine.owners and frames is not None:
                 batch[key] = torch.zeros(*frames, *affine.shape)
 
     def normalize_observation(self, observation: Mapping[str, Any]) -> dict[str, Any]:
         """Do the same for what a robot measures: numpy arrays become tensors, float64 becomes float32."""
-        tensors: dict[str, Any] = {}
-        for key, value in observation.items():
-            if isinstance(value, np.ndarray):
-                value = torch.from_numpy(value.astype(np.float32) if value.dtype == np.float64 else value)
-            tensors[key] = value
-        return self.normalize(tensors)
+        tensors = {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in observation.items()}
+        return {
+            key: value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
+            for key, value in self.normalize(tensors).items()
+        }
 
     def denormalize(self, key: str, tensor: Tensor) -> Tensor:
-        """Return a feature in its own units again; one that is not normalized comes back as it is."""
+        """Return a feature in its own units again; one that is not normalized comes back as it is.
+
+        Numbers whose offset is too large for float32 come back as float64.
+        """
         affine = self._maps.get(key)
         if affine is None:
             return tensor
@@ -206,35 +225,50 @@ class _Affine:
         maps: centre and scale of the feature in each dataset, or None where it has not got the feature. The
             last dimension may be smaller in some; what they lack is a constant zero.
         maps_values: whether values are mapped at all, or only their dimensions matter.
+        maps_integers: whether integers and booleans are mapped too.
     """
 
     def __init__(
-        self, maps: Sequence[tuple[np.ndarray, np.ndarray] | None], *, maps_values: bool = True
+        self,
+        maps: Sequence[tuple[np.ndarray, np.ndarray] | None],
+        *,
+        maps_values: bool = True,
+        maps_integers: bool = False,
     ) -> None:
-        self._maps_values = maps_values
+        self._maps_values, self._maps_integers = maps_values, maps_integers
         self.owners = {row for row, one in enumerate(maps) if one is not None}
         own = [one[0].shape for one in maps if one is not None]
         self.shape = max(own, key=lambda shape: shape[-1:])
         self._widths = [None if one is None else one[0].shape[-1:] for one in maps]
-        centre, scale = (np.zeros((len(maps), *self.shape), np.float32) for _ in range(2))
+        centre, scale = (np.zeros((len(maps), *self.shape)) for _ in range(2))
         for row, one in enumerate(maps):
             if one is not None:
                 # A number without dimensions has no last one to fill.
                 inside = (..., slice(one[0].shape[-1])) if one[0].ndim else ...
                 centre[row, ...][inside], scale[row, ...][inside] = one
-        self._centre = torch.from_numpy(centre)
-        self._scale = torch.from_numpy(scale)
+        rounding = np.abs(centre) * float(np.finfo(np.float32).eps) / 2
+        self._dtype = torch.float64 if (rounding > _FLOAT32_ERROR * scale)[scale > 0].any() else torch.float32
+        self._centre = torch.from_numpy(centre).to(self._dtype)
+        self._scale = torch.from_numpy(scale).to(self._dtype)
         # x / ∞ is 0 for every finite x: no mask, no branch.
         self._divisor = torch.where(self._scale == 0, torch.inf, self._scale)
+
+    def takes(self, key: str, x: Tensor) -> bool:
+        """Tell whether a value is mapped."""
+        if not x.is_floating_point():
+            return self._maps_integers
+        # Statistics of pictures may come with the dataset, in shapes that are not those of the pictures.
+        return not (is_image(key, x) and tuple(x.shape[x.ndim - len(self.shape) :]) != self.shape)
 
     def apply(self, x: Tensor, rows: int | Tensor) -> Tensor:
         if not self._maps_values:
             return x
-        return (x - self._of(self._centre, rows, x)) / self._of(self._divisor, rows, x)
+        x = x.to(self._dtype)
+        return ((x - self._of(self._centre, rows, x)) / self._of(self._divisor, rows, x)).float()
 
     def undo(self, y: Tensor, row: int) -> Tensor:
-        mapped = self._maps_values
-        x = y * self._of(self._scale, row, y) + self._of(self._centre, row, y) if mapped else y
+        y = y.to(self._dtype) if self._maps_values else y
+        x = y * self._of(self._scale, row, y) + self._of(self._centre, row, y) if self._maps_values else y
         width = self._widths[row]
         return x[..., : width[0]] if width else x
 
@@ -266,22 +300,36 @@ def _centre_and_scale(key: str, stats: Mapping[str, np.ndarray], mode: str) -> t
     if mode == "none":
         shape = next(values.shape for name, values in stats.items() if name != "count")
         return np.zeros(shape), np.ones(shape)
+    constant = functools.partial(_is_constant, resolution=stats.get(RESOLUTION))
     if mode == "mean_std":
         mean, std = of("mean"), of("std")
-        return mean, np.where(std <= CONSTANT * np.abs(mean) + EPSILON, 0.0, std + EPSILON)
+        still = std <= _UNKNOWN_RESOLUTION * np.abs(mean) + EPSILON
+        if RESOLUTION in stats:
+            still = constant(of("min"), of("max")) | (std <= EPSILON)
+        return mean, np.where(still, 0.0, std + EPSILON)
     low, high = of("min"), of("max")
     if mode == "quantile":
         q_low, q_high = of("q01"), of("q99")
-        still = _is_constant(q_low, q_high)
+        still = constant(q_low, q_high)
         low, high = np.where(still, low, q_low), np.where(still, high, q_high)
-    return (low + high) / 2, np.where(_is_constant(low, high), 0.0, (high - low) / 2)
+    return (low + high) / 2, np.where(constant(low, high), 0.0, (high - low) / 2)
 
 
-def _is_constant(low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    return high - low <= CONSTANT * np.maximum(np.abs(low), np.abs(high)) + EPSILON
+def _is_constant(low: np.ndarray, high: np.ndarray, resolution: np.ndarray | None) -> np.ndarray:
+    if resolution is None:
+        noise = _UNKNOWN_RESOLUTION * np.maximum(np.abs(low), np.abs(high))
+    else:
+        noise = CONSTANT * resolution
+    still: np.ndarray = high - low <= noise + EPSILON
+    return still
 
 
-def _is_image(key: str, stats: Mapping[str, np.ndarray]) -> bool:
-    """Camera features are told by their names, or by statistics per channel, of shape (C, 1, 1)."""
+def _is_whole(stats: Mapping[str, np.ndarray]) -> bool:
+    """Tell statistics of integers or booleans, as far as they say so."""
+    return RESOLUTION in stats and not stats[RESOLUTION].any()
+
+
+def _per_channel(stats: Mapping[str, np.ndarray]) -> bool:
+    """Tell statistics of pictures, which are of shape (C, 1, 1)."""
     shape = next(iter(stats.values())).shape if "mean" not in stats else stats["mean"].shape
-    return key.startswith(IMAGE_PREFIX) or (len(shape) == 3 and shape[1:] == (1, 1))
+    return len(shape) == 3 and shape[1:] == (1, 1)

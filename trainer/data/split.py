@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from trainer.data.adapted import as_training_dataset
+from trainer.data.columns import columns_of
 from trainer.data.errors import DatasetError
 from trainer.data.mixture import MixtureDataset, Part
 from trainer.templates import TrainingDataset
@@ -38,6 +39,7 @@ class EpisodeSubset(TrainingDataset):
         self.dataset = dataset
         self.rows = rows
         self.image_keys = dataset.image_keys
+        self.columns = columns_of(dataset)
         self.concurrent_reads = dataset.concurrent_reads
         self.keeps_frames = dataset.keeps_frames
         self._episodes = episodes

@@ -10,6 +10,12 @@ import numpy as np
 QUANTILES: dict[str, float] = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
 STATISTICS = ("min", "max", "mean", "std", "count", *QUANTILES)
 
+RESOLUTION = "resolution"
+"""Distance of neighbouring numbers where the column has its largest: what it is stored in can tell no less.
+
+It is 0 where the column holds integers or booleans. Statistics that were written elsewhere have none.
+"""
+
 Stats = dict[str, dict[str, np.ndarray]]
 """Feature name → name of the statistic → array of the feature's shape (`count`: shape (1,))."""
 
@@ -76,6 +82,18 @@ def column_statistics(values: np.ndarray, rows: np.ndarray | None = None) -> dic
     shaped = {name: array.reshape(values.shape[1:]) for name, array in found.items()}
     count = np.array([len(values) if rows is None else len(rows)], np.int64)
     return {name: count if name == "count" else shaped[name] for name in STATISTICS}
+
+
+def normalization_statistics(values: np.ndarray, rows: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    """Return `column_statistics` and the `RESOLUTION` of each number, which normalization needs."""
+    found = column_statistics(values, rows)
+    largest = np.maximum(np.abs(found["min"]), np.abs(found["max"])).astype(np.float64)
+    if values.dtype.kind == "f":
+        limits = np.finfo(values.dtype)
+        found[RESOLUTION] = np.maximum(largest * float(limits.eps), float(limits.tiny))
+    else:
+        found[RESOLUTION] = np.zeros_like(largest)
+    return found
 
 
 def _sorted_quantiles(column: np.ndarray, levels: list[float]) -> np.ndarray:

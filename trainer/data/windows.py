@@ -26,10 +26,17 @@ class Window:
     Attributes:
         key: the feature.
         offsets: frames relative to the sample's own, in the order in which they are returned.
+        called: what it is called in a sample, if not by its own name.
     """
 
     key: str
     offsets: tuple[int, ...]
+    called: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What it is called in a sample."""
+        return self.called or self.key
 
     @property
     def span(self) -> int:
@@ -72,14 +79,6 @@ def history_offsets(history: int, order: str, stride: int) -> tuple[int, ...]:
     return tuple(stride * i for i in steps)
 
 
-def named_like_flags(key: str) -> str:
-    """Say why a feature cannot be in a sample beside the one whose flags have its name."""
-    return (
-        f"the feature '{key}' has the name of the flags of the window of '{key.removesuffix(FLAGS)}'; use "
-        "one of the two"
-    )
-
-
 class WindowGather:
     """Gathers the windows of whole batches from contiguous columns.
 
@@ -116,13 +115,13 @@ class WindowGather:
         self._first = np.repeat(starts, lengths)
         self._last = np.repeat(starts + lengths - 1, lengths)
         # Windows with the same offsets share their row numbers.
-        self._keys_by_offsets: dict[tuple[int, ...], list[str]] = {}
+        self._by_offsets: dict[tuple[int, ...], list[Window]] = {}
         for window in windows:
-            self._keys_by_offsets.setdefault(window.offsets, []).append(window.key)
-        self._offsets = {offsets: np.asarray(offsets, np.int64) for offsets in self._keys_by_offsets}
+            self._by_offsets.setdefault(window.offsets, []).append(window)
+        self._offsets = {offsets: np.asarray(offsets, np.int64) for offsets in self._by_offsets}
 
     def __call__(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Return `<key>` `(B, len(offsets), *shape)` and `<key>_is_pad` bool `(B, len(offsets))`.
+        """Return `<name>` `(B, len(offsets), *shape)` and `<name>_is_pad` bool `(B, len(offsets))`.
 
         Args:
             rows: row of each sample's own frame, int64 `(B,)`.
@@ -130,18 +129,19 @@ class WindowGather:
         gathered: dict[str, np.ndarray] = {}
         first = self._first[rows][:, None]
         last = self._last[rows][:, None]
-        for offsets, keys in self._keys_by_offsets.items():
+        for offsets, windows in self._by_offsets.items():
             wanted = rows[:, None] + self._offsets[offsets]
             inside = _within(wanted, first, last)
             is_pad = inside != wanted
-            for key in keys:
+            for window in windows:
+                key, name = window.key, window.name
                 column = self._columns[key]
                 if column is None:
-                    gathered[key] = inside
+                    gathered[name] = inside
                 else:
                     # The rows are in range; "clip" only spares numpy its own check and a second buffer.
-                    gathered[key] = column.take(inside, axis=0, mode="clip")
-                gathered[f"{key}{FLAGS}"] = is_pad.copy()
+                    gathered[name] = column.take(inside, axis=0, mode="clip")
+                gathered[f"{name}{FLAGS}"] = is_pad.copy()
         return gathered
 
     def rows(self, offsets: tuple[int, ...], rows: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,13 @@ from trainer.checkpoint.folder import (
 from trainer.checkpoint.names import CONFIG, DATASET, MODELS, OWN_STATE, STATS
 from trainer.config.parameters import FRAMEWORK_ARGUMENTS, convert_parameters, own_parameters, receivers
 from trainer.config.schemas import ComponentSpec
-from trainer.data.images import IMAGE_PREFIX, scale_images
+from trainer.data.columns import ACTION, Column, Columns, from_facts, observations_of
+from trainer.data.images import is_camera, scale_images
+from trainer.data.measured import measured, window
 from trainer.data.normalization import Normalizer
 from trainer.data.stats_file import load_stats
 from trainer.modeling.factories import PolicyConstructorModelFactory
+from trainer.modeling.observations import PREFIX
 from trainer.registry import LOSS_BUILDER_REGISTRY, TRAINER_REGISTRY, PluginError, load_trusted_plugins
 from trainer.runtime import select_device
 from trainer.templates import Context, Objective, Policy
@@ -44,27 +48,44 @@ class DeployedPolicy:
     Args:
         policy: the policy, on its device.
         normalizer: the normalization of the training run.
-        windows: feature → time offsets in frames, as in training.
+        facts: what the dataset of the robot says of itself: its `columns`, its `windows` (time offsets in
+            frames, as in training), its `fps`, and which of the windows the policy `reads`.
         device: where the policy computes.
         n_action_steps: actions of a chunk that are executed before the next one is asked for.
-        action_key: the feature that is predicted.
+
+    Attributes:
+        observations: what `act` must be given; feature → `trainer.data.columns.Column`.
+        actions: what it returns, likewise; None if the dataset did not tell.
+        fps: how often per second `act` is to be called, None if the dataset did not tell.
     """
 
     def __init__(
         self,
         policy: Any,
         normalizer: Normalizer,
-        windows: Mapping[str, Sequence[int]],
+        facts: Mapping[str, Any],
         device: torch.device,
         n_action_steps: int | None = None,
-        action_key: str = "action",
     ) -> None:
         self.policy = policy
         self.normalizer = normalizer
         self.device = device
-        self.action_key = action_key
-        self.observation_windows = {k: tuple(o) for k, o in windows.items() if k.startswith("observation.")}
-        offsets = list(windows[action_key])
+        self.action_key = ACTION
+        windows: Mapping[str, Sequence[int]] = facts["windows"]
+        described = from_facts(facts)
+        columns = {n: replace(c, normalization=normalizer.modes.get(n)) for n, c in (described or {}).items()}
+        self.fps: float | None = facts.get("fps")
+        # Checkpoints of earlier versions do not tell what is read, and a user's dataset need not tell
+        # anything of its columns; then all that is called so is observed.
+        offered = observations_of(columns) if columns else [k for k in windows if k.startswith(PREFIX)]
+        reads = facts.get("reads")
+        self.observation_windows = {
+            k: tuple(o) for k, o in windows.items() if k in offered and (reads is None or k in reads)
+        }
+        self.observations: Columns = {k: columns[k] for k in self.observation_windows if k in columns}
+        self.actions: Column | None = columns.get(ACTION)
+        self._cameras = None if described is None else [n for n, c in columns.items() if c.is_picture]
+        offsets = list(windows[ACTION])
         self.stride = offsets[1] - offsets[0] if len(offsets) > 1 else 1
         self.first_action = offsets.index(0) if 0 in offsets else 0
         horizon = len(offsets) - self.first_action
@@ -74,12 +95,13 @@ class DeployedPolicy:
                 f"n_action_steps is {chosen}, but a chunk holds 1 to {horizon} actions from now on"
             )
         self.n_action_steps = int(chosen)
-        self.memory = 1 + max(-min(o) for o in self.observation_windows.values())
+        self.memory = 1 + max((-min(o) for o in self.observation_windows.values()), default=0)
         self.reset()
 
     def reset(self, seeds: int | Sequence[int] = 0) -> None:
         """Begin an episode (one seed) or N in lockstep (N seeds); see `trainer.templates.RobotPolicy`."""
         self._single = isinstance(seeds, int)
+        self._robots = 1 if isinstance(seeds, int) else len(seeds)
         self._random = RowRandom([seeds] if isinstance(seeds, int) else list(seeds), self.device)
         self._history: list[dict[str, np.ndarray]] = []
         self._plan: np.ndarray | None = None
@@ -88,6 +110,7 @@ class DeployedPolicy:
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with these rows of the batch only."""
         chosen = np.asarray(rows, dtype=np.int64)
+        self._robots = len(chosen)
         self._random.keep(chosen.tolist())
         self._history = [{k: v[chosen] for k, v in frame.items()} for frame in self._history]
         if self._plan is not None:
@@ -101,17 +124,18 @@ class DeployedPolicy:
                 seeds; features that the policy does not use may be there too.
 
         Returns:
-            float32 `(A,)` or `(N, A)`, in the units of the dataset.
+            float32 `(A,)` or `(N, A)`, in the units of the dataset; float64 where its numbers have offsets
+            that float32 cannot hold.
 
         Raises:
-            ValueError: an observation is missing.
+            ValueError: an observation is missing, has another shape than in the dataset, or holds what the
+                dataset cannot hold.
         """
         missing = [k for k in self.observation_windows if k not in observation]
         if missing:
-            raise ValueError(f"the policy needs {', '.join(missing)}; it was given {', '.join(observation)}")
-        frame = {k: np.asarray(observation[k]) for k in self.observation_windows}
-        if self._single:
-            frame = {k: v[None] for k, v in frame.items()}
+            needs = ", ".join(str(self.observations.get(k, k)) for k in missing)
+            raise ValueError(f"the policy needs {needs}; it was given {', '.join(observation) or 'nothing'}")
+        frame = {k: self._measured(k, observation[k]) for k in self.observation_windows}
         self._history = [*(self._history or [frame] * (self.memory - 1)), frame][-self.memory :]
         position = self._step % (self.n_action_steps * self.stride)
         if position == 0:
@@ -121,31 +145,63 @@ class DeployedPolicy:
         action = self._plan[:, self.first_action + position // self.stride]
         return action[0] if self._single else action
 
+    def _measured(self, key: str, value: object) -> np.ndarray:
+        """Return an observation `(N, *shape)` as the dataset would have it."""
+        if key in self.observations:
+            return measured(self.observations[key], value, None if self._single else self._robots)
+        array = np.asarray(value)
+        return array[None] if self._single else array
+
+    def __repr__(self) -> str:
+        """Return what the policy needs and gives, a line each."""
+        rate = "" if self.fps is None else f", to be called {self.fps:g} times per second"
+        lines = [f"Policy {type(self.policy).__name__}{rate}"]
+        for key, offsets in self.observation_windows.items():
+            past = (
+                "" if offsets == (0,) else f", of frames {', '.join(map(str, offsets))} (kept by the policy)"
+            )
+            lines.append(f"  observes {self.observations.get(key, key)}{past}")
+        lines.append(f"  gives {self.actions or ACTION}, {self.n_action_steps} of each chunk")
+        return "\n".join(lines)
+
     @torch.inference_mode()
     def _predict(self) -> np.ndarray:
         """Return a chunk `(N, H, A)` in the units of the dataset."""
-        batch = {key: _stack(self._history, key, o) for key, o in self.observation_windows.items()}
-        batch = self.normalizer.normalize(batch)
-        observation = {k: v.to(self.device) for k, v in batch.items() if isinstance(v, Tensor)}
-        observation = scale_images(observation)
+        batch = {key: self._stack(key, offsets) for key, offsets in self.observation_windows.items()}
+        batch = {k: v for k, v in self.normalizer.normalize(batch).items() if isinstance(v, Tensor)}
+        batch = {k: v.float() if v.is_floating_point() else v for k, v in batch.items()}
+        observation = scale_images({k: v.to(self.device) for k, v in batch.items()}, self._cameras)
         with random_source(self._random):
             chunk = self.policy.predict_action(observation, Context(self._random))
         return self.normalizer.denormalize(self.action_key, chunk.float().cpu()).numpy()
 
+    def _stack(self, key: str, offsets: Sequence[int]) -> Tensor:
+        """Return the window `(N, T, …)` of one feature as a batch has it in training.
 
-def _stack(history: list[dict[str, np.ndarray]], key: str, offsets: Sequence[int]) -> Tensor:
-    """Return the window `(N, T, …)` of one feature as a batch has it in training.
+        Offsets are ≤ 0 and 0 is the newest frame. Camera frames come as `(N, C, H, W)` where one is asked
+        for.
+        """
+        values = window([self._history[len(self._history) - 1 + offset][key] for offset in offsets])
+        if self._cameras is None:
+            return _undescribed(key, values)
+        stacked = torch.from_numpy(values)
+        return stacked[:, 0] if key in self._cameras and len(offsets) == 1 else stacked
 
-    Offsets are ≤ 0 and 0 is the newest frame. Camera frames come as `(N, C, H, W)` where one is asked for,
-    whether they were given as (H, W, C) or (C, H, W).
-    """
-    values = np.stack([history[len(history) - 1 + offset][key] for offset in offsets], axis=1)
-    if not key.startswith(IMAGE_PREFIX):
+
+def _undescribed(key: str, values: np.ndarray) -> Tensor:
+    """Return what no dataset describes as it most likely was: pictures by their names, else float32."""
+    if not is_camera(key):
         return torch.from_numpy(values.astype(np.float32))
     if values.shape[-1] == 3 and values.shape[-3] != 3:
         values = np.ascontiguousarray(np.moveaxis(values, -1, -3))
     frames = torch.from_numpy(values if values.dtype == np.uint8 else values.astype(np.float32))
-    return frames[:, 0] if len(offsets) == 1 else frames
+    return frames[:, 0] if values.shape[1] == 1 else frames
+
+
+def robot_facts(facts: Mapping[str, Any], dataset: str | None = None) -> dict[str, Any]:
+    """Return what a dataset says of itself, of a mixture that of the robot's: the first one if not named."""
+    own = [one for one in facts.get("datasets", ()) if dataset in (None, one["name"])]
+    return {**own[0], "reads": facts.get("reads")} if own else dict(facts)
 
 
 def load_policy(
@@ -205,9 +261,7 @@ def load_policy(
         load_own_state(policy, models, load_tensors(folder / OWN_STATE))
     stats = load_stats(folder / STATS) if (folder / STATS).exists() else {}
     normalizer = Normalizer(stats, config["data"]["normalization"]).for_dataset(dataset)
-    own_windows = {one["name"]: one["windows"] for one in facts.get("datasets", ())}
-    windows = facts["windows"] if dataset is None else own_windows[dataset]
-    return DeployedPolicy(policy, normalizer, windows, chosen, n_action_steps)
+    return DeployedPolicy(policy, normalizer, robot_facts(facts, dataset), chosen, n_action_steps)
 
 
 def load_component(module: nn.Module, path: Path) -> None:

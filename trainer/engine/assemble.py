@@ -20,7 +20,9 @@ from trainer.config.schemas import ExperimentConfig
 from trainer.config.validation import Issues
 from trainer.data.batch_path import BatchPath
 from trainer.data.batches import Batches, BatchesFactory
+from trainer.data.columns import ACTION, columns_of, pictures_of, to_facts
 from trainer.data.loader import BatchLoader
+from trainer.data.normalization import CURRENT, PROPRIO, STATE
 from trainer.data.stats_file import save_stats
 from trainer.deployment.robot_policy import (
     build_loss,
@@ -50,7 +52,7 @@ from trainer.modeling.component import Component, Components, Parallel
 from trainer.modeling.initialize import count_parameters, freeze, init_weights
 from trainer.registry import OPTIMIZER_BUILDER_REGISTRY, TRAINER_REGISTRY
 from trainer.runtime import Runtime
-from trainer.templates import Callback, Objective, RunIdentity
+from trainer.templates import Callback, Objective, Policy, RunIdentity
 from trainer.utils.errors import TrainingFault
 from trainer.utils.files import write_json
 from trainer.utils.import_utils import instantiate
@@ -83,7 +85,7 @@ def assemble(
     """
     config, run = checked.config, checked.run
     runtime.barrier()  # rank 0 is the only writer from here on, so all ranks see the same checkpoints
-    cameras = data.dataset.image_keys
+    cameras = pictures_of(data.dataset)
     path = BatchPath(data.normalizer, runtime.device, cameras, config.data.pin_memory)
     drawn: Batches = _build_loader(config, data, runtime, path)
     if batches is not None:
@@ -106,9 +108,9 @@ def assemble(
     policy = _build_policy(checked, runtime, components)
     trainer = _build_trainer(checked, runtime, components, update, policy)
     set_global_seed(config.run_seed + runtime.rank, config.deterministic)
-    facts = data.dataset.facts()
+    facts = _described(data)
     if policy is not None:
-        _rehearse(checked, policy, components, drawn, facts, runtime)
+        facts["reads"] = _rehearse(checked, policy, components, drawn, facts, runtime)
     if config.train.compile.enabled:
         components.compile(config.train.compile.backend, config.train.compile.mode)
     validation, held_out = _build_validation(checked, data, path)
@@ -125,7 +127,7 @@ def assemble(
         batches=drawn,
         normalizer=data.normalizer,
         augmentation=data.augmentation,
-        windows=facts.get("windows", {}),
+        facts=facts,
         stats=data.norm_stats,
         tracker=Tracker(
             run,
@@ -152,6 +154,13 @@ def assemble(
     return experiment
 
 
+def _described(data: Data) -> dict[str, Any]:
+    """Return what the dataset says of itself, and how each of its columns is normalized."""
+    columns = columns_of(data.dataset)
+    described = {} if columns is None else {"columns": to_facts(columns, data.normalizer.modes)}
+    return {**data.dataset.facts(), **described}
+
+
 def _rehearse(
     checked: CheckedConfig,
     policy: Objective,
@@ -159,16 +168,36 @@ def _rehearse(
     batches: Batches,
     facts: Mapping[str, Any],
     runtime: Runtime,
-) -> None:
-    """Try the policy on two samples; what does not fit is a mistake in the configuration."""
+) -> list[str] | None:
+    """Try the policy on two samples; what does not fit is a mistake in the configuration.
+
+    Returns:
+        The observations from which the policy predicts an action; None where nothing acts.
+    """
     try:
-        losses = rehearse(policy, components.called, batches, facts, runtime)
+        rehearsed = rehearse(policy, components.called, batches, facts, runtime)
     except (ValueError, RuntimeError, TypeError, KeyError, IndexError) as error:
         message = f"the first forward pass fails: {explain(error)}"
         raise checked.mistake(("train", "trainer"), message) from error
     issues = Issues(checked.located)
-    check_watched(issues, checked.config, checked.callbacks, list(checked.metrics), losses, checked.others)
+    check_watched(
+        issues, checked.config, checked.callbacks, list(checked.metrics), rehearsed.losses, checked.others
+    )
     issues.raise_if_any()
+    windows = [name for name in facts.get("windows", {}) if name != ACTION]
+    by_loss, by_prediction = (_with_joined(read) for read in (rehearsed.by_loss, rehearsed.by_prediction))
+    for name in windows if runtime.is_main else ():
+        if name not in by_loss | by_prediction:
+            log.warning(
+                f"'{name}' is loaded, but the policy does not read it; leave it out of the features of the "
+                "dataset, and training may be faster."
+            )
+    return [name for name in windows if name in by_prediction] if isinstance(policy, Policy) else None
+
+
+def _with_joined(read: set[str]) -> set[str]:
+    """Return what is read of a dataset: the state in a batch may hold the currents, and has a copy."""
+    return read | {STATE, CURRENT} if read & {STATE, PROPRIO} else read
 
 
 def _build_loader(config: ExperimentConfig, data: Data, runtime: Runtime, path: BatchPath) -> BatchLoader:
@@ -379,7 +408,7 @@ def _write_run_folder(checked: CheckedConfig, data: Data, experiment: Experiment
     write_yaml(run / CONFIG, resolved(config))
     for name, path in checked.component_paths.items():
         write_yaml(run / MODELS / f"{name}.yaml", flat_model(path))
-    write_json(run / DATASET, data.dataset.facts())
+    write_json(run / DATASET, experiment.facts)
     if data.norm_stats:
         save_stats(run / STATS, data.norm_stats)
     components = []

@@ -11,6 +11,7 @@ from trainer.config.paths import project_folder
 from trainer.config.schemas import ExperimentConfig
 from trainer.config.validation import Issues
 from trainer.data.augmentation import Augmentation
+from trainer.data.columns import columns_of, observations_of, pictures_of
 from trainer.data.errors import DatasetError
 from trainer.data.factory import BuiltDataset, build_dataset
 from trainer.data.normalization import Normalizer
@@ -130,7 +131,12 @@ def _normalizer(issues: Issues, config: ExperimentConfig, stats: Mapping[str, An
 def _augmentation(issues: Issues, config: ExperimentConfig, dataset: TrainingDataset) -> Augmentation | None:
     if config.data.augmentation is None:
         return None
-    augmentation = Augmentation(config.data.augmentation, dataset.image_keys)
+    columns = columns_of(dataset)
+    augmentation = Augmentation(
+        config.data.augmentation,
+        pictures_of(dataset),
+        None if columns is None else [n for n in observations_of(columns) if not columns[n].is_picture],
+    )
     for setting, sentence in augmentation.without_effect(dataset.facts().get("windows", {})):
         issues.add(("data", "augmentation", *(setting.split(".", 1) if setting else ())), sentence)
     return augmentation

@@ -28,6 +28,7 @@ from trainer.deployment.robot_policy import (
     build_models,
     load_own_state,
     own_state,
+    robot_facts,
 )
 from trainer.engine.saving import Saving
 from trainer.engine.tracking import Tracker
@@ -60,6 +61,7 @@ class Experiment:
     """Everything that the loop needs, and nothing that it has to ask for.
 
     Attributes:
+        facts: what the dataset says of itself, how its columns are normalized, and which of them are read.
         scores: what was measured at the end of the present epoch, the same on all ranks.
         stop_reason: why the run ends before its time, or None.
     """
@@ -76,7 +78,7 @@ class Experiment:
     batches: Batches
     normalizer: Normalizer
     augmentation: Augmentation | None
-    windows: Mapping[str, Any]
+    facts: Mapping[str, Any]
     stats: Mapping[str, Any] | None
     tracker: Tracker
     writer: CheckpointWriter
@@ -185,7 +187,8 @@ class Experiment:
         policy = self.deployed_objective()
         if not isinstance(policy, Policy):
             return None
-        return DeployedPolicy(policy, self.normalizer.for_dataset(), self.windows, self.runtime.device)
+        facts = robot_facts(self.facts)
+        return DeployedPolicy(policy, self.normalizer.for_dataset(), facts, self.runtime.device)
 
     @functools.cached_property
     def saving(self) -> Saving:

@@ -145,7 +145,7 @@ def _has_path_mistake(issues: Issues, here: ConfigPath, value: str) -> bool:
 
 
 def check_same_robot(issues: Issues, config: ExperimentConfig, facts: Mapping[str, Any]) -> None:
-    """Note where the robot of `train.evaluation` has other observations or actions than the data.
+    """Note where the robot of `train.evaluation` has other observations, actions or a rate than the data.
 
     Args:
         issues: where it is noted.
@@ -162,6 +162,7 @@ def check_same_robot(issues: Issues, config: ExperimentConfig, facts: Mapping[st
         return  # which the check of the configuration tells
     try:
         with contextlib.closing(simulator):
-            check_features({name: features[name]["shape"] for name in read}, env, simulator)
+            shapes = {name: features[name]["shape"] for name in read}
+            check_features(shapes, env, simulator, facts.get("fps"))
     except UsageError as error:
         issues.add(("train", "evaluation", "env"), str(error))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from model_constructor import random_source
 from torch import Tensor, nn
 
 from trainer.data.batches import Batches
+from trainer.data.columns import ACTION
 from trainer.runtime import Runtime
 from trainer.templates import Context, Objective, Policy
 from trainer.utils.random import RowRandom
@@ -18,9 +20,67 @@ from trainer.utils.seed import kept_random_state
 SAMPLES = 2
 
 
+class _Watched(dict[str, Any]):
+    """A batch that notes what is read of it, in `read`; whoever goes over all of it reads all of it."""
+
+    def __init__(self, batch: Mapping[str, Any], read: set[str]) -> None:
+        super().__init__(batch)
+        self.read = read
+
+    def __getitem__(self, key: str) -> Any:
+        self.read.add(key)
+        return super().__getitem__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.read.add(key)
+        return super().get(key, default)
+
+    def pop(self, key: str, *default: Any) -> Any:
+        self.read.add(key)
+        return super().pop(key, *default)
+
+    def _all(self) -> dict[str, Any]:
+        self.read.update(super().keys())
+        return {key: super(_Watched, self).__getitem__(key) for key in super().__iter__()}
+
+    def items(self) -> Any:
+        return self._all().items()
+
+    def values(self) -> Any:
+        return self._all().values()
+
+    def copy(self) -> dict[str, Any]:
+        return self._all()
+
+    def __or__(self, other: Any) -> Any:
+        return self._all() | other
+
+    def __ror__(self, other: Any) -> Any:
+        return dict(other) | self._all()
+
+    def __iter__(self) -> Any:
+        # Having this method makes `dict(batch)` and `**batch` ask for each value by its key.
+        return super().__iter__()
+
+
+@dataclass(frozen=True)
+class Rehearsed:
+    """What a rehearsal showed.
+
+    Attributes:
+        losses: the names of the policy's losses.
+        by_loss: the keys of the batch that the loss reads.
+        by_prediction: those that predicting an action reads; none where nothing acts.
+    """
+
+    losses: list[str]
+    by_loss: set[str]
+    by_prediction: set[str]
+
+
 def rehearse(
     policy: Objective, models: nn.ModuleDict, batches: Batches, facts: Mapping[str, Any], runtime: Runtime
-) -> list[str]:
+) -> Rehearsed:
     """Ask for the loss on two samples, and for an action chunk of a policy; nothing of the run changes.
 
     Every rank takes part. Generators, modes and gradients are afterwards as they were before.
@@ -33,21 +93,25 @@ def rehearse(
         runtime: this rank.
 
     Returns:
-        The names of the policy's losses.
+        The names of the policy's losses, and what is read of a batch.
 
     Raises:
         ValueError: the policy's loss or its chunk are not what training and deployment need.
         Exception: whatever a component raises about the shapes that it is given.
     """
     modes = [(m, m.training) for m in models.modules()]
+    by_loss: set[str] = set()
+    by_prediction: set[str] = set()
     try:
         models.eval()
         with kept_random_state(), torch.no_grad(), runtime.autocast():
             batch = batches.example(SAMPLES)
             context = Context(RowRandom(range(SAMPLES), runtime.device))
             with random_source(context.random):
-                losses = policy.loss(batch, context)
-                chunk = policy.predict_action(batch, context) if isinstance(policy, Policy) else None
+                losses = policy.loss(_Watched(batch, by_loss), context)
+                chunk = None
+                if isinstance(policy, Policy):
+                    chunk = policy.predict_action(_Watched(batch, by_prediction), context)
     finally:
         for module, training in modes:
             module.training = training
@@ -55,11 +119,11 @@ def rehearse(
         raise ValueError("the policy's loss returns no 'total', so there is nothing to train")
     if chunk is not None:
         _check_chunk(chunk, policy, facts)
-    return [str(name) for name in losses]
+    return Rehearsed([str(name) for name in losses], by_loss, by_prediction)
 
 
 def _check_chunk(chunk: Tensor, policy: Any, facts: Mapping[str, Any]) -> None:
-    window, feature = facts.get("windows", {}).get("action"), facts.get("features", {}).get("action")
+    window, feature = facts.get("windows", {}).get(ACTION), facts.get("features", {}).get(ACTION)
     if window is None or feature is None:
         return
     wanted = (SAMPLES, len(window), *feature["shape"])

@@ -184,8 +184,8 @@ def evaluate(
         runtime: this rank.
 
     Raises:
-        UsageError: no such simulator, it is not the policy's, or the policy's actions cannot be used; one
-            sentence says which.
+        UsageError: no such simulator, it is not the policy's, it runs at another rate than `policy.fps`, or
+            the policy's actions cannot be used; one sentence says which.
         RankLost: another rank could not play its share.
     """
     if episodes < 1 or lockstep < 1:
@@ -200,7 +200,7 @@ def evaluate(
     try:
         for _ in range(max(1, min(lockstep, len(starts)))):
             simulators.append(make_simulator(env))
-        check_features(features or {}, env, simulators[0])
+        check_features(features or {}, env, simulators[0], getattr(policy, "fps", None))
         limit = min(max_steps or simulators[0].max_steps, simulators[0].max_steps)
         crew = _FilmCrew(numbers, videos if out is not None else 0)
         seen = _cameras_of(policy, simulators[0])
@@ -251,16 +251,20 @@ def _write(out: Path, result: EvaluationResult, films: Mapping[int, bytes]) -> N
     write_json(out / "results.json", result.to_dict())
 
 
-def check_features(wanted: Mapping[str, Sequence[int]], env: str, simulator: Simulator) -> None:
+def check_features(
+    wanted: Mapping[str, Sequence[int]], env: str, simulator: Simulator, fps: float | None = None
+) -> None:
     """Make sure that a simulator is that of the robot for which a policy is trained.
 
     Args:
         wanted: shapes of the observations that the policy reads and of its actions, by name.
         env: name of the simulator and task.
         simulator: one of it.
+        fps: frames per second of the demonstrations, if known.
 
     Raises:
-        UsageError: it lacks one of them, or has it in another shape.
+        UsageError: it lacks one of them, has it in another shape, or takes actions at another rate than that
+            of the demonstrations, so that each would last longer or shorter than it was recorded.
     """
     offers = {**simulator.features, **getattr(simulator, "cameras", {})}
     for name, shape in wanted.items():
@@ -272,6 +276,12 @@ def check_features(wanted: Mapping[str, Sequence[int]], env: str, simulator: Sim
                 f"the policy works with '{name}' of shape {tuple(shape)}; in {env} it has "
                 f"shape {tuple(offered['shape'])}"
             )
+    if fps is not None and abs(fps - simulator.fps) > 0.01 * simulator.fps:
+        raise UsageError(
+            f"the policy was trained on demonstrations of {fps:g} frames/s, and {env} takes "
+            f"{simulator.fps:g} actions per second: each would last {fps / simulator.fps:.3g} "
+            f"times as long as it was recorded; train on demonstrations of {simulator.fps:g} frames/s"
+        )
 
 
 def _cameras_of(policy: RobotPolicy, simulator: Simulator) -> list[str]:

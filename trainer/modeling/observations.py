@@ -11,6 +11,11 @@ from trainer.modeling.component import unwrap
 
 PREFIX = "observation."
 
+NOT_OBSERVED = frozenset(
+    {"action", "task", "dataset_index"} | {"timestamp", "frame_index", "episode_index", "index", "task_index"}
+)
+"""What a batch holds beside observations; no robot measures it."""
+
 
 def input_name(feature: str) -> str:
     """Return the graph input of a feature: `observation.images.cam_head` → `images_cam_head`."""
@@ -28,11 +33,13 @@ def encoder_arguments(encoder: nn.Module, batch: Mapping[str, Any]) -> dict[str,
         ValueError: an input has no observation in the batch.
     """
     inputs = list(unwrap(encoder).inputs)  # type: ignore[arg-type]
-    observed = [k for k in batch if k.startswith(PREFIX) and not k.endswith("_is_pad")]
-    offered = {input_name(k): batch[k] for k in observed}
+    names = [k for k in batch if k not in NOT_OBSERVED and not k.endswith("_is_pad")]
+    # Where a name comes with and without the prefix, that with the prefix counts.
+    offered = {input_name(k): k for k in sorted(names, key=lambda name: name.startswith(PREFIX))}
     missing = [name for name in inputs if name not in offered]
     if missing:
         raise ValueError(
-            f"the encoder's graph input '{missing[0]}' has no observation; the batch has {', '.join(offered)}"
+            f"the encoder's graph input '{missing[0]}' has no observation; the batch has "
+            f"{', '.join(input_name(k) for k in names)}"
         )
-    return {name: offered[name] for name in inputs}
+    return {name: batch[offered[name]] for name in inputs}

@@ -22,12 +22,15 @@ class TrainingDataset(Dataset[dict[str, Any]]):
 
     Attributes:
         image_keys: the features that are camera frames, uint8 `(B, …, 3, H, W)` in a batch.
+        columns: what is in a batch, a `trainer.data.columns.Column` under each name; None if the dataset does
+            not tell, and `facts()` or the names decide.
         concurrent_reads: a sample depends on its index alone, and several threads may read at once. Only such
             a dataset is read beside the step without worker processes.
         keeps_frames: `expect` is worth calling: decoded frames are kept in the memory that it gives.
     """
 
     image_keys: Sequence[str] = ()
+    columns: Mapping[str, Any] | None = None
     concurrent_reads: bool = False
     keeps_frames: bool = False
 

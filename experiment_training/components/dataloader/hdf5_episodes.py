@@ -22,7 +22,7 @@ from trainer.data.conversion.hdf5 import array
 from trainer.data.conversion.source import picture_at
 from trainer.data.errors import DatasetError
 from trainer.data.frame_memory import FrameMemories
-from trainer.data.statistics import Stats, column_statistics
+from trainer.data.statistics import Stats, normalization_statistics
 from trainer.data.windows import Window, WindowGather
 from trainer.templates import TrainingDataset
 from trainer.utils.samples import Samples
@@ -140,7 +140,7 @@ class EpisodicDataset(TrainingDataset):
 
     def statistics(self) -> Stats:
         """Return exact statistics over all frames of each number of the observation and of the action."""
-        return {key: column_statistics(column) for key, column in self._columns.items()}
+        return {key: normalization_statistics(column) for key, column in self._columns.items()}
 
     def facts(self) -> dict[str, Any]:
         """Return what a person wants to know about the dataset, ready for JSON."""

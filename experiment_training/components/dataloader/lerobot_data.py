@@ -13,6 +13,7 @@ from model_constructor import did_you_mean
 
 from trainer.config.errors import ParameterError
 from trainer.config.parameters import FrameOffset, Frames, PathText, PositiveNumber, Text, parse_parameters
+from trainer.data.columns import ACTION
 from trainer.data.errors import DatasetError, WindowError
 from trainer.data.lerobot.info import BOOKKEEPING, INFO_PATH, VERSION
 from trainer.data.windows import Window, action_offsets, frame_stride, history_offsets
@@ -47,7 +48,8 @@ class LerobotDatasetParams:
             episodes 0 to 49, or one such text; all by default.
         features: observations to use, cameras among them; by default every `observation.…` that is numbers or
             frames.
-        action_key: the feature that is predicted; integers and flags are predicted as floats.
+        action_key: the feature that is predicted; in a batch, in statistics and on the robot it is `action`.
+            Integers and flags are predicted as floats.
         frame_cache: folder for decoded frames, below the project if relative: decoded once, then a batch of
             frames costs a copy. It takes N · 3 · H · W bytes per camera. None decodes on the fly. Columns of
             numbers above 256 MB are kept there too; without it in the user's cache folder.
@@ -230,6 +232,12 @@ def _observations(params: LerobotDatasetParams, reader: LeRobotReader) -> list[s
         found = [name for name in reader.features if name in usable and name != params.action_key]
     else:
         found = _named_observations(params, reader)
+    if params.action_key != ACTION and ACTION in found:
+        raise ParameterError(
+            "features",
+            f"'{ACTION}' cannot be observed: in a batch '{params.action_key}' (action_key) is called so",
+            "leave it out",
+        )
     if not found:
         raise ParameterError("features", f"{reader.root}: there is no observation to use")
     if params.obs_images_history != 1 and not any(reader.features[name].is_frames for name in found):
@@ -282,7 +290,7 @@ def _windows(params: LerobotDatasetParams, reader: LeRobotReader, features: Sequ
         camera = reader.features[name].is_frames
         history = params.obs_images_history if camera else params.obs_proprio_history
         windows.append(Window(name, history_offsets(history, params.history_order, stride)))
-    return [*windows, Window(params.action_key, chunk)]
+    return [*windows, Window(params.action_key, chunk, ACTION)]
 
 
 def _episodes(params: LerobotDatasetParams, reader: LeRobotReader) -> list[int] | None:

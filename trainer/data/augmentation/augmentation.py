@@ -11,7 +11,7 @@ from torch import Tensor
 
 from trainer.config.augmentation import AugmentationConfig, ColorJitterConfig
 from trainer.data.augmentation import transforms
-from trainer.data.images import IMAGE_PREFIX, is_image, scale_images
+from trainer.data.images import is_camera, is_image, scale_images
 from trainer.data.normalization import PROPRIO, STATE, join_proprio
 from trainer.utils.random import SampleRandom
 
@@ -33,12 +33,19 @@ class Augmentation:
 
     Args:
         config: what to do, and how strongly.
-        cameras: features that are pictures although their names do not say so (`observation.image…`).
+        cameras: the features that are pictures; None if the dataset does not tell, and names decide.
+        measured: the observations that are numbers; None if the dataset does not tell.
     """
 
-    def __init__(self, config: AugmentationConfig, cameras: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        config: AugmentationConfig,
+        cameras: Collection[str] | None = None,
+        measured: Collection[str] | None = None,
+    ) -> None:
         self._config = config
         self._cameras = cameras
+        self._measured = measured
 
     @torch.no_grad()
     def __call__(self, batch: Mapping[str, Any], random: SampleRandom) -> dict[str, Any]:
@@ -71,7 +78,7 @@ class Augmentation:
         """
         config = self._config
         found: list[tuple[str, str]] = []
-        cameras = [name for name in features if self._is_camera(name)]
+        cameras = [name for name in features if is_camera(name, self._cameras)]
         low_dimensional = [name for name in features if self._is_low_dimensional(name)]
         if not cameras:
             for name in ("color_jitter", "gaussian_blur", "random_shift"):
@@ -88,18 +95,18 @@ class Augmentation:
             found.append(("", "nothing in here has an effect on this dataset"))
         return found
 
-    def _is_camera(self, key: str) -> bool:
-        return key.startswith(IMAGE_PREFIX) or key in self._cameras
-
     def _is_low_dimensional(self, key: str) -> bool:
-        return key.startswith(OBSERVATIONS) and not self._is_camera(key) and not key.endswith("_is_pad")
+        if self._measured is not None:
+            return key in self._measured
+        is_measured = key.startswith(OBSERVATIONS) and not key.endswith("_is_pad")
+        return is_measured and not is_camera(key, self._cameras)
 
     def _picture(self, value: Tensor, draw: _Draw) -> Tensor:
         config = self._config
         x = value.reshape(len(value), -1, *value.shape[-3:])
         if config.random_shift is not None:
             x = transforms.shift(x, *draw.shifts(config.random_shift.pixels))
-        x = scale_images({IMAGE_PREFIX: x})[IMAGE_PREFIX]
+        x = scale_images({"x": x}, ["x"])["x"]
         if x.shape[2] == 3 and x.is_floating_point():
             if config.color_jitter is not None:
                 x = _jitter(x, draw, config.color_jitter)

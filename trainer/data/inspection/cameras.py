@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import av
 import numpy as np
 import pyarrow.parquet as pq
 
@@ -14,10 +13,22 @@ from trainer.data.errors import DatasetError
 from trainer.data.inspection.findings import Findings, counted
 from trainer.data.inspection.rows import Rows
 from trainer.data.lerobot import LeRobotReader
-from trainer.data.lerobot.cameras import stored_picture, wrong_pictures
+from trainer.data.lerobot.cameras import (
+    episodes_that_share_frames,
+    shared_frames_message,
+    stored_picture,
+    wrong_pictures,
+)
 from trainer.data.lerobot.info import Feature
-from trainer.data.video.header import VideoHeader, read_header
-from trainer.data.windows import TOLERANCE_S
+from trainer.data.video.header import (
+    VideoHeader,
+    frame_rate,
+    frame_size,
+    frame_times,
+    misplaced,
+    off_time,
+    read_header,
+)
 
 _PICTURES_AT_ONCE = 256
 
@@ -91,20 +102,20 @@ def check_camera(
             break  # what one episode lacks, the others lack too
         positions.setdefault(place.path, []).append((position, place.begin))
     _check_lengths(reader, feature, findings)
+    _check_shared(reader, feature, findings)
     headers = []
     for path, inside in positions.items():
         numbers = [int(reader.episodes.episode_index[position]) for position, _ in inside]
         try:
             header = read_header(path)
-            times = _times(path, decode=False)
+            times = frame_times(path)
         except DatasetError as problem:
             findings.fault("video_file", str(problem), feature=feature.name, episodes=numbers)
             tick()
             continue
         headers.append(header)
         _check_size(feature, shape, header, path, numbers, findings)
-        if _check_rate(reader, feature, path, times, numbers, findings):
-            _check_frames(reader, feature, path, inside, times, findings)
+        _check_frames(reader, feature, path, inside, times, findings)
         if decode:
             _check_decoding(feature, path, times, numbers, findings)
         tick()
@@ -133,25 +144,15 @@ def _check_lengths(reader: LeRobotReader, feature: Feature, findings: Findings) 
         )
 
 
-def _check_rate(
-    reader: LeRobotReader,
-    feature: Feature,
-    path: Path,
-    times: np.ndarray,
-    numbers: list[int],
-    findings: Findings,
-) -> bool:
-    """Hold the usual distance of two frames against the rate of the dataset."""
-    rate = 1 / float(np.median(np.diff(times))) if len(times) > 1 else reader.fps
-    if abs(rate - reader.fps) <= 0.01 * reader.fps:
-        return True
-    findings.fault(
-        "video_fps",
-        f"{path}: the video has {rate:.4g} frames/s, the dataset says {reader.fps:g}",
-        feature=feature.name,
-        episodes=numbers,
-    )
-    return False
+def _check_shared(reader: LeRobotReader, feature: Feature, findings: Findings) -> None:
+    """Look for episodes that claim the same frames of a video."""
+    for one, other in episodes_that_share_frames(reader, feature.name):
+        findings.fault(
+            "video_overlap",
+            shared_frames_message(reader, feature.name, one, other),
+            feature=feature.name,
+            episodes=sorted(int(n) for n in reader.episodes.episode_index[[one, other]]),
+        )
 
 
 def _check_size(
@@ -165,11 +166,14 @@ def _check_size(
     if shape is None:
         return
     _, height, width = shape
-    if (header.height, header.width) != (height, width):
+    try:
+        size = frame_size(path)
+    except DatasetError:  # what cannot be decoded is another matter
+        size = (header.height, header.width)
+    if size != (height, width):
         findings.fault(
             "video_size",
-            f"{path}: the frames are {header.height} × {header.width} pixels, the dataset says "
-            f"{height} × {width}",
+            f"{path}: the frames are {size[0]} × {size[1]} pixels, the dataset says {height} × {width}",
             feature=feature.name,
             episodes=numbers,
         )
@@ -186,16 +190,22 @@ def _check_frames(
     """Look for a frame of the video at the time of every frame of every episode in it."""
     missing: list[tuple[int, np.ndarray]] = []
     for position, begin in inside:
-        wanted = begin + np.arange(reader.episodes.length[position]) / reader.fps
-        if len(times):
-            near = np.clip(np.searchsorted(times, wanted), 1, max(len(times) - 1, 1))
-            candidates = np.stack([times[near - 1], times[np.minimum(near, len(times) - 1)]])
-            distance = np.abs(candidates - wanted).min(axis=0)
-        else:
-            distance = np.full(len(wanted), np.inf)
-        lacking = np.flatnonzero(distance > TOLERANCE_S)
+        first = round(begin * reader.fps)
+        numbers = first + np.arange(reader.episodes.length[position])
+        wrong, _ = misplaced(times, numbers, reader.fps)
+        begins_off = off_time(np.array([begin]), [first], reader.fps)
+        lacking = np.flatnonzero(wrong | (numbers < 0) | begins_off)
         if len(lacking):
             missing.append((int(reader.episodes.episode_index[position]), lacking))
+    rate = frame_rate(times, reader.fps)
+    if missing and abs(rate - reader.fps) > 0.01 * reader.fps:
+        findings.fault(
+            "video_fps",
+            f"{path}: the video has {rate:.4g} frames/s, the dataset says {reader.fps:g}",
+            feature=feature.name,
+            episodes=[int(reader.episodes.episode_index[position]) for position, _ in inside],
+        )
+        return
     if missing:
         number, frames = missing[0]
         total = sum(len(lacking) for _, lacking in missing)
@@ -213,26 +223,12 @@ def _check_decoding(
     feature: Feature, path: Path, times: np.ndarray, numbers: list[int], findings: Findings
 ) -> None:
     try:
-        decoded = len(_times(path, decode=True))
+        decoded = len(frame_times(path, decode=True))
         problem = f"{len(times) - decoded} of its {len(times)} frames cannot be decoded"
     except DatasetError as error:
         decoded, problem = -1, str(error).removeprefix(f"{path}: ")
     if decoded != len(times):
         findings.fault("video_damaged", f"{path}: {problem}", feature=feature.name, episodes=numbers)
-
-
-def _times(path: Path, decode: bool) -> np.ndarray:
-    """Return the times of all frames of a video in seconds, ascending; of those that decode, if asked."""
-    try:
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            read = container.decode(stream) if decode else container.demux(stream)
-            stamps = [item.pts for item in read if item.pts is not None]
-            base = float(stream.time_base or 0)
-    except (av.FFmpegError, OSError, ValueError, IndexError) as problem:
-        reason = getattr(problem, "strerror", None) or str(problem)
-        raise DatasetError(f"{path}: the video is truncated or damaged: {reason}") from None
-    return np.sort(np.array(stamps, np.float64)) * base
 
 
 def _check_pictures(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from trainer.data.columns import named_alike, names_beside
 from trainer.data.errors import DatasetError
 from trainer.data.inspection.cameras import CameraFacts, check_camera
 from trainer.data.inspection.findings import Finding, Findings
@@ -16,7 +17,6 @@ from trainer.data.inspection.values import FeatureFacts, check_values
 from trainer.data.lerobot import BOOKKEEPING, LeRobotReader
 from trainer.data.lerobot.info import INFO_PATH, Feature
 from trainer.data.statistics import Stats
-from trainer.data.windows import FLAGS, named_like_flags
 from trainer.utils.progress import progress_bar
 
 
@@ -125,10 +125,9 @@ def _features(
         findings.remark(
             "action", "there is no feature 'action' of numbers; what is predicted is named by `action_key`"
         )
-    for name in reader.features:
-        whose = name.removesuffix(FLAGS)
-        if name != whose and whose in reader.features:
-            findings.fault("name", named_like_flags(name), feature=name)
+    for name, what in names_beside({name: name for name in reader.features}).items():
+        if name in reader.features:
+            findings.fault("name", named_alike(name, what), feature=name)
     if compared and rows is not None and rows.complete:
         _report_twins(reader, [digest.digest() for digest in digests], findings)
     return tuple(features), tuple(cameras)

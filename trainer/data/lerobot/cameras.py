@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -16,17 +16,28 @@ import pyarrow.parquet as pq
 from trainer.data.casts import decoded_picture, picture_size
 from trainer.data.errors import DatasetError
 from trainer.data.frame_memory import FrameSource
-from trainer.data.lerobot.info import TOLERANCE_S
 from trainer.data.lerobot.reader import LeRobotReader, named_episodes
 from trainer.data.threads import number_of_threads, side_by_side
 from trainer.data.video.decoder import DECODE_ERRORS, POOL
-from trainer.data.video.header import VideoHeader, read_header
+from trainer.data.video.header import (
+    TOLERANCE,
+    VideoHeader,
+    frame_rate,
+    frame_size,
+    frame_times,
+    misplaced,
+    off_time,
+    read_header,
+)
 
 CHECKED_AT_OPEN = 1000
 """So many video files have their headers read when a dataset is opened; beyond, when they are decoded."""
 
 IMAGE_BYTES = 256 * 2**20
 """Encoded images of parquet files that one camera keeps in memory."""
+
+_PLACE = ("chunk_index", "file_index", "from_timestamp")
+"""What the episode table says of where a video is."""
 
 _SHORTEST_RUN = 16
 """Frames that are worth a thread of their own."""
@@ -91,11 +102,13 @@ class VideoCamera:
         lengths = reader.episodes.length[positions]
         self._ends = np.cumsum(lengths)
         self._paths, which, begins = _video_places(reader, key, positions)
+        for one, other in episodes_that_share_frames(reader, key):
+            if np.isin([one, other], positions).any():
+                raise DatasetError(f"{reader.root}: {shared_frames_message(reader, key, one, other)}")
         times = np.repeat(begins, lengths) + reader.columns(["timestamp"], positions)["timestamp"]
         self._number = np.rint(times * self._fps).astype(np.int64)
         self._file = np.repeat(which, lengths)
-        late = np.abs(times - self._number / self._fps)
-        wrong = np.flatnonzero(late > TOLERANCE_S + np.spacing(times.astype(np.float32)))
+        wrong = np.flatnonzero(off_time(times, self._number, self._fps) | (self._number < 0))
         if len(wrong):
             raise DatasetError(
                 f"{self._where(int(wrong[0]))} is wanted at {times[wrong[0]]:.4f} s, where a video of "
@@ -136,15 +149,14 @@ class VideoCamera:
             frames, times = POOL.frames(self._paths[part.file], self._fps, part.numbers.tolist())
         except DECODE_ERRORS as problem:
             raise self._failure(rows[part.places], problem) from None
-        late = np.abs(times - part.numbers / self._fps) > TOLERANCE_S
-        if late.any():
-            first = int(np.argmax(late))
+        off = off_time(times, part.numbers, self._fps)
+        if off.any():
+            first = int(np.argmax(off))
             row = int(rows[part.places][part.which == first][0])
-            raise DatasetError(
-                f"{self._where(row)} should be shown at {part.numbers[first] / self._fps:.4f} s, the video "
-                f"has a frame at {times[first]:.4f} s"
-            )
+            raise self._wrong_time(row, part.numbers[first], times[first])
         pictures = frames.transpose(0, 3, 1, 2)
+        if pictures.shape[1:] != self.shape:
+            raise self._wrong_size(part.file, pictures.shape[2:])
         if len(part.which) > len(part.numbers):
             pictures = pictures[part.which]
         first, last = int(part.places[0]), int(part.places[-1])
@@ -192,25 +204,55 @@ class VideoCamera:
         except DatasetError as problem:
             raise DatasetError(f"{problem}; {self._episodes_in(file)} should be in it") from None
         rows = self._pictures.rows_of(file)
-        if header.fps and abs(header.fps - self._fps) > 1e-3 * self._fps and header.frames > 1:
-            raise DatasetError(
-                f"{self._where(int(rows[0]))}: the video has {header.fps:g} frames/s, the dataset "
-                f"has {self._fps:g}"
-            )
-        if (header.height, header.width) != self.shape[1:]:
-            raise DatasetError(
-                f"{path}: frames of '{self.key}' are {header.height} × {header.width} pixels, the dataset "
-                f"says {self.shape[1]} × {self.shape[2]}"
-            )
-        missing = rows[self._number[rows] >= header.frames] if header.frames else rows[:0]
-        if len(missing):
-            raise DatasetError(
-                f"{self._where(int(missing[0]))} is frame {self._number[missing[0]]} of the video, which is "
-                f"too short: it has {header.frames} frames"
-            )
+        size = (header.height, header.width)
+        # A film that is shown turned by a quarter is stored with its sides exchanged.
+        if file == 0 or size != self.shape[1:]:
+            size = frame_size(path)
+        if size != self.shape[1:]:
+            raise self._wrong_size(file, size)
+        self._check_times(file, rows, header)
         self._pictures.divide(file, self._number[rows], header.keyframes)
         self._checked[file] = True
         return header
+
+    def _check_times(self, file: int, rows: np.ndarray, header: VideoHeader) -> None:
+        """Look whether a file has a frame at the time of every row `rows`, in the order of their frames."""
+        numbers, frames, rate = self._number[rows], header.frames, header.fps
+        if header.steady and rate:
+            nearest = None
+            wrong = numbers >= frames
+            drift = abs(numbers[-1] * (self._fps / rate - 1))
+            other_rate = frames > 1 and (abs(rate / self._fps - 1) > 1e-3 or drift > TOLERANCE)
+        else:
+            times = frame_times(self._paths[file])
+            wrong, nearest = misplaced(times, numbers, self._fps)
+            frames, rate = len(times), frame_rate(times, self._fps)
+            other_rate = bool(wrong.any()) and abs(rate / self._fps - 1) > 0.01
+        if other_rate:
+            raise DatasetError(
+                f"{self._where(int(rows[0]))}: the video has {rate:g} frames/s, the dataset has {self._fps:g}"
+            )
+        if not wrong.any():
+            return
+        first = int(np.argmax(wrong))
+        row, number = int(rows[first]), int(numbers[first])
+        if nearest is not None and number < frames:
+            raise self._wrong_time(row, number, nearest[first])
+        raise DatasetError(
+            f"{self._where(row)} is frame {number} of the video, which is too short: it has {frames} frames"
+        )
+
+    def _wrong_time(self, row: int, number: int, time: float) -> DatasetError:
+        return DatasetError(
+            f"{self._where(row)} should be shown at {number / self._fps:.4f} s, the video has a frame at "
+            f"{time:.4f} s"
+        )
+
+    def _wrong_size(self, file: int, size: Sequence[int]) -> DatasetError:
+        return DatasetError(
+            f"{self._paths[file]}: frames of '{self.key}' are {size[0]} × {size[1]} pixels, the dataset "
+            f"says {self.shape[1]} × {self.shape[2]}"
+        )
 
     def _failure(self, rows: np.ndarray, problem: Exception) -> DatasetError:
         """Find the first frame that cannot be decoded, and say so."""
@@ -286,12 +328,14 @@ def _video_places(
     episodes = reader.episodes
     if reader.info.version == "v2.1":
         per_chunk = int(reader.info.raw.get("chunks_size", 1000))
-        paths = [
-            reader.root / reader.info.video_path(key, episode_chunk=int(n) // per_chunk, episode_index=int(n))
+        named = [
+            reader.info.video_path(key, episode_chunk=int(n) // per_chunk, episode_index=int(n))
             for n in episodes.episode_index[positions]
         ]
-        return paths, np.arange(len(paths)), np.zeros(len(paths))
-    names = [f"videos/{key}/{name}" for name in ("chunk_index", "file_index", "from_timestamp")]
+        place = {path: i for i, path in enumerate(dict.fromkeys(named))}
+        which = np.array([place[path] for path in named], np.int64)
+        return [reader.root / path for path in place], which, np.zeros(len(named))
+    names = [f"videos/{key}/{name}" for name in _PLACE]
     for name in names:
         column = episodes.columns.get(name)
         if column is None or not np.isfinite(column[positions].astype(np.float64)).all():
@@ -302,6 +346,46 @@ def _video_places(
         reader.root / reader.info.video_path(key, chunk_index=int(c), file_index=int(f)) for c, f in unique
     ]
     return paths, which.reshape(-1), begins.astype(np.float64)
+
+
+def episodes_that_share_frames(reader: LeRobotReader, key: str) -> list[tuple[int, int]]:
+    """Return the pairs of episodes that claim a frame of one video, as places in the episode table.
+
+    Of several episodes on one frame each is paired with one that begins before it. What the table does not
+    say of an episode is passed over.
+    """
+    table = [reader.episodes.columns.get(f"videos/{key}/{name}") for name in _PLACE]
+    known = np.ones(len(reader.episodes), bool)
+    if reader.info.version != "v2.1":
+        for column in table:
+            if column is None:
+                return []
+            known &= np.isfinite(column.astype(np.float64))
+    positions = np.flatnonzero(known)
+    _, which, begins = _video_places(reader, key, positions)
+    first = np.rint(begins * reader.fps).astype(np.int64)
+    first -= first.min(initial=0)
+    end = first + reader.episodes.length[positions]
+    # One number line for all files, each beginning where the one before it has ended.
+    first, end = (values + which * int(end.max(initial=0)) for values in (first, end))
+    order = np.lexsort((end, first))
+    first, end, positions = first[order], end[order], positions[order]
+    reached = np.maximum.accumulate(end)
+    furthest = np.maximum.accumulate(np.where(end == reached, np.arange(len(end)), 0))
+    return [
+        (int(positions[furthest[late - 1]]), int(positions[late]))
+        for late in (np.flatnonzero(first[1:] < reached[:-1]) + 1).tolist()
+    ]
+
+
+def shared_frames_message(reader: LeRobotReader, key: str, one: int, other: int) -> str:
+    """Say that two episodes, given as places in the episode table, claim the same frames."""
+    numbers = sorted(int(n) for n in reader.episodes.episode_index[[one, other]])
+    paths, which, _ = _video_places(reader, key, np.array([one]))
+    return (
+        f"episodes {numbers[0]} and {numbers[1]} lie on the same frames of {paths[which[0]].name}, a video "
+        f"of '{key}'; one of them would show the other, so the episode table is wrong"
+    )
 
 
 class ImageCamera:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import contextlib
 import functools
 import logging
 import os
@@ -14,6 +15,8 @@ from typing import Any, Literal, Protocol
 
 import av
 import numpy as np
+
+from trainer.data.video.header import TOLERANCE, frame_times, nearest, off_time
 
 _log = logging.getLogger(__name__)
 
@@ -30,13 +33,14 @@ class FrameDecoder(Protocol):
     """One open video file."""
 
     def frames(self, numbers: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Decode frames.
+        """Decode frames, turned as the file says that they are to be shown.
 
         Args:
-            numbers: frame numbers, ascending, each once.
+            numbers: frame numbers, ascending, each once; frame n is the one that is shown at n/fps seconds.
 
         Returns:
-            uint8 `(n, H, W, 3)`, and the times that the file gives them in seconds, float64 `(n,)`.
+            uint8 `(n, H, W, 3)`, and the times that the file gives them in seconds, float64 `(n,)`; where
+            `off_time` tells so, it is another frame.
         """
         ...
 
@@ -70,22 +74,41 @@ def open_decoder(path: Path, fps: float, library: Backend | None = None) -> Fram
     Raises:
         Exception: one of `DECODE_ERRORS`, if the file is no video or is damaged.
     """
-    return _Torchcodec(path) if (library or backend()) == "torchcodec" else _PyAV(path, fps)
+    return _Torchcodec(path, fps) if (library or backend()) == "torchcodec" else _PyAV(path, fps)
 
 
 class _Torchcodec:
-    """Numbers are looked up by the rate in the file's header, which spares reading the whole file first."""
+    """Frames are looked up by the rate in the file's header, which spares reading the whole file first.
 
-    def __init__(self, path: Path) -> None:
+    Where that leads to another frame, as it does where frames are shown before the keyframe which they follow
+    in the file (H.265, MPEG-2), the file is read once after all, and frames are looked up by their times.
+    """
+
+    def __init__(self, path: Path, fps: float) -> None:
+        self._path, self._fps = path, fps
+        self._times: np.ndarray | None = None
+        self._decoder = self._opened("approximate")
+
+    def _opened(self, mode: Literal["approximate", "exact"]) -> Any:
         from torchcodec.decoders import VideoDecoder
 
         # One thread: the parallelism is in the worker processes, and a random frame gives threads nothing.
-        self._decoder = VideoDecoder(
-            str(path), seek_mode="approximate", num_ffmpeg_threads=1, dimension_order="NHWC"
-        )
+        return VideoDecoder(str(self._path), seek_mode=mode, num_ffmpeg_threads=1, dimension_order="NHWC")
 
     def frames(self, numbers: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        batch = self._decoder.get_frames_at(list(numbers))
+        if self._times is None:
+            with contextlib.suppress(RuntimeError, IndexError):
+                frames, times = self._at(numbers)
+                if not off_time(times, numbers, self._fps).any():
+                    return frames, times
+            self._times, self._decoder = frame_times(self._path), self._opened("exact")
+        places = nearest(self._times, np.asarray(numbers) / self._fps)
+        if len(places) and numbers[-1] > self._times[-1] * self._fps + TOLERANCE:
+            raise IndexError("the video ends before it")
+        return self._at(places)
+
+    def _at(self, places: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        batch = self._decoder.get_frames_at([int(place) for place in places])
         return batch.data.numpy(), batch.pts_seconds.numpy()
 
 
@@ -110,20 +133,20 @@ class _PyAV:
         for number in numbers:
             wanted = round(number * self._step)
             frame = self._frame_at(wanted)
-            pictures.append(frame.to_ndarray(format="rgb24"))
+            pictures.append(_upright(frame))
             times.append(float(frame.pts * self._base))
         return np.stack(pictures), np.array(times)
 
     def _frame_at(self, wanted: int) -> Any:
         """Return the frame that is shown at a time, in units of the stream."""
-        place = bisect.bisect_right(self._keyframes, wanted) - 1
+        half = max(int(self._step / 2), 1)
+        place = bisect.bisect_right(self._keyframes, wanted + half - 1) - 1
         if place < 0:
             raise ValueError("there is no keyframe before it")
         # Going back, or past a keyframe that lies between, costs a seek; going on costs only decoding.
         if self._at is None or wanted <= self._at or self._at < self._keyframes[place]:
             self._container.seek(self._keyframes[place], stream=self._stream)
             self._decoded = self._container.decode(self._stream)
-        half = max(int(self._step / 2), 1)
         for frame in self._decoded:
             assert frame.pts is not None, "frames of a file with timestamps"
             self._at = frame.pts
@@ -131,6 +154,12 @@ class _PyAV:
                 return frame
         self._at = None
         raise IndexError("the video ends before it")
+
+
+def _upright(frame: Any) -> np.ndarray:
+    """Return a frame as a player shows it, uint8 `(H, W, 3)`."""
+    quarters = round(frame.rotation / 90)
+    return np.rot90(frame.to_ndarray(format="rgb24"), quarters)
 
 
 class DecoderPool:
