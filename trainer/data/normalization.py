@@ -300,7 +300,7 @@ def _centre_and_scale(key: str, stats: Mapping[str, np.ndarray], mode: str) -> t
     if mode == "none":
         shape = next(values.shape for name, values in stats.items() if name != "count")
         return np.zeros(shape), np.ones(shape)
-    constant = functools.partial(_is_constant, resolution=stats.get(RESOLUTION))
+    constant = functools.partial(is_constant, resolution=stats.get(RESOLUTION))
     if mode == "mean_std":
         mean, std = of("mean"), of("std")
         still = std <= _UNKNOWN_RESOLUTION * np.abs(mean) + EPSILON
@@ -315,7 +315,8 @@ def _centre_and_scale(key: str, stats: Mapping[str, np.ndarray], mode: str) -> t
     return (low + high) / 2, np.where(constant(low, high), 0.0, (high - low) / 2)
 
 
-def _is_constant(low: np.ndarray, high: np.ndarray, resolution: np.ndarray | None) -> np.ndarray:
+def is_constant(low: np.ndarray, high: np.ndarray, resolution: np.ndarray | None) -> np.ndarray:
+    """Tell which numbers hardly vary between `low` and `high`, by the `RESOLUTION` of storage if known."""
     if resolution is None:
         noise = _UNKNOWN_RESOLUTION * np.maximum(np.abs(low), np.abs(high))
     else:

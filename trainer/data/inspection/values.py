@@ -12,8 +12,8 @@ import numpy as np
 from trainer.data.inspection.findings import Findings, counted, in_places
 from trainer.data.inspection.rows import Rows
 from trainer.data.lerobot.info import Feature
-from trainer.data.normalization import CONSTANT, EPSILON
-from trainer.data.statistics import Stats, column_statistics
+from trainer.data.normalization import is_constant
+from trainer.data.statistics import RESOLUTION, Stats, column_statistics, normalization_statistics
 
 _JUMP = 10.0
 """A step is a jump where it is so many times larger than the 99 % quantile of the steps that move …"""
@@ -86,12 +86,12 @@ def check_values(
     for i, name in enumerate(names):
         values = flat[:, i]
         finite = np.isfinite(values) if values.dtype.kind == "f" else np.ones(len(values), bool)
-        stats = column_statistics(values[finite][:, None]) if finite.any() else None
+        stats = normalization_statistics(values[finite][:, None]) if finite.any() else None
         low, high, mean, std = (
             float(stats[s][0]) if stats else math.nan for s in ("min", "max", "mean", "std")
         )
         jumps.append(_jumps(values, rows) if values.dtype.kind == "f" else np.zeros(len(values), bool))
-        constant = high - low <= CONSTANT * max(abs(low), abs(high)) + EPSILON
+        constant = stats is not None and bool(is_constant(stats["min"], stats["max"], stats[RESOLUTION])[0])
         dimensions.append(
             Dimension(name, low, high, mean, std, constant, int((~finite).sum()), int(jumps[-1].sum()))
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 from collections import OrderedDict
@@ -207,7 +208,9 @@ class VideoCamera:
         size = (header.height, header.width)
         # A film that is shown turned by a quarter is stored with its sides exchanged.
         if file == 0 or size != self.shape[1:]:
-            size = frame_size(path)
+            # What cannot be decoded is refused when it is wanted; the film may be sound elsewhere.
+            with contextlib.suppress(DatasetError):
+                size = frame_size(path)
         if size != self.shape[1:]:
             raise self._wrong_size(file, size)
         self._check_times(file, rows, header)
@@ -258,9 +261,12 @@ class VideoCamera:
         """Find the first frame that cannot be decoded, and say so."""
         reason = next(iter(str(problem).strip().splitlines()), type(problem).__name__)
         for row in rows.tolist():
+            number = int(self._number[row])
             try:
-                POOL.frames(self._paths[self._file[row]], self._fps, [int(self._number[row])])
+                _, times = POOL.frames(self._paths[self._file[row]], self._fps, [number])
             except DECODE_ERRORS:
+                break
+            if off_time(times, [number], self._fps).any():
                 break
         return DatasetError(f"{self._where(row)} cannot be decoded; the video is damaged: {reason}")
 
