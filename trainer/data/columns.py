@@ -95,7 +95,7 @@ def from_facts(facts: Mapping[str, Any]) -> Columns | None:
         return None
 
 
-def to_facts(columns: Columns, normalization: Mapping[str, str] | None = None) -> dict[str, Any]:
+def to_facts(columns: Mapping[str, Column], normalization: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Return columns ready for JSON, with how each is normalized where that is known."""
     how = normalization or {}
     return {n: asdict(replace(column, normalization=how.get(n))) for n, column in columns.items()}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from trainer.data.casts import CastError, cast_numbers
-from trainer.data.columns import Column, describe, named_alike, names_beside, to_facts
+from trainer.data.columns import Column, Columns, describe, named_alike, names_beside, to_facts
 from trainer.data.errors import DatasetError
 from trainer.data.frame_cache import cached_camera
 from trainer.data.frame_memory import FrameMemories
@@ -97,8 +97,8 @@ class WindowedDataset(TrainingDataset):
         self.image_keys = tuple(self._cameras)
         self.keeps_frames = bool(self._cameras) and frame_cache is None
         self._called = {window.key: window.name for window in self.windows}
-        self.columns = {self._name(key): self._described(key) for key in (*keys, *plain)}
-        self.columns["task"] = Column("task", "text", "string", ())
+        described = {self._name(key): self._described(key) for key in (*keys, *plain)}
+        self.columns: Columns = {**described, "task": Column("task", "text", "string", ())}
         self._memories = FrameMemories(self._cameras)
         self._tasks = reader.tasks
 
