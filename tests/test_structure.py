@@ -60,7 +60,16 @@ LANGUAGE = ROOT / "policy_constructor"
 LANGUAGE_FILES = sorted((LANGUAGE / "model_constructor").rglob("*.py"))
 # Of the model language too each layer knows the ones before it only.
 LANGUAGE_LAYERS = [
-    {"version", "errors", "config.source_map", "util.suggest", "util.trust", "util.excerpt", "util.problems"},
+    {
+        "version",
+        "errors",
+        "random",
+        "config.source_map",
+        "util.suggest",
+        "util.trust",
+        "util.excerpt",
+        "util.problems",
+    },
     {"config", "compat"},
     {"registry.registry"},
     {"util.imports", "instantiate"},

@@ -183,7 +183,10 @@ tracker.close()
 def test_after_a_kill_weights_and_biases_has_each_step_once(tmp_path: Path) -> None:
     """A process that is killed hands over more than its checkpoint and may lose the end of it."""
     here = Path(__file__).parents[1]
-    environment: dict[str, Any] = {**os.environ, "PYTHONPATH": f"{here}:{here.parent}"}
+    environment: dict[str, Any] = {
+        **os.environ,
+        "PYTHONPATH": f"{here}:{here.parent}:{here.parent / 'policy_constructor'}",
+    }
     for name in [n for n in environment if n.startswith("WANDB_")]:
         del environment[name]
 

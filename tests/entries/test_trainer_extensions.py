@@ -139,7 +139,12 @@ def test_a_teacher_and_a_buffer_are_saved_and_resumed(tiny_experiment: Write, tm
 def test_a_teacher_follows_its_component(tiny_experiment: Write, tmp_path: Path) -> None:
     """Against the recursion written out: teacher ← decay · teacher + (1 - decay) · student."""
     path = extension(
-        tiny_experiment, tmp_path, "self_distillation", {"action_head": HEAD}, teacher_decay=0.75
+        tiny_experiment,
+        tmp_path,
+        "self_distillation",
+        {"action_head": HEAD},
+        teacher_decay=0.75,
+        n_action_steps=1,
     )
     steps = [
         "train.epoch=null",
