@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import encoder_yaml
+from helpers.tiny_experiment import encoder_yaml
 
 from experiment_training.components.dataloader.lerobot_data import LerobotDatasetFactory
 from trainer.data.batch_path import BatchPath

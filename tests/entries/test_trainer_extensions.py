@@ -96,7 +96,7 @@ def test_two_phases_train_their_own_components(tiny_experiment: Write, tmp_path:
 @pytest.mark.slow
 def test_two_phases_on_two_ranks_are_those_of_one(tiny_experiment: Write, tmp_path: Path) -> None:
     parts = {"action_head": HEAD, "critic": CRITIC}
-    path = extension(tiny_experiment, tmp_path, "adversarial", parts)
+    path = extension(tiny_experiment, tmp_path, "adversarial", parts, n_action_steps=1)
     single = train(path, [f"train.save_dir={tmp_path / 'one'}"])
     for parallel in ("ddp", "fsdp"):
         run = tmp_path / parallel

@@ -117,7 +117,7 @@ def test_the_wheels_hold_what_they_need(wheels: dict[str, Path]) -> None:
         f.relative_to(ROOT).as_posix() for folder in SOURCES[:-1] for f in (ROOT / folder).rglob("*.yaml")
     }
     assert expected
-    assert {"trainer/py.typed", "trainer/utils/page/assets/style.css", *expected} <= names["trainer-il"]
+    assert {"trainer/py.typed", "trainer/pages/parts/assets/style.css", *expected} <= names["trainer-il"]
     assert {name.split("/")[0] for name in names["trainer-il"]} == {
         *SOURCES[:-1],
         f"trainer_il-{__version__}.dist-info",
