@@ -19,6 +19,7 @@ import pytest
 import torch
 from helpers.dataset_samples import FILM_FEATURES, edit_json, film_episodes, recorded_pusht, write_dataset
 
+from trainer.data.batch_path import BatchPath
 from trainer.data.dataset import WindowedDataset
 from trainer.data.errors import DatasetError
 from trainer.data.inspection import inspect_dataset
@@ -144,7 +145,7 @@ def test_loader_scales_frames_on_the_device(root, workers):
     dataset = WindowedDataset(LeRobotReader(root), WINDOWS)
     dataset.__getitems__([0])  # so that files are open when workers are forked
     normalizer = Normalizer(dataset.statistics(["action"]))
-    options = {"batch_size": 4, "normalizer": normalizer, "num_workers": workers, "seed": 1}
+    options = {"batch_size": 4, "path": BatchPath(normalizer), "num_workers": workers, "seed": 1}
     seen = 0
     for batch in BatchLoader(dataset, **options).epoch(0):
         assert batch[TOP].dtype == torch.float32

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from dataset_samples import edit_json, make_episodes, write_dataset
+from helpers.dataset_samples import edit_json, make_episodes, write_dataset
 from PIL import Image
 from torch.utils.data import DataLoader, Subset, default_collate
 

@@ -119,7 +119,7 @@ class MixtureDataset(TrainingDataset):
             for sample, own in zip(samples.values(), self._datasets, strict=True)
         ]
         self.image_keys = tuple(dict.fromkeys(key for keys in cameras for key in keys))
-        self.columns = _together([columns_of(own) for own in self._datasets])
+        self.columns: Columns | None = _together([columns_of(own) for own in self._datasets])
         self._columns = mixture_columns(samples, self.image_keys, pad)
 
     def __len__(self) -> int:
