@@ -126,6 +126,10 @@ def main() -> int:
         texts = [localised(text, folder) for text in shipped(*FOLDERS)]
         (folder / "base.yaml").write_text(texts[-1], encoding="utf-8")
         case = folder / "case.yaml"
+        for text in texts:  # what is imported once is not a case's time, and must not be cut off halfway
+            case.write_text(text, encoding="utf-8")
+            with contextlib.suppress(ConfigError):
+                build_data(check(load_located(case, ["train.compile.enabled=true"])))
         for number in range(arguments.cases):
             text = mutate(rng, texts)
             case.write_text(text, encoding="utf-8", newline="")

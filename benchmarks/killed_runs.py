@@ -403,11 +403,15 @@ def _in_checkpoint(whole: Path, killed: Path) -> list[str]:
     import torch
 
     from trainer.checkpoint.folder import read_manifest
+    from trainer.checkpoint.names import MEASURED
 
     a, b = (read_manifest(folder) for folder in (whole, killed))
     found = [f"{killed.name}: files differ"] if set(a["files"]) != set(b["files"]) else []
     found += [f"{killed.name}: manifest {k}" for k in a if k != "files" and a[k] != b.get(k)]
-    for name in sorted(n for n in a["files"] if n.endswith(".pt")):
+    beside = [MEASURED] if (whole / MEASURED).exists() or (killed / MEASURED).exists() else []
+    if not all((folder / name).exists() for folder in (whole, killed) for name in beside):
+        return [*found, f"{killed.name}: what was measured stands beside one of them only"]
+    for name in sorted(n for n in (*a["files"], *beside) if n.endswith(".pt")):
         states = [torch.load(f / name, weights_only=True) for f in (whole, killed)]
         found += [f"{killed.name}/{name}: {where}" for where in unequal(*states)]
     return found
