@@ -184,6 +184,7 @@ def resumed(runs: Runs) -> Path:
 CASES: dict[str, Callable[[Runs], Path]] = {
     f.__name__: f for f in (metaworld, pusht_state, pusht_image, everything, two_ranks, mixture, resumed)
 }
+NO_COMPONENTS = {"training_state.pt", "policy_state.pt", "measured.pt"}
 NEED_PUSHT = {"pusht_state", "pusht_image", "everything"}
 
 
@@ -194,7 +195,7 @@ def summary(run: Path) -> dict[str, Any]:
     checkpoint = run / (run / "latest").read_text(encoding="utf-8").split()[0]
     weights = hashlib.sha256()
     for path in sorted(checkpoint.glob("*.pt")):
-        if path.name.endswith("_opt.pt") or path.name == "training_state.pt":
+        if path.name.endswith("_opt.pt") or path.name in NO_COMPONENTS:
             continue
         for name, value in sorted(torch.load(path, weights_only=True).items()):
             weights.update(f"{path.stem} {name} {tuple(value.shape)}".encode())

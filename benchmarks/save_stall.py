@@ -150,7 +150,8 @@ class Training:
         for _ in range(number):
             started = time.perf_counter()
             with self.e.runtime.autocast():
-                self.e.trainer.train_step(next(self.batches), iterations=self.e.progress.iteration)
+                context = self.e.context()
+                self.e.trainer.train_step(next(self.batches), **self.e.step_arguments(context))
             self.finish_queue()
             self.e.progress.iteration += 1
             self.e.writer.check()
@@ -163,7 +164,7 @@ class Training:
         return {
             "models": {n: m.state_dict() for n, m in e.models.items()},
             "optimizers": {n: o.state_dict() for n, o in e.optimizers.items()},
-            "trainer": e.trainer.state_dict(),
+            "update": e.update.state_dict(),
         }
 
     def bare_copy(self) -> float:
