@@ -54,12 +54,12 @@ class WeightedMemoryDataset(TrainingDataset):
         weight: np.ndarray,
         windows: Sequence[Window],
     ) -> None:
-        self.columns = {STATE: state, ACTION: action}
+        self.arrays = {STATE: state, ACTION: action}
         self.windows = windows
         self._episode = episode
         self._share = np.cumsum(weight, dtype=np.float64) / np.sum(weight, dtype=np.float64)
         _, starts, lengths = np.unique(episode, return_index=True, return_counts=True)
-        self._gather = WindowGather(self.columns, windows, starts, lengths)
+        self._gather = WindowGather(self.arrays, windows, starts, lengths)
 
     def __len__(self) -> int:
         """Return the number of frames."""
@@ -88,7 +88,7 @@ class WeightedMemoryDataset(TrainingDataset):
         """Return what the run folder keeps; windows and features tell a robot what to measure."""
         return {
             "windows": {window.key: list(window.offsets) for window in self.windows},
-            "features": {key: {"shape": list(column.shape[1:])} for key, column in self.columns.items()},
+            "features": {key: {"shape": list(column.shape[1:])} for key, column in self.arrays.items()},
             "episodes": len(np.unique(self._episode)),
             "frames": len(self),
         }
@@ -131,5 +131,5 @@ class WeightedMemoryFactory:
             Window(ACTION, action_offsets(chosen.action_horizon, 0, 1)),
         ]
         dataset = WeightedMemoryDataset(state, action, episode, weight, windows)
-        stats = {key: column_statistics(column) for key, column in dataset.columns.items()}
+        stats = {key: column_statistics(column) for key, column in dataset.arrays.items()}
         return {"dataset": dataset, "norm_stats": stats}

@@ -254,7 +254,7 @@ def test_a_missing_library_is_named(tmp_path, monkeypatch, library, name):
     (tmp_path / "a.zarr/meta/episode_ends").mkdir(parents=True)
     (tmp_path / "a.hdf5").write_text("")
     monkeypatch.setitem(sys.modules, library, None)
-    with pytest.raises(DatasetError, match=rf"needs {library}.*trainer\[convert\]"):
+    with pytest.raises(DatasetError, match=rf"needs {library}.*trainer-il\[convert\]"):
         convert(tmp_path / name, tmp_path / "out", fps=10)
 
 

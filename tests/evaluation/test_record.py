@@ -126,7 +126,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert "Recorded 1 demonstrations of metaworld/push-v3" in good.stdout
     for change, message in (
         (["--env", "pusht", "--out", str(tmp_path / "p")], "pusht has no scripted expert"),
-        (["--env", "metaworld/pusch-v3", "--out", str(tmp_path / "p")], "did you mean push-v3"),
+        (["--env", "metaworld/pusch-v3", "--out", str(tmp_path / "p")], "did you mean 'push-v3'"),
         (["--seed", "7"], "already holds another dataset"),
     ):
         bad = CliRunner().invoke(record_command, arguments + change)

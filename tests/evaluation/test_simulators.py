@@ -138,9 +138,9 @@ def test_pusht_scores_coverage() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("metaworld/pick-plaze-v3", "did you mean pick-place-v3"),
+        ("metaworld/pick-plaze-v3", "did you mean 'pick-place-v3'"),
         ("metaworld", "Meta-World has no task ''"),
-        ("metawurld/push-v3", "did you mean metaworld"),
+        ("metawurld/push-v3", "did you mean 'metaworld'"),
         ("pusht/left", "pusht instead of pusht/left"),
     ],
 )

@@ -14,6 +14,7 @@ from experiment_training.components.trainer.imitation_learning.flow_matching imp
 from experiment_training.components.trainer.imitation_learning.state_flow_matching.policy import (
     StateFlowMatchingPolicy,
 )
+from trainer.templates import Context
 from trainer.utils.random import SampleRandom
 
 
@@ -99,7 +100,7 @@ def test_the_policy_leaves_padding_out_of_its_loss(train_on_padding) -> None:
         batch = {"observation.state": torch.zeros(4, 1), "action": action, "action_is_pad": is_pad}
         if dim_is_pad is not None:
             batch["action_dim_is_pad"] = torch.tensor(dim_is_pad).expand(4, 2)
-        return policy.loss(batch, SampleRandom(0))["total"].item()
+        return policy.loss(batch, Context(SampleRandom(0)))["total"].item()
 
     assert (loss(1.0) == loss(100.0)) is not train_on_padding
     if not train_on_padding:
