@@ -246,10 +246,12 @@ class Experiment:
             finally:
                 self.tracker.close()
             return
-        alone = not self.runtime.distributed or isinstance(error, AgreedEnd)
+        if not self.runtime.distributed or isinstance(error, AgreedEnd):
+            self._close_after(error)  # in this thread: there may be no memory for another one
+            return
         closing = threading.Thread(target=self._close_after, args=(error,), name="closing", daemon=True)
         closing.start()
-        closing.join(None if alone else CLOSING_SECONDS)
+        closing.join(CLOSING_SECONDS)
         if closing.is_alive():
             log.warning("what was still being written is left, so that no rank waits.")
 
