@@ -11,9 +11,9 @@ from torch import Tensor
 
 from trainer.data.errors import DatasetError
 from trainer.data.images import is_image
+from trainer.data.windows import FLAGS
 
 Batch = dict[str, Any]
-FLAGS = "_is_pad"
 
 
 class MixtureError(DatasetError):

@@ -53,7 +53,7 @@ class Validation(Callback):
     def _measure(self, e: Experiment) -> dict[str, tuple[float, float]]:
         """Return name → sum and number of samples, over the batches of this rank."""
         policy = e.deployed_objective()
-        assert policy is not None, "the preflight asks for a policy class"
+        assert policy is not None, "the check asks for a policy class"
         assert e.validation_data is not None
         # Among ranks without shared batch norms each has statistics of its own; those of rank 0 are deployed.
         e.runtime.copy_from_main(list(policy.buffers()))
