@@ -64,6 +64,15 @@ def test_the_integers_are_those_of_splitmix64() -> None:
         assert unsigned(splitmix64(torch.tensor([key]), 40)) == expected
 
 
+def test_arrays_and_tensors_of_starts_give_the_same_numbers() -> None:
+    starts = np.array([3, -5, 2**62, -(2**63)])
+    for make, tolerance in ((splitmix64, 0.0), (uniform_numbers, 0.0), (normal_numbers, 1e-6)):
+        on_host, on_device = make(starts, 33), make(torch.from_numpy(starts), 33)
+        assert isinstance(on_host, np.ndarray)
+        assert isinstance(on_device, Tensor)
+        torch.testing.assert_close(torch.from_numpy(on_host), on_device, rtol=tolerance, atol=tolerance)
+
+
 def test_numbers_are_what_the_halves_of_the_integers_say() -> None:
     keys = torch.tensor([3, -5])
     halves = [

@@ -8,7 +8,7 @@ The generator is SplitMix64 (Steele, Lea & Flood 2014, "Fast splittable pseudora
 n-th output is a hash of `start + n · γ`, so that all of them can be made at once. A draw starts at BLAKE2b
 hashes of (seed, step, stream) and of the call's number; its row r has the outputs that follow number r · γ.
 As γ is 2⁶⁴ over the golden ratio, rows lie far apart: each of 2²⁰ has 2⁴³ outputs before it meets another's.
-Integers are int64 and wrap around, as torch's do on every device.
+Numbers are int64 and wrap around, as torch's do on every device.
 
 Uniform numbers are 24 bits of a half of an output, and the same on every device. Normal numbers are Box and
 Muller's of two halves: their logarithm and cosine may differ in the last digit from device to device, never
@@ -21,12 +21,16 @@ import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 POLICY, AUGMENTATION = 0, 1
+
+Numbers = Any
+"""An array for a CPU, else a tensor: numpy needs a third of torch's time for as few as a chunk has."""
 
 
 class Random(Protocol):
@@ -62,11 +66,12 @@ class _Draws(ABC):
 
     def __init__(self, device: torch.device | str, shared_start: int) -> None:
         self.device = torch.device(device)
+        self._on = None if self.device.type == "cpu" else self.device
         self._shared_start = shared_start
         self._calls = 0
 
     @abstractmethod
-    def _row_starts(self, rows: int) -> Tensor:
+    def _row_starts(self, rows: int) -> Numbers:
         """Return where the numbers of `rows` rows start, `(K,)`; each start is that of `rows / K` rows."""
 
     def normal(self, shape: tuple[int, ...], *, shared: bool = False) -> Tensor:
@@ -99,17 +104,16 @@ class _Draws(ABC):
 
     def permutation(self, n: int) -> list[int]:
         """Return the numbers 0 … n − 1 in an order that all rows and ranks share; it is on the host."""
-        start = torch.tensor([_signed(self._shared_start + self._next_call())])
+        start = np.array([_signed(self._shared_start + self._next_call())])
         # A generator's outputs are all different, so there are no ties.
         order: list[int] = splitmix64(start, n)[0].argsort().tolist()
         return order
 
-    def _begin(self, shape: tuple[int, ...], shared: bool) -> tuple[Tensor, int]:
+    def _begin(self, shape: tuple[int, ...], shared: bool) -> tuple[Numbers, int]:
         """Return where the rows of the next draw begin, `(K,)`, and how many numbers each of them has."""
         call = self._next_call()
         if shared:
-            start = _signed(self._shared_start + call)
-            return torch.full((1,), start, device=self.device), math.prod(shape)
+            return _count(1, self._on) + _signed(self._shared_start + call), math.prod(shape)
         if not shape:
             raise ValueError("random numbers of shape () have no batch; ask for (B, …), or for shared ones")
         starts = self._row_starts(shape[0])
@@ -158,9 +162,8 @@ class SampleRandom(_Draws):
         # What is shared is a row too, the one before the first.
         super().__init__(device, _signed(self._start - _ROW))
 
-    def _row_starts(self, rows: int) -> Tensor:
-        first = self.rank * rows
-        return torch.arange(first, first + rows, device=self.device).mul_(_ROW).add_(self._start)
+    def _row_starts(self, rows: int) -> Numbers:
+        return (_count(rows, self._on) + self.rank * rows) * _ROW + self._start
 
 
 class RowRandom(_Draws):
@@ -184,7 +187,7 @@ class RowRandom(_Draws):
         self._hashes = [self._hashes[row] for row in rows]
         self._starts = self._on_device()
 
-    def _row_starts(self, rows: int) -> Tensor:
+    def _row_starts(self, rows: int) -> Numbers:
         own = len(self._hashes)
         if rows % own if own else rows:
             raise ValueError(
@@ -193,13 +196,14 @@ class RowRandom(_Draws):
             )
         return self._starts
 
-    def _on_device(self) -> Tensor:
-        starts = torch.tensor(self._hashes, dtype=torch.int64)
+    def _on_device(self) -> Numbers:
+        starts = np.array(self._hashes, dtype=np.int64)
+        if self._on is None:
+            return starts
+        on_host = torch.from_numpy(starts)
         if self.device.type == "cuda":
-            starts = (
-                starts.pin_memory()
-            )  # a copy of pageable memory would wait for all that the GPU has to do
-        return starts.to(self.device, non_blocking=True)
+            on_host = on_host.pin_memory()  # a copy of pageable memory waits for all that the GPU has to do
+        return on_host.to(self.device, non_blocking=True)
 
 
 def _hash(purpose: str, *numbers: int) -> int:
@@ -218,61 +222,75 @@ _ROW = _signed(_GAMMA * _GAMMA)
 _FIRST_FACTOR, _SECOND_FACTOR = _signed(0xBF58476D1CE4E5B9), _signed(0x94D049BB133111EB)
 
 _PIECE = 2**16
-"""Numbers that a thread of a CPU makes at a time."""
+"""Numbers that a CPU makes at a time."""
 
 
-def splitmix64(starts: Tensor, count: int) -> Tensor:
+def splitmix64(starts: Numbers, count: int) -> Numbers:
     """Return the first outputs of SplitMix64 generators.
 
     Args:
-        starts: int64 `(K,)`, the generators' seeds.
+        starts: `(K,)`, the generators' seeds.
         count: outputs of each.
 
     Returns:
-        int64 `(K, count)`, on the device of the starts.
+        `(K, count)`, as the starts are: an array, or a tensor on their device.
     """
-    return _mixed(starts[:, None] + torch.arange(1, count + 1, device=starts.device).mul_(_GAMMA))
+    steps = _count(count, None if isinstance(starts, np.ndarray) else starts.device) + 1
+    return _mixed(starts[:, None] + steps * _GAMMA)
 
 
-def uniform_numbers(starts: Tensor, count: int) -> Tensor:
+def uniform_numbers(starts: Numbers, count: int) -> Numbers:
     """Return float32 numbers `(K, count)` uniform in [0, 1), multiples of 2⁻²⁴, of generators `(K,)`."""
-    halves = splitmix64(starts, -(-count // 2)).view(torch.int32)
-    return halves.bitwise_and_(2**24 - 1).to(torch.float32).mul_(2.0**-24)[:, :count]
+    xp = _library(starts)
+    halves = splitmix64(starts, -(-count // 2)).view(xp.int32)[:, :count]
+    return xp.asarray(halves & (2**24 - 1), dtype=xp.float32) * 2.0**-24
 
 
-def normal_numbers(starts: Tensor, count: int) -> Tensor:
+def normal_numbers(starts: Numbers, count: int) -> Numbers:
     """Return float32 standard normal numbers `(K, count)` of generators `(K,)`.
 
     Box and Muller: √(−2 log u) · (cos φ, sin φ) with u uniform in (0, 1] and φ in [−π, π].
     """
     # Outputs 1 … n of a row are for its radii, n + 1 … 2n for its angles, each of two halves of 32 bits.
-    n = -(-count // 4)
-    steps = torch.arange(1, 2 * n + 1, device=starts.device).mul_(_GAMMA).view(2, 1, n)
-    radius, angle = _mixed(starts[:, None] + steps).view(torch.int32).to(torch.float32).unbind()
+    n, xp = -(-count // 4), _library(starts)
+    halves = xp.asarray(splitmix64(starts, 2 * n).view(xp.int32), dtype=xp.float32)
     # The halves are signed: |radius| · 2⁻³¹ is uniform, with all digits near 0, where large numbers are made.
-    radius = radius.abs_().mul_(2.0**-31).clamp_(min=2.0**-32).log_().mul_(-2.0).sqrt_()
-    angle = angle.mul_(math.pi * 2.0**-31)
-    return torch.cat([angle.cos().mul_(radius), angle.sin_().mul_(radius)], dim=1)[:, :count]
+    u = xp.clip(abs(halves[:, : 2 * n]) * 2.0**-31, 2.0**-32, 1.0)
+    radius = xp.sqrt(xp.log(u) * -2.0)
+    angle = halves[:, 2 * n :] * (math.pi * 2.0**-31)
+    return xp.concatenate([xp.cos(angle) * radius, xp.sin(angle) * radius], 1)[:, :count]
 
 
-def _in_pieces(make: Callable[[Tensor, int], Tensor], starts: Tensor, count: int) -> Tensor:
+def _in_pieces(make: Callable[[Numbers, int], Numbers], starts: Numbers, count: int) -> Tensor:
     """Return `make(starts, count)`, contiguous, on a CPU made of a few rows at a time.
 
     Intermediate results then stay in the cache and in memory that the process already has; of the time for a
     million normal numbers made at once, two thirds can go into fresh pages.
     """
-    rows = max(1, _PIECE * torch.get_num_threads() // max(1, count))
-    if starts.device.type != "cpu" or len(starts) <= rows:
-        return make(starts, count).contiguous()
-    return torch.cat([make(some, count) for some in starts.split(rows)])
+    rows = max(1, _PIECE // max(1, count))
+    if isinstance(starts, np.ndarray) and len(starts) > rows:
+        made: Any = np.concatenate([make(starts[r : r + rows], count) for r in range(0, len(starts), rows)])
+    else:
+        made = make(starts, count)
+    return torch.as_tensor(made).contiguous()
 
 
-def _mixed(state: Tensor) -> Tensor:
+def _library(numbers: Numbers) -> Any:
+    """Return numpy for an array and torch for a tensor; what is used here has one name in both."""
+    return np if isinstance(numbers, np.ndarray) else torch
+
+
+def _count(number: int, device: torch.device | None) -> Numbers:
+    """Return 0 … number − 1: a tensor on a device, or an array."""
+    return np.arange(number) if device is None else torch.arange(number, device=device)
+
+
+def _mixed(state: Any) -> Any:
     """Return SplitMix64's hash of every state, in place."""
-    # torch's shift to the right keeps the sign; the mask lets zeros move in. One piece of memory serves all.
-    shifted = state.bitwise_right_shift(30).bitwise_and_(2**34 - 1)
-    state.bitwise_xor_(shifted).mul_(_FIRST_FACTOR)
-    torch.bitwise_right_shift(state, 27, out=shifted).bitwise_and_(2**37 - 1)
-    state.bitwise_xor_(shifted).mul_(_SECOND_FACTOR)
-    torch.bitwise_right_shift(state, 31, out=shifted).bitwise_and_(2**33 - 1)
-    return state.bitwise_xor_(shifted)
+    # A shift to the right keeps the sign; the mask lets zeros move in.
+    state ^= (state >> 30) & (2**34 - 1)
+    state *= _FIRST_FACTOR
+    state ^= (state >> 27) & (2**37 - 1)
+    state *= _SECOND_FACTOR
+    state ^= (state >> 31) & (2**33 - 1)
+    return state
