@@ -3,10 +3,11 @@
 `python benchmarks/kill_matrix.py` trains a small experiment (state flow matching with dropout, noise on the
 observations, two batches per update, clipping, weight average, validation, checkpoints every four updates of
 which most are pruned) without a disturbance, then again and again with `SIGKILL` in between: in one process,
-in two ranks of torchrun and in two workers of Ray. What a killed run comes to when the same command is given
-again must be the undisturbed run, bit for bit: weights, optimizers, averages, schedules, generators, the
-samples of every step as they were augmented, metrics, validations, which checkpoints stay, and with wandb its
-offline log. Prints one line per case on stderr and JSON on stdout; exits with 1 if any case differs.
+in two ranks of torchrun, with whole and with sharded models, and in two workers of Ray. What a killed run
+comes to when the same command is given again must be the undisturbed run, bit for bit: weights, optimizers,
+averages, schedules, generators, the samples of every step as they were augmented, metrics, validations, which
+checkpoints stay, and with wandb its offline log. Prints one line per case on stderr and JSON on stdout; exits
+with 1 if any case differs.
 """
 
 from __future__ import annotations
@@ -42,10 +43,15 @@ PLAN = [
     ("two", "renamed", 1, 0),
     ("two", "replacing", 1, 0),
     ("two", "removing", 1, 0),
+    ("fsdp", "progress", 3, 0),
+    ("fsdp", "rank", 1, 0),
+    ("fsdp", "twice", 1, 0),
+    ("fsdp", "operation", 1, 0),
     ("ray", "rank", 2, 0),
     ("ray", "progress", 1, 0),
     ("ray", "launcher", 1, 0),
 ]
+WAYS = ["one", "two", "fsdp", "ray"]
 
 
 def cases(seed: int, lines: int, ways: Sequence[str]) -> list[Case]:
@@ -54,7 +60,7 @@ def cases(seed: int, lines: int, ways: Sequence[str]) -> list[Case]:
     Args:
         seed: of the draw.
         lines: of metrics in a whole run.
-        ways: which of `one`, `two`, `ray` to try.
+        ways: which of `one`, `two`, `fsdp`, `ray` to try.
     """
     source, found = random.Random(seed), []
     for way, what, count, with_wandb in PLAN:
@@ -101,7 +107,7 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--ways", nargs="+", default=["one", "two", "ray"], choices=["one", "two", "ray"])
+    parser.add_argument("--ways", nargs="+", default=WAYS, choices=WAYS)
     parser.add_argument("--only", type=int, nargs="+", help="numbers of cases")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--keep", type=Path, help="an empty folder to work in, which stays")

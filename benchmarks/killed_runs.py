@@ -126,7 +126,7 @@ class Case:
 
     Attributes:
         number: names it.
-        way: `one`, `two` (torchrun) or `ray`.
+        way: `one`, `two` (torchrun), `fsdp` (torchrun, sharded) or `ray`.
         kills: one after the other, each followed by the same command again.
         workers: loader workers of the first process, of those that go on.
         wandb: log with wandb, offline.
@@ -186,12 +186,11 @@ class Ground:
         notes = run.with_name(f"{run.name}.notes")
         notes.mkdir(parents=True, exist_ok=True)
         script = [str(ROOT / "trainer/offline_trainer.py"), "--train_config", str(self.path)]
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
         commands = {
             "one": [sys.executable, *script],
-            "two": [
-                *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
-                *script,
-            ],
+            "two": [*torchrun, *script],
+            "fsdp": [*torchrun, *script, "--set", "train.parallel=fsdp"],
             "ray": [
                 *(sys.executable, "-m", "trainer.cli", "train", str(self.path)),
                 *("--backend", "ray", "--num-workers", "2", "--cpus-per-worker", "1"),
@@ -346,7 +345,7 @@ def draw(random_: random.Random, number: int, way: str, what: str, lines: int, w
     Args:
         random_: the source.
         number: of the case.
-        way: `one`, `two` or `ray`.
+        way: as in `Case`.
         what: kind of the kill or kills: `progress`, `start`, `twice`, `operation`, `renamed`, `replacing`,
             `removing`, `rank` or `launcher`.
         lines: of metrics in a whole run.
