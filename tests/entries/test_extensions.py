@@ -265,3 +265,35 @@ def test_a_second_source_goes_on_where_a_checkpoint_left_it(
         loader().load_state_dict(first.state_dict())
     with pytest.raises(ValueError, match="the buffer is empty"):
         SampleBuffer(5).sample(1, np.random.default_rng(0))
+
+
+def test_a_run_on_two_sources_learns_from_both_and_resumes_exactly(
+    tiny_experiment: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The second source alone holds the actions 3, which no demonstration has."""
+
+    def short(config: dict[str, Any]) -> None:
+        regression(config)
+        config["train"]["epoch"] = 6
+        config["train"]["save_every"] = 20
+        for optimizer in config["model"]["component_optims"].values():
+            optimizer["params"] = {"peak_lr": 2e-2, "warmup_steps": 2, "total_steps": 66}
+
+    path = tiny_experiment(short)
+    (tmp_path / "models/action_head.yaml").write_text(yaml.safe_dump(HEAD))
+    buffer = SampleBuffer(capacity=40)
+    state = torch.full((40, 2, 5), 2.0)
+    buffer.add({"observation.state": state, "action": torch.full((40, 4, 2), 3.0)})
+    batches = mixed_with(buffer.sample, count=16, seed=2)
+    whole = train(path, [f"train.save_dir={tmp_path / 'whole'}"], batches=batches)
+    alone = train(path, [f"train.save_dir={tmp_path / 'alone'}"])
+    robots = [load_policy(run, "cpu") for run in (whole, alone)]
+    there = {"observation.state": np.full(5, 2.0, np.float32)}
+    far = [float(np.abs(robot.act(there) - 3.0).mean()) for robot in robots]
+    assert far[0] < 0.6 * far[1]
+
+    resumed = tmp_path / "resumed"
+    for change in (["train.max_steps=17", "train.epoch=null"], []):
+        train(path, [f"train.save_dir={resumed}", *change], batches=batches)
+    ours, theirs = ([line["total"] for line in metrics(run)] for run in (resumed, whole))
+    assert ours == theirs

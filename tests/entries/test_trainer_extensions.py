@@ -163,3 +163,18 @@ def test_a_teacher_follows_its_component(tiny_experiment: Write, tmp_path: Path)
                 torch.testing.assert_close(value, 0.75 * expected[key] + 0.25 * student[key])
         expected = teacher
     assert weights(run / "step_3", "action_head")
+
+
+@pytest.mark.slow
+def test_a_teacher_on_two_ranks_is_that_of_one(tiny_experiment: Write, tmp_path: Path) -> None:
+    parts = {"action_head": HEAD}
+    path = extension(tiny_experiment, tmp_path, "self_distillation", parts, n_action_steps=1)
+    single = train(path, [f"train.save_dir={tmp_path / 'one'}"])
+    for parallel in ("ddp", "fsdp"):
+        run = tmp_path / parallel
+        launch(path, run, 2, f"train.parallel={parallel}", "data.batch_size=8", "train.epoch=2")
+        launch(path, run, 2, f"train.parallel={parallel}", "data.batch_size=8")
+        np.testing.assert_allclose(losses(run, "consistency"), losses(single, "consistency"), rtol=1e-3)
+        ours, theirs = (state(r)["update"]["teachers"]["observation_encoder"] for r in (run, single))
+        for key, value in theirs["weights"].items():
+            torch.testing.assert_close(ours["weights"][key], value, rtol=1e-4, atol=1e-6)

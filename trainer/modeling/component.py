@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import UninitializedParameter
 
 from trainer.runtime import Runtime
+from trainer.utils.tree import tree_map
 
 Parallel = Literal["none", "ddp", "fsdp"]
 
@@ -242,6 +243,8 @@ def _check_parameters(name: str, module: nn.Module, parallel: Parallel) -> None:
 
 def _shard(module: nn.Module, runtime: Runtime) -> None:
     """Let every rank keep its share of each parameter."""
+    # torch goes backward from what comes out, and would miss a view that somebody changes in place.
+    module.register_forward_hook(lambda _, __, output: tree_map(_own_memory, output))
     mesh = init_device_mesh(runtime.device.type, (runtime.world_size,))
     fully_shard(module, mesh=mesh)
     buffers = list(module.buffers())
@@ -252,6 +255,11 @@ def _shard(module: nn.Module, runtime: Runtime) -> None:
                 runtime.copy_from_main(list(module.buffers()))
 
         module.register_forward_pre_hook(of_main)
+
+
+def _own_memory(value: Any) -> Any:
+    """Return a tensor that is no view."""
+    return value.clone() if isinstance(value, Tensor) and value._is_view() else value
 
 
 def _emptied(module: nn.Module, device: torch.device | str) -> nn.Module:
