@@ -25,19 +25,14 @@ class Alignment(Objective):
 
     Args:
         components: the two encoders.
-        loss: must be None; the objective has its own.
         temperature: divides the cosine of the two embeddings.
 
     Raises:
         ValueError: a loss is given, or the temperature is not positive.
     """
 
-    def __init__(
-        self, components: nn.ModuleDict, loss: nn.Module | None = None, temperature: float = 0.1
-    ) -> None:
+    def __init__(self, components: nn.ModuleDict, temperature: float = 0.1) -> None:
         super().__init__()
-        if loss is not None:
-            raise ValueError("alignment has its own loss, so train.loss would have no effect")
         if temperature <= 0:
             raise ValueError(f"temperature is {temperature}, but it must be positive")
         self.components = components

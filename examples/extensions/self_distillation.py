@@ -58,7 +58,6 @@ class ScaledRegression(Policy):
 
     Args:
         components: the two components.
-        loss: must be None; the policy has its own.
         memory: share of the running mean that a step keeps.
         n_action_steps: actions of a chunk that are executed.
     """
@@ -68,13 +67,10 @@ class ScaledRegression(Policy):
     def __init__(
         self,
         components: nn.ModuleDict,
-        loss: nn.Module | None = None,
         memory: float = 0.99,
         n_action_steps: int = 8,
     ) -> None:
         super().__init__()
-        if loss is not None:
-            raise ValueError("scaled regression has its own loss, so train.loss would have no effect")
         self.components = components
         self.memory = memory
         self.n_action_steps = n_action_steps

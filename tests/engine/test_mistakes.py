@@ -41,6 +41,11 @@ def put(*keys: str) -> Callable[[Any], Callable[[Config], None]]:
     return to
 
 
+def useless_loss(config: Config) -> None:
+    config["plugins"].append("experiment_training.components.loss.l2")
+    config["train"]["loss"] = {"type": "l2_loss"}
+
+
 DATA = ("data", "datamodule", "params")
 SIMPLE: dict[str, tuple[Callable[[Config], None], str]] = {
     "unknown key": (put("train", "epochs")(3), "train.epochs: unknown key; did you mean 'epoch'?"),
@@ -52,6 +57,10 @@ SIMPLE: dict[str, tuple[Callable[[Config], None], str]] = {
     "unknown registry key": (
         put("train", "trainer", "type")("state_flow_matchin_trainer"),
         "is registered as 'state_flow_matchin_trainer'; did you mean 'state_flow_matching_trainer'?",
+    ),
+    "loss that the policy does not take": (
+        useless_loss,
+        "train.trainer: StateFlowMatchingPolicy takes no loss, so train.loss would have no effect",
     ),
     "unknown parameter": (
         put("train", "trainer", "params", "horizon")(3),

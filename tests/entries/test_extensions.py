@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -297,3 +298,31 @@ def test_a_run_on_two_sources_learns_from_both_and_resumes_exactly(
         train(path, [f"train.save_dir={resumed}", *change], batches=batches)
     ours, theirs = ([line["total"] for line in metrics(run)] for run in (resumed, whole))
     assert ours == theirs
+
+
+def test_the_code_of_the_page_on_extending_trains(
+    tiny_experiment: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parents[2] / "docs/extending.md").read_text(encoding="utf-8")
+    (tmp_path / "from_the_page.py").write_text("\n\n".join(re.findall(r"```python\n(.*?)```", page, re.S)))
+    monkeypatch.syspath_prepend(tmp_path)
+    found = {}
+    for name in ("noisy_regression_trainer", "head_first_trainer"):
+
+        def short(config: dict[str, Any], name: str = name) -> None:
+            regression(config)
+            config["plugins"].append("from_the_page")
+            config["train"] |= {"trainer": {"type": name, "params": {"n_action_steps": 2}}, "epoch": 4}
+            config["train"] |= {"loss": None, "save_dir": str(tmp_path / name)}
+
+        path = tiny_experiment(short)
+        (tmp_path / "models/action_head.yaml").write_text(yaml.safe_dump(HEAD))
+        lines = found[name] = metrics(train(path))
+        assert np.mean([line["total"] for line in lines[-5:]]) < np.mean(
+            [line["total"] for line in lines[:5]]
+        )
+        action = load_policy(tmp_path / name, "cpu").act({"observation.state": np.zeros(5, np.float32)})
+        assert action.shape == (2,)
+    padded = [line["padded"] for line in found["head_first_trainer"]]
+    assert sum(padded) > 0
+    assert all(number == int(number) for number in padded)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -37,6 +38,8 @@ from trainer.runtime import select_device
 from trainer.templates import Context, Objective, Policy
 from trainer.utils.errors import UsageError
 from trainer.utils.random import RowRandom
+
+Built = TypeVar("Built", bound=Objective)
 
 
 class DeployedPolicy:
@@ -255,8 +258,9 @@ def load_policy(
             "names no policy_class" if policy_class is None else f"trains {policy_class.__name__}, no policy"
         )
         raise CheckpointError(f"trainer '{trainer_spec['type']}' {what}, so {folder} cannot act")
-    params = own_parameters(policy_class, _converted(trainer_class, trainer_spec))
-    policy = policy_class(models, build_loss(_loss_spec(config)), **params).to(chosen).eval()
+    params = _converted(trainer_class, trainer_spec)
+    policy: Policy = build_policy(policy_class, models, build_loss(_loss_spec(config)), params)
+    policy.to(chosen).eval()
     if (folder / OWN_STATE).exists():
         load_own_state(policy, models, load_tensors(folder / OWN_STATE))
     stats = load_stats(folder / STATS) if (folder / STATS).exists() else {}
@@ -323,6 +327,28 @@ def load_own_state(policy: Objective, models: nn.ModuleDict, state: Mapping[str,
     with torch.no_grad():
         for name, value in own.items():
             value.copy_(state[name])
+
+
+def build_policy(
+    policy_class: type[Built], components: nn.ModuleDict, loss: nn.Module | None, params: Mapping[str, Any]
+) -> Built:
+    """Return a policy or an objective.
+
+    Args:
+        policy_class: its constructor takes the components, the loss if it names it, and parameters.
+        components: what it calls.
+        loss: of `train.loss`.
+        params: of `train.trainer`, converted; those of a trainer are among them.
+
+    Raises:
+        ValueError: a parameter cannot be used, or there is a loss and the constructor takes none.
+    """
+    own = own_parameters(policy_class, params)
+    if "loss" in inspect.signature(policy_class).parameters:
+        own["loss"] = loss
+    elif loss is not None:
+        raise ValueError(f"{policy_class.__name__} takes no loss, so train.loss would have no effect")
+    return policy_class(components, **own)
 
 
 def build_loss(spec: ComponentSpec | None) -> nn.Module | None:

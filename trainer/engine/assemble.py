@@ -14,7 +14,6 @@ from torch import nn
 from trainer.checkpoint.folder import read_manifest, weights_folder
 from trainer.checkpoint.names import CONFIG, DATASET, MANIFEST, MODELS, STATS
 from trainer.checkpoint.writer import CheckpointWriter
-from trainer.config.parameters import own_parameters
 from trainer.config.paths import find_input, project_folder
 from trainer.config.schemas import ExperimentConfig
 from trainer.config.validation import Issues
@@ -27,6 +26,7 @@ from trainer.data.stats_file import save_stats
 from trainer.deployment.robot_policy import (
     build_loss,
     build_models,
+    build_policy,
     load_component,
     own_state,
 )
@@ -336,9 +336,9 @@ def _build_policy(checked: CheckedConfig, runtime: Runtime, components: Componen
     if not issubclass(policy_class, Objective):
         message = f"{policy_class.__name__} is no trainer.templates.Policy or Objective; derive it from one"
         raise checked.mistake(path, message)
-    params = own_parameters(policy_class, checked.config.train.trainer.params)
+    params = checked.config.train.trainer.params
     try:
-        policy: Objective = policy_class(components.called, _build_loss(checked), **params)
+        policy: Objective = build_policy(policy_class, components.called, _build_loss(checked), params)
     except ValueError as error:
         raise checked.mistake(path, str(error)) from error
     policy.to(runtime.device)

@@ -16,7 +16,6 @@ from torch import nn
 
 from trainer.checkpoint.names import MODELS, checkpoint_name
 from trainer.checkpoint.writer import CheckpointWriter
-from trainer.config.parameters import own_parameters
 from trainer.config.schemas import ExperimentConfig
 from trainer.data.augmentation import Augmentation
 from trainer.data.batches import Batches
@@ -26,6 +25,7 @@ from trainer.deployment.robot_policy import (
     DeployedPolicy,
     build_loss,
     build_models,
+    build_policy,
     load_own_state,
     own_state,
     robot_facts,
@@ -177,9 +177,7 @@ class Experiment:
         models = nn.ModuleDict({n: built[n] if c.trained else c.module for n, c in self.components.items()})
         models.requires_grad_(False).eval().to(self.runtime.device)
         spec = self.config.train
-        policy = policy_class(
-            models, build_loss(spec.loss), **own_parameters(policy_class, spec.trainer.params)
-        )
+        policy = build_policy(policy_class, models, build_loss(spec.loss), spec.trainer.params)
         return models, policy.to(self.runtime.device).eval()
 
     def deployed_policy(self) -> DeployedPolicy | None:

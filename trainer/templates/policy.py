@@ -14,8 +14,8 @@ from trainer.templates.context import Context
 class Objective(nn.Module):
     """Pure maths over named components: no optimizer, no history, no units.
 
-    The constructor of a plugin takes the `nn.ModuleDict` of components, the loss module or None, and its own
-    parameters. The framework owns it like any module: device, train and eval mode, and its own parameters and
+    The constructor of a plugin takes the `nn.ModuleDict` of components, `loss`, the module of `train.loss` or
+    None, if it names it, and its own parameters. The framework owns it like any module: device, train and eval mode, and its own parameters and
     buffers (those that no component has) are in the checkpoint. All values are normalized.
     """
 

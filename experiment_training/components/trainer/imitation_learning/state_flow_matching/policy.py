@@ -22,7 +22,6 @@ class StateFlowMatchingPolicy(Policy):
 
     Args:
         components: the two components.
-        loss: must be None; the flow has its own loss.
         action_horizon: S, the length of a chunk.
         action_dim: A.
         n_action_steps: how many actions of a chunk are executed before the next one is drawn.
@@ -37,7 +36,6 @@ class StateFlowMatchingPolicy(Policy):
     def __init__(
         self,
         components: nn.ModuleDict,
-        loss: nn.Module | None = None,
         *,
         action_horizon: int,
         action_dim: int,
@@ -49,8 +47,6 @@ class StateFlowMatchingPolicy(Policy):
         missing = [n for n in ("observation_encoder", "velocity_decoder") if n not in components]
         if missing:
             raise ValueError(f"state flow matching needs a component named {' and one named '.join(missing)}")
-        if loss is not None:
-            raise ValueError("state flow matching has its own loss, so train.loss would have no effect")
         if not 1 <= n_action_steps <= action_horizon:
             raise ValueError(f"n_action_steps is {n_action_steps}, but a chunk holds 1 to {action_horizon}")
         if integration_steps < 1:
