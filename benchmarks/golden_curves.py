@@ -88,9 +88,12 @@ class Runs:
         return [f"data.datamodule.params.root={root}"]
 
     def pusht_of(self, kind: str, *overrides: str) -> list[str]:
-        """Return what names Push-T; pictures come from a cache in this folder."""
+        """Return what names Push-T; pictures come from a cache in this folder.
+
+        In fp32, for bfloat16 is rounded otherwise, and takes minutes, where a processor does not have it.
+        """
         cache = [f"data.datamodule.params.frame_cache={self.folder / 'frames'}"] if kind == "image" else []
-        return [f"data.datamodule.params.root={self.pusht}", *cache, *overrides]
+        return [f"data.datamodule.params.root={self.pusht}", "precision=fp32", *cache, *overrides]
 
     def _run(self, command: list[str]) -> None:
         paths = [str(ROOT), str(ROOT / "policy_constructor")]
