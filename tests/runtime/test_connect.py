@@ -54,6 +54,18 @@ def test_emulated_bf16_is_not_taken(monkeypatch: pytest.MonkeyPatch, native: boo
         assert runtime.precision == precision
 
 
+@pytest.mark.parametrize("native", [True, False])
+def test_a_precision_without_instructions_is_warned_of(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], native: bool
+) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: native)
+    for precision in ("bf16", "fp32"):
+        with connect("cpu", precision):
+            pass
+    warned = "Warning: this processor has no instructions for bf16" in capsys.readouterr().err
+    assert warned is not native
+
+
 IMPATIENT = """
 import datetime, sys, time
 import torch
