@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import types
 
@@ -140,12 +141,42 @@ class HubStandIn:
 @pytest.mark.parametrize("revisions", [("v3.0", None), (None,)])
 def test_what_is_not_on_disk_is_fetched(root, tmp_path, monkeypatch, revisions):
     hub = HubStandIn(monkeypatch, tmp_path, revisions)
+    (tmp_path / "empty").mkdir()
     built = build(root=".", repo_id="sets/reach", search_paths=[tmp_path / "empty"])
     assert len(built["dataset"]) == 35
     wanted = ["v3.0"] if "v3.0" in revisions else ["v3.0", None]
     assert hub.asked == [
         ("sets/reach", "dataset", revision, ["meta/*", "data/*", "videos/*"]) for revision in wanted
     ]
+
+
+@pytest.mark.parametrize("local_files_only", [False, True])
+def test_a_root_that_is_not_there_is_not_replaced(root, tmp_path, monkeypatch, local_files_only):
+    hub = HubStandIn(monkeypatch, tmp_path)
+    monkeypatch.setenv("HF_LEROBOT_HOME", str(tmp_path))
+    where = {"repo_id": "sets/reach", "local_files_only": local_files_only}
+    error = refusal(root="gone", search_paths=[tmp_path / "elsewhere"], **where)
+    assert (error.param, hub.asked) == ("root", [])
+    assert "at gone" in error.message
+    assert "without root, 'sets/reach' is looked up in the cache and on the hub" in error.hint
+    error = refusal(root=str(tmp_path / "gone"), search_paths=[tmp_path], **where)
+    assert (error.param, hub.asked) == ("root", [])
+
+
+def test_a_dataset_that_is_taken_in_place_of_root_is_said(root, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("HF_LEROBOT_HOME", str(tmp_path))
+    monkeypatch.setattr(logging.getLogger("trainer"), "propagate", True)
+    caplog.set_level("INFO", "trainer")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    build(repo_id="sets/reach", search_paths=[empty])
+    build(root=".", repo_id="sets/reach", search_paths=[empty])
+    assert [(one.levelname, one.getMessage()) for one in caplog.records] == [
+        ("INFO", f"The dataset 'sets/reach' is read from {root}."),
+        ("WARNING", f"there is no dataset 'sets/reach' in root: .; it is read from {root}."),
+    ]
+    error = refusal(root=".", repo_id="sets/reach", search_paths=[empty], local_files_only=True)
+    assert error.param == "root"
 
 
 def refusal(*args, **kwargs):

@@ -19,6 +19,7 @@ from trainer.data.lerobot.info import BOOKKEEPING, INFO_PATH, VERSION
 from trainer.data.windows import Window, action_offsets, frame_stride, history_offsets
 from trainer.registry import DATASET_BUILDER_REGISTRY
 from trainer.utils.import_utils import needs_training_libraries
+from trainer.utils.log import log
 
 if TYPE_CHECKING:
     from trainer.data.lerobot import LeRobotReader
@@ -33,8 +34,8 @@ class LerobotDatasetParams:
     Attributes:
         repo_id: name on the hub, `owner/name`, or a folder.
         root: the dataset's folder, or a folder that holds `repo_id`; relative ones are looked up beside
-            the configuration, then in the project.
-        local_files_only: never ask the hub.
+            the configuration, then in the project. One that is not there is refused.
+        local_files_only: never ask the hub; and where `root` is given, look nowhere else.
         HZ: control rate; windows step by 1/HZ seconds, which must fall on recorded frames. The recording's
             own rate if not given.
         action_horizon: actions in a chunk (S).
@@ -143,41 +144,57 @@ class LerobotDatasetFactory:
 def find_dataset(params: LerobotDatasetParams, search_paths: Sequence[Path]) -> Path:
     """Return the folder of the dataset; fetch it from the hub when it is nowhere on disk.
 
-    Looked at, in this order: `root`, `root/repo_id`, `repo_id` as a path, and lerobot's own cache
-    (`$HF_LEROBOT_HOME`).
+    Looked at, in this order: `root`, `root/repo_id`, `repo_id` as a path, lerobot's own cache
+    (`$HF_LEROBOT_HOME`), and the hub. A `root` must be a folder, and with `local_files_only` the dataset must
+    be in it; what is taken in place of it is said.
 
     Raises:
         ParameterError: it is nowhere, and must not or cannot be fetched.
     """
     looked: list[Path] = []
 
-    def look(folder: Path) -> bool:
-        looked.append(folder)
-        return (folder / INFO_PATH).is_file()
-
-    wanted: list[Path] = []
-    if params.root is not None:
-        wanted += [Path(params.root)] + ([Path(params.root) / params.repo_id] if params.repo_id else [])
-    if params.repo_id is not None:
-        wanted.append(Path(params.repo_id))
-    for path in wanted:
-        expanded = path.expanduser()
-        for candidate in [expanded] if expanded.is_absolute() else [f / expanded for f in search_paths]:
-            if look(candidate):
+    def found(name: str) -> Path | None:
+        path = Path(name).expanduser()
+        for candidate in [path] if path.is_absolute() else [folder / path for folder in search_paths]:
+            looked.append(candidate)
+            if (candidate / INFO_PATH).is_file():
                 return candidate.resolve()
-    on_hub = params.repo_id is not None and _HUB_NAME.fullmatch(params.repo_id) is not None
-    if on_hub:
-        assert params.repo_id is not None
-        cache = Path(os.environ.get("HF_LEROBOT_HOME", "~/.cache/huggingface/lerobot")).expanduser()
-        if look(cache / params.repo_id):
-            return cache / params.repo_id
-        if not params.local_files_only:
-            return fetch_dataset(params.repo_id, params.features)
-    raise ParameterError(
-        "repo_id" if params.root is None else "root",
-        f"there is no dataset (a folder with {INFO_PATH}) at {params.root or params.repo_id}",
-        f"looked in {', '.join(str(folder) for folder in looked)}",
-    )
+        return None
+
+    root, repo_id = params.root, params.repo_id
+    for name in [] if root is None else [root, *([os.path.join(root, repo_id)] if repo_id else [])]:
+        folder = found(name)
+        if folder is not None:
+            return folder
+    instead = None
+    if repo_id is not None and (root is None or _may_be_elsewhere(params, search_paths)):
+        instead = found(repo_id)
+        if instead is None and _HUB_NAME.fullmatch(repo_id):
+            cache = Path(os.environ.get("HF_LEROBOT_HOME", "~/.cache/huggingface/lerobot")).expanduser()
+            instead = found(str(cache / repo_id))
+            if instead is None and not params.local_files_only:
+                instead = fetch_dataset(repo_id, params.features)
+    if instead is None:
+        hint = f"looked in {', '.join(str(folder) for folder in looked)}"
+        if root is not None and repo_id is not None:
+            hint += f"; without root, '{repo_id}' is looked up in the cache and on the hub"
+        raise ParameterError(
+            "repo_id" if root is None else "root",
+            f"there is no dataset (a folder with {INFO_PATH}) at {root or repo_id}",
+            hint,
+        )
+    if root is None:
+        log.info(f"The dataset '{repo_id}' is read from {instead}.")
+    else:
+        log.warning(f"there is no dataset '{repo_id}' in root: {root}; it is read from {instead}.")
+    return instead
+
+
+def _may_be_elsewhere(params: LerobotDatasetParams, search_paths: Sequence[Path]) -> bool:
+    """Say whether a dataset that is not in `root` may be another: `root` is there, and the hub is allowed."""
+    assert params.root is not None
+    there = any((folder / Path(params.root).expanduser()).is_dir() for folder in search_paths)
+    return there and not params.local_files_only
 
 
 def fetch_dataset(repo_id: str, features: Sequence[str] | None = None) -> Path:
