@@ -12,6 +12,7 @@ import pytest
 from helpers.runs import launch
 from helpers.tiny_experiment import write_dataset
 
+from trainer.config.errors import ConfigError
 from trainer.deployment.robot_policy import load_policy
 from trainer.offline_trainer import train
 
@@ -34,6 +35,30 @@ def mixed(second: Path, **change: Any) -> Callable[[dict[str, Any]], None]:
         }
 
     return edit
+
+
+def test_the_mistakes_of_all_datasets_come_together_each_at_its_place(
+    tiny_experiment: Write, second: Path
+) -> None:
+    def spoil(config: dict[str, Any]) -> None:
+        mixed(second)(config)
+        one, two = config["data"]["datamodule"]["params"]["datasets"]
+        one["params"] = {**one["params"], "root": "gone", "action_horizn": 3, "episodes": 5}
+        two["params"] = {**two["params"], "action_horizon": 1000}
+
+    path = tiny_experiment(spoil)
+    lines = path.read_text().splitlines()
+    with pytest.raises(ConfigError) as caught:
+        train(path)
+    place = "data.datamodule.params.datasets"
+    assert [one.error_path for one in caught.value.issues] == [
+        f"{place}[0].params.action_horizn",
+        f"{place}[0].params.episodes",
+        f"{place}[1].params.action_horizon",
+    ]
+    for one, text in zip(caught.value.issues, ("action_horizn: 3", "episodes: 5", "1000"), strict=True):
+        assert one.location is not None
+        assert text in lines[one.location.line - 1]
 
 
 @pytest.fixture(scope="module")

@@ -53,17 +53,40 @@ class ConfigError(ValueError):
 
 
 class ParameterError(ValueError):
-    """A plugin cannot use one of the parameters that it was given.
+    """A plugin cannot use one of the parameters that it was given, or several of them.
 
     Args:
         param: dotted path below the plugin's `params`, such as `root` or `normalization.action`; empty
             for all of them.
         message: one sentence without its full stop; it names the file and the episode where there is one.
         hint: what to do about it.
+        others: further mistakes that are told with this one.
     """
 
-    def __init__(self, param: str, message: str, hint: str | None = None) -> None:
-        super().__init__(f"{param}: {message}" + (f"; {hint}" if hint else ""))
+    def __init__(
+        self, param: str, message: str, hint: str | None = None, others: Sequence[ParameterError] = ()
+    ) -> None:
+        text = f"{param}: {message}" + (f"; {hint}" if hint else "")
+        super().__init__("\n".join([text, *map(str, others)]))
         self.param = param
         self.message = message
         self.hint = hint
+        self.others = tuple(others)
+
+    @property
+    def all(self) -> tuple[ParameterError, ...]:
+        """This mistake and the others."""
+        return (self, *self.others)
+
+    def below(self, param: str) -> ParameterError:
+        """Return the same mistakes of parameters that stand below another one."""
+        where = f"{param}.{self.param}" if self.param else param
+        return ParameterError(where, self.message, self.hint, [other.below(param) for other in self.others])
+
+    @staticmethod
+    def together(found: Sequence[ParameterError]) -> ParameterError:
+        """Return mistakes, at least one, as one error."""
+        first, *others = [
+            ParameterError(one.param, one.message, one.hint) for error in found for one in error.all
+        ]
+        return ParameterError(first.param, first.message, first.hint, others)

@@ -81,12 +81,13 @@ def checked_parameters(
     """Return converted parameters; see `convert_parameters`.
 
     Raises:
-        ParameterError: the first parameter that is unknown, missing or cannot be used.
+        ParameterError: parameters that are unknown, missing or cannot be used, all of them.
     """
     converted, found = convert_parameters(params, targets, reserved)
     if converted is None:
-        first = found[0]
-        raise ParameterError(".".join(map(str, first.path)), first.error_message, first.hint)
+        raise ParameterError.together(
+            [ParameterError(".".join(map(str, one.path)), one.error_message, one.hint) for one in found]
+        )
     return converted
 
 
@@ -94,7 +95,7 @@ def parse_parameters(kind: Callable[..., T], params: Mapping[str, Any]) -> T:
     """Return a parameter class filled with what was given, for whoever calls a factory without the engine.
 
     Raises:
-        ParameterError: the first parameter that is unknown, missing or cannot be used.
+        ParameterError: parameters that are unknown, missing or cannot be used, all of them.
     """
     return kind(**checked_parameters(params, kind))
 

@@ -96,8 +96,9 @@ def _build(issues: Issues, checked: CheckedConfig, world_size: int, local_rank: 
     try:
         return build_dataset(key, DATASET_BUILDER_REGISTRY.get(key), opt_params, params)
     except ParameterError as error:
-        below = tuple(int(k) if k.isdigit() else k for k in error.param.split(".")) if error.param else ()
-        issues.add((*DATAMODULE, "params", *below), error.message, error.hint)
+        for one in error.all:
+            below = tuple(int(k) if k.isdecimal() else k for k in one.param.split(".")) if one.param else ()
+            issues.add((*DATAMODULE, "params", *below), one.message, one.hint)
     except DatasetError as error:
         issues.add(DATAMODULE, str(error))
     return None

@@ -75,11 +75,18 @@ class MixtureDatasetFactory:
             `dataset`, a `MixtureDataset`, and `norm_stats`, the statistics of all under `<name>/<feature>`.
 
         Raises:
-            ParameterError: a parameter is unknown or cannot be used, a factory refuses one of its own, or two
-                datasets do not go together.
+            ParameterError: parameters are unknown or cannot be used, factories refuse some of their own (all
+                of these come together), or two datasets do not go together.
         """
         chosen = parse_parameters(MixtureDatasetParams, params)
-        parts = [_build_part(i, entry, opt_params) for i, entry in enumerate(chosen.datasets)]
+        parts, wrong = [], []
+        for i, entry in enumerate(chosen.datasets):
+            try:
+                parts.append(_build_part(i, entry, opt_params))
+            except ParameterError as problem:
+                wrong.append(problem)
+        if wrong:
+            raise ParameterError.together(wrong)
         for i, part in enumerate(parts):
             if part.name in [other.name for other in parts[:i]]:
                 raise ParameterError(
@@ -120,8 +127,7 @@ def _build_part(place: int, entry: MixtureEntry, opt_params: dict[str, Any]) -> 
             params = checked_parameters(params, receivers(factory), FRAMEWORK_ARGUMENTS)
         built = build_dataset(entry.type, factory, opt_params, params)
     except ParameterError as problem:
-        param = f"{here}.params.{problem.param}" if problem.param else f"{here}.params"
-        raise ParameterError(param, problem.message, problem.hint) from None
+        raise problem.below(f"{here}.params") from None
     except DatasetError as problem:
         raise ParameterError(here, str(problem)) from None
     return Part(_name(place, entry), built.dataset, entry.weight, built.norm_stats)
