@@ -51,6 +51,35 @@ def test_what_none_of_them_takes_is_refused(given: dict[str, Any], param: str, t
     assert caught.value.param == param
 
 
+def test_true_and_false_are_no_numbers() -> None:
+    def take(
+        steps: int,
+        rate: float,
+        clip: float | dict[str, float] | None = None,
+        sizes: list[int | str] | str | None = None,
+        pair: tuple[float, float] = (0.0, 1.0),
+        on: bool = False,
+        either: bool | int = 0,
+        anything: Any = None,
+    ) -> None: ...
+
+    wrong = {"steps": True, "rate": False, "clip": {"a": True}, "sizes": [1, True], "pair": [0.5, True]}
+    right = {"on": True, "either": True, "anything": True}
+    converted, found = convert_parameters({**wrong, **right, "more": 1}, take)
+    assert converted is None
+    assert {one.error_path: one.error_message for one in found} == {
+        "steps": "input should be a number, not True",
+        "rate": "input should be a number, not False",
+        "clip.a": "input should be a number, not True",
+        "sizes[1]": "input should be a number, not True",
+        "pair[1]": "input should be a number, not True",
+        "more": "unknown key",
+    }
+    converted, found = convert_parameters({"steps": 1, "rate": "2e-1", **right}, take)
+    assert found == []
+    assert converted == {"steps": 1, "rate": 0.2, "on": True, "either": True, "anything": True}
+
+
 def test_a_value_that_fits_no_member_of_a_union_has_one_complaint_at_its_own_place() -> None:
     def take(episodes: list[int | str] | str | None = None, mode: Literal["a", "b"] = "a") -> None: ...
 

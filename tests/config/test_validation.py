@@ -10,7 +10,7 @@ import pytest
 
 from trainer.config.errors import ConfigError
 from trainer.config.loader import load_config, load_located
-from trainer.config.validation import Issues, validate_config, validate_parameters
+from trainer.config.validation import Issues, validate_config, validate_parameters, validate_schema
 
 Write = Callable[..., Path]
 
@@ -40,6 +40,30 @@ def test_all_mistakes_are_reported_at_once_with_near_names(tiny_experiment: Writ
     assert "train.epochh: unknown key; did you mean 'epoch'?" in text
     assert "train.project_name: this key is required" in text
     assert "data.batch_size: input should be greater than 0, not 0" in text
+
+
+def test_true_is_no_number(tiny_experiment: Write) -> None:
+    def spoil(config: dict[str, Any]) -> None:
+        config["train"].update(epoch=True, gradient_clip_val={"velocity_decoder": True})
+        config["data"]["num_workers"] = False
+        config["train"]["epochh"] = 3
+        config["train"]["ema"]["enabled"] = True
+
+    path = tiny_experiment(spoil)
+    lines = path.read_text().splitlines()
+    issues = Issues(load_located(path))
+    assert validate_schema(issues) is None
+    found = {one.error_path: one for one in issues.found}
+    assert found.keys() == {
+        "train.epoch",
+        "train.gradient_clip_val.velocity_decoder",
+        "data.num_workers",
+        "train.epochh",
+    }
+    assert found["train.epoch"].error_message == "input should be a number, not True"
+    place = found["data.num_workers"].location
+    assert place is not None
+    assert lines[place.line - 1].strip() == "num_workers: false"
 
 
 def test_names_of_components_must_agree(tiny_experiment: Write) -> None:

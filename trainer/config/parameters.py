@@ -22,6 +22,7 @@ def _usable_path(value: str) -> str:
 
 
 T = TypeVar("T")
+M = TypeVar("M", bound=pydantic.BaseModel)
 Target: TypeAlias = Callable[..., Any]
 Text = Annotated[str, pydantic.Field(min_length=1)]
 Positive = Annotated[int, pydantic.Field(gt=0)]
@@ -65,10 +66,9 @@ def convert_parameters(
         paths below the parameters.
     """
     model, open_ended = _signatures(targets if isinstance(targets, Sequence) else (targets,), reserved)
-    try:
-        checked = model.model_validate(dict(params))
-    except pydantic.ValidationError as error:
-        return None, list(schema_issues(error, lambda below: keys_at(model, below)))
+    checked, found = validated(model, dict(params))
+    if checked is None:
+        return None, found
     given = {name: getattr(checked, name) for name in params if name in model.model_fields}
     if open_ended:
         given.update({name: value for name, value in params.items() if name not in given})
@@ -135,7 +135,77 @@ _PLAIN_TYPES = ("int", "float", "str", "bool")
 """How pydantic ends a path where a union has such a member."""
 
 
-def schema_issues(
+def validated(model: type[M], raw: Mapping[str, Any]) -> tuple[M | None, list[ConfigValidationIssue]]:
+    """Check a raw mapping against a model; true and false are no numbers, as which pydantic would take them.
+
+    Returns:
+        The model, or None when something is wrong; and what is wrong, at paths below the mapping.
+    """
+    checked, found = None, []
+    try:
+        checked = model.model_validate(raw)
+    except pydantic.ValidationError as error:
+        found = list(_schema_issues(error, lambda path: keys_at(model, path)))
+    told = {one.path for one in found}
+    found += [
+        ConfigValidationIssue(format_path(path), f"input should be a number, not {flag}", path=path)
+        for path, flag in _flags_for_numbers(model, raw).items()
+        if path not in told
+    ]
+    return (None if found else checked), found
+
+
+class _Flag:
+    """Stands for true or false where a model is asked what it would take: only `Any` takes this."""
+
+    def __init__(self, value: bool) -> None:
+        self.value = value
+
+
+def _flags_for_numbers(model: type[pydantic.BaseModel], raw: Any) -> dict[ConfigPath, bool]:
+    """Return the places that hold true or false and want a number."""
+    marked = _marked(raw)
+    if marked is raw:
+        return {}
+    try:
+        model.model_validate(marked)
+    except pydantic.ValidationError as error:
+        wanted: dict[ConfigPath, set[str]] = {}
+        flags: dict[ConfigPath, bool] = {}
+        for one in error.errors(include_url=False):
+            if isinstance(one["input"], _Flag):
+                path = _path_of(one)
+                wanted.setdefault(path, set()).add(one["type"])
+                flags[path] = one["input"].value
+        return {
+            path: flags[path]
+            for path, kinds in wanted.items()
+            if kinds & {"int_type", "float_type"} and "bool_type" not in kinds
+        }
+    return {}
+
+
+def _marked(raw: Any) -> Any:
+    """Return raw data with a `_Flag` for every true and false; itself where there is none."""
+    if isinstance(raw, bool):
+        return _Flag(raw)
+    if isinstance(raw, dict):
+        items = {key: _marked(value) for key, value in raw.items()}
+        return items if any(items[key] is not value for key, value in raw.items()) else raw
+    if isinstance(raw, list):
+        values = [_marked(value) for value in raw]
+        return values if any(a is not b for a, b in zip(values, raw, strict=True)) else raw
+    return raw
+
+
+def _path_of(one: Mapping[str, Any]) -> ConfigPath:
+    """Return where something is that pydantic found, without what it adds for the members of a union."""
+    path = tuple(k for k in one["loc"] if not _is_union_label(k))
+    plain = path[-1:] and path[-1] in _PLAIN_TYPES and one["type"] not in ("extra_forbidden", "missing")
+    return path[:-1] if plain else path
+
+
+def _schema_issues(
     error: pydantic.ValidationError, names_at: Callable[[ConfigPath], Sequence[str]]
 ) -> typing.Iterator[ConfigValidationIssue]:
     """Yield what pydantic found as mistakes with paths below what was checked.
@@ -146,10 +216,8 @@ def schema_issues(
     """
     seen: set[ConfigPath] = set()
     for one in error.errors(include_url=False):
-        path = tuple(k for k in one["loc"] if not _is_union_label(k))
+        path = _path_of(one)
         kind, message, hint = one["type"], one["msg"], None
-        if path[-1:] and path[-1] in _PLAIN_TYPES and kind not in ("extra_forbidden", "missing"):
-            path = path[:-1]
         if path in seen and kind != "value_error":
             continue  # each member of a union has its own complaint; the first is that of its usual form
         seen.add(path)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-import pydantic
 from model_constructor import ConfigPath, did_you_mean, format_path
 
 from trainer.config.errors import ConfigError, ConfigValidationIssue
 from trainer.config.loader import LocatedConfig
-from trainer.config.parameters import Target, convert_parameters, keys_at, schema_issues
+from trainer.config.parameters import Target, convert_parameters, validated
 from trainer.config.schemas import ExperimentConfig
 
 _ELSEWHERE = {
@@ -80,14 +79,11 @@ def _place(issue: ConfigValidationIssue) -> tuple[str, int, int]:
 
 def validate_schema(issues: Issues) -> ExperimentConfig | None:
     """Check the whole configuration against the schema; None when something was found."""
-    raw = issues.located.data
-    try:
-        config = ExperimentConfig.model_validate(raw)
-    except pydantic.ValidationError as error:
-        for one in schema_issues(error, lambda path: keys_at(ExperimentConfig, path)):
-            issues.add(one.path, one.error_message, _ELSEWHERE.get(one.error_path) or one.hint)
-        return None
-    _check_component_names(issues, config)
+    config, found = validated(ExperimentConfig, issues.located.data)
+    for one in found:
+        issues.add(one.path, one.error_message, _ELSEWHERE.get(one.error_path) or one.hint)
+    if config is not None:
+        _check_component_names(issues, config)
     return config
 
 
