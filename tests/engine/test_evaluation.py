@@ -12,10 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from click.testing import CliRunner
 from helpers.runs import ROOT, environment, launch, training_command
 
 from trainer.cli import main
+from trainer.data.lerobot import LeRobotWriter
+from trainer.evaluation.simulators import make_simulator
 from trainer.offline_trainer import train
 
 Write = Callable[..., Path]
@@ -181,6 +184,33 @@ def test_the_simulator_of_another_robot_is_found_before_training(
     assert "experiment.yaml:" in output
     assert "Traceback" not in output
     assert not (tmp_path / "run").exists()
+
+
+def test_only_what_the_policy_reads_is_compared_with_a_simulator_made_once(
+    evaluated: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The recording has a wrench, and the simulator has not; the policy does not read it."""
+    rng = np.random.default_rng(0)
+    shapes = {"observation.state": 5, "observation.wrench": 6, "action": 2}
+    features = {n: {"dtype": "float32", "shape": [size], "names": None} for n, size in shapes.items()}
+    with LeRobotWriter(tmp_path / "felt", fps=10, features=features) as writer:
+        for _ in range(2):
+            frames = {n: rng.normal(size=(30, size)).astype(np.float32) for n, size in shapes.items()}
+            writer.add_episode(frames, task="feel")
+    path = evaluated(episodes=1, videos=0)
+    config = yaml.safe_load(path.read_text())
+    config["data"]["datamodule"]["params"]["root"] = str(tmp_path / "felt")
+    path.write_text(yaml.safe_dump(config))
+    made: list[str] = []
+
+    def counted(name: str) -> Any:
+        made.append(name)
+        return make_simulator(name)
+
+    monkeypatch.setattr("trainer.engine.inputs.make_simulator", counted)
+    run = train(path)
+    assert len(list(run.glob("evaluations/*/results.json"))) == 1
+    assert made == ["drift"]
 
 
 def test_what_was_measured_stays(evaluated: Callable[..., Path], tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ from trainer.engine.check import CheckedConfig
 from trainer.engine.effects import check_watched
 from trainer.engine.experiment import Experiment
 from trainer.engine.finite import LossWatch
+from trainer.engine.inputs import check_same_robot
 from trainer.engine.rehearsal import explain, rehearse
 from trainer.engine.resume import checkpoint_to_resume, resolved, set_aside
 from trainer.engine.run_folder import (
@@ -111,6 +112,7 @@ def assemble(
     facts = _described(data)
     if policy is not None:
         facts["reads"] = _rehearse(checked, policy, components, drawn, facts, runtime)
+        _check_robot(checked, facts)
     if config.train.compile.enabled:
         components.compile(config.train.compile.backend, config.train.compile.mode)
     validation, held_out = _build_validation(checked, data, path)
@@ -193,6 +195,13 @@ def _rehearse(
                 "dataset, and training may be faster."
             )
     return [name for name in windows if name in by_prediction] if isinstance(policy, Policy) else None
+
+
+def _check_robot(checked: CheckedConfig, facts: Mapping[str, Any]) -> None:
+    """Refuse to evaluate on a robot that has not what the policy reads."""
+    issues = Issues(checked.located)
+    check_same_robot(issues, checked.config, checked.robot, facts, facts["reads"] or ())
+    issues.raise_if_any()
 
 
 def _with_joined(read: set[str]) -> set[str]:

@@ -11,7 +11,7 @@ from trainer.config.paths import project_folder
 from trainer.config.schemas import ExperimentConfig
 from trainer.config.validation import Issues
 from trainer.data.augmentation import Augmentation
-from trainer.data.columns import columns_of, observations_of, pictures_of
+from trainer.data.columns import ACTION, columns_of, observations_of, pictures_of
 from trainer.data.errors import DatasetError
 from trainer.data.factory import BuiltDataset, build_dataset
 from trainer.data.normalization import Normalizer
@@ -68,7 +68,7 @@ def build_data(checked: CheckedConfig, world_size: int = 1, local_rank: int = 0)
     normalizer = _normalizer(issues, config, built.norm_stats)
     augmentation = _augmentation(issues, config, dataset)
     steps_per_epoch = _steps_per_epoch(issues, config, dataset, world_size)
-    check_same_robot(issues, config, dataset.facts())
+    check_same_robot(issues, config, checked.robot, dataset.facts(), [ACTION])
     issues.raise_if_any()
     return Data(
         dataset=dataset,

@@ -18,6 +18,7 @@ from trainer.config.schemas import ComponentSpec, ExperimentConfig, TrainConfig
 from trainer.config.validation import Issues, mistake, validate_parameters, validate_schema
 from trainer.engine.effects import check_effects, check_watched, idle_components, idle_settings
 from trainer.engine.inputs import (
+    SimulatedRobot,
     check_device,
     check_load_dir,
     check_resume_from,
@@ -62,6 +63,7 @@ class CheckedConfig:
         loggers: those of `train.loggers`.
         metrics: name → metric of `train.metrics`.
         warnings: sentences about settings that have no effect.
+        robot: what the simulator of `train.evaluation` has, where there is one.
     """
 
     located: LocatedConfig
@@ -74,6 +76,7 @@ class CheckedConfig:
     loggers: Sequence[Logger] = ()
     metrics: Mapping[str, Metric] = field(default_factory=dict)
     warnings: Sequence[str] = ()
+    robot: SimulatedRobot | None = None
     as_read: ExperimentConfig | None = None
 
     @property
@@ -123,8 +126,9 @@ def check(
         metrics[name if name not in metrics else f"{name}_{path[-1]}"] = metric
     callbacks = {path: callback for path, _, callback in parts["callbacks"]}
     warnings: list[str] = []
+    robot = None
     if config is not None:
-        check_simulator(issues, config)
+        robot = check_simulator(issues, config)
         check_device(issues, config, local_rank)
         check_effects(issues, config)
         check_load_dir(issues, config)
@@ -143,6 +147,7 @@ def check(
         loggers=[logger for _, _, logger in parts["loggers"]],
         metrics=metrics,
         warnings=warnings,
+        robot=robot,
         as_read=config,
     )
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -127,14 +128,32 @@ def check_device(issues: Issues, config: ExperimentConfig, local_rank: int) -> N
         issues.add(("device",), str(error))
 
 
-def check_simulator(issues: Issues, config: ExperimentConfig) -> None:
-    """The simulator of `train.evaluation` is there."""
+@dataclass(frozen=True)
+class SimulatedRobot:
+    """What the simulator of `train.evaluation` says of its robot.
+
+    Attributes:
+        features: descriptions of observations and `action`, by name.
+        cameras: those of its cameras.
+        fps: actions per second.
+    """
+
+    features: Mapping[str, Any]
+    cameras: Mapping[str, Any]
+    fps: float
+
+
+def check_simulator(issues: Issues, config: ExperimentConfig) -> SimulatedRobot | None:
+    """The simulator of `train.evaluation` is there; return what it says of its robot."""
     if config.train.evaluation is None:
-        return
+        return None
     try:
-        make_simulator(config.train.evaluation.env).close()
+        with contextlib.closing(make_simulator(config.train.evaluation.env)) as simulator:
+            cameras = getattr(simulator, "cameras", {})
+            return SimulatedRobot(dict(simulator.features), dict(cameras), simulator.fps)
     except UsageError as error:
         issues.add(("train", "evaluation", "env"), str(error))
+    return None
 
 
 def _has_path_mistake(issues: Issues, here: ConfigPath, value: str) -> bool:
@@ -144,26 +163,28 @@ def _has_path_mistake(issues: Issues, here: ConfigPath, value: str) -> bool:
     return message is not None
 
 
-def check_same_robot(issues: Issues, config: ExperimentConfig, facts: Mapping[str, Any]) -> None:
-    """Note where the robot of `train.evaluation` has other observations, actions or a rate than the data.
+def check_same_robot(
+    issues: Issues,
+    config: ExperimentConfig,
+    robot: SimulatedRobot | None,
+    facts: Mapping[str, Any],
+    read: Iterable[str],
+) -> None:
+    """Note where the robot of `train.evaluation` has other features or another rate than the data.
 
     Args:
         issues: where it is noted.
         config: the configuration.
+        robot: that of the simulator; None where there is none, or none that can be used.
         facts: what the dataset says of itself; nothing is compared that it does not say.
+        read: names of the features to compare: the action, and observations that the policy reads.
     """
-    here: ConfigPath = ("train", "evaluation", "env")
-    if config.train.evaluation is None or any(one.path == here for one in issues.found):
-        return  # a simulator that is not there was told by `check_simulator`
-    features, env = facts.get("features", {}), config.train.evaluation.env
-    read = [name for name in facts.get("windows", {}) if name in features]
+    if config.train.evaluation is None or robot is None:
+        return
+    features = facts.get("features", {})
+    shapes = {name: features[name]["shape"] for name in read if name in features}
+    simulator: Any = robot  # as far as it is asked
     try:
-        simulator = make_simulator(env)
-    except UsageError:
-        return  # which the check of the configuration tells
-    try:
-        with contextlib.closing(simulator):
-            shapes = {name: features[name]["shape"] for name in read}
-            check_features(shapes, env, simulator, facts.get("fps"))
+        check_features(shapes, config.train.evaluation.env, simulator, facts.get("fps"))
     except UsageError as error:
-        issues.add(here, str(error))
+        issues.add(("train", "evaluation", "env"), str(error))
