@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from click.testing import CliRunner
 from helpers.tiny_experiment import write_dataset
 
@@ -174,3 +176,72 @@ def test_independent_mistakes_come_together(tiny_experiment: Write) -> None:
 def test_augmentation_that_has_no_effect_is_a_mistake(tiny_experiment: Write) -> None:
     output = attempt(tiny_experiment(put("data", "augmentation")({"color_jitter": {"hue": 0.2}})))
     assert "data.augmentation.color_jitter: the dataset gives no camera" in output
+
+
+COUNTING = """
+import torch
+from torch import nn
+from trainer.registry import TRAINER_REGISTRY
+from trainer.engine.policy_trainer import PolicyTrainer
+from experiment_training.components.trainer.imitation_learning.state_flow_matching import policy
+
+class Counting(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return x.flatten(1)
+
+    def get_extra_state(self):
+        return {"calls": self.calls}
+
+    def set_extra_state(self, state):
+        self.calls = state["calls"]
+
+class CountingPolicy(policy.StateFlowMatchingPolicy):
+    def __init__(self, components, loss=None, **params):
+        super().__init__(components, loss, **params)
+        self.counting = Counting()
+
+@TRAINER_REGISTRY.register("counting_trainer")
+class CountingTrainer(PolicyTrainer):
+    policy_class = CountingPolicy
+"""
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_component_with_state_beside_its_tensors_is_refused_by_name(
+    tiny_experiment: Write, tmp_path: Path, frozen: bool
+) -> None:
+    def freeze(config: Config) -> None:
+        config["plugins"].append("counting_block")
+        if frozen:
+            config["model"]["component_build_args"] = {"observation_encoder": {"freeze": True}}
+            del config["model"]["component_optims"]["observation_encoder"]
+
+    (tmp_path / "counting_block.py").write_text(COUNTING.replace("counting_trainer", f"counting_{frozen}"))
+    path = tiny_experiment(freeze)
+    encoder = tmp_path / "models/observation_encoder.yaml"
+    model = yaml.safe_load(encoder.read_text())
+    model["settings"] = {"allow_target": True, "allowed_import_prefixes": ["counting_block"]}
+    model["model"]["graph"]["modules"]["flatten"] = {"_target_": "counting_block.Counting"}
+    encoder.write_text(yaml.safe_dump(model))
+    said = attempt(path)
+    assert "model.component_config_paths.observation_encoder: Counting (graph_modules.flatten)" in said
+    assert "of component 'observation_encoder' keeps state by get_extra_state" in said
+    assert "register_buffer" in said
+    sys.modules.pop("counting_block")
+
+
+def test_a_policy_with_state_beside_its_tensors_is_refused_by_name(
+    tiny_experiment: Write, tmp_path: Path
+) -> None:
+    def count(config: Config) -> None:
+        config["plugins"].append("counting_policy")
+        config["train"]["trainer"]["type"] = "counting_trainer"
+
+    (tmp_path / "counting_policy.py").write_text(COUNTING)
+    said = attempt(tiny_experiment(count))
+    assert "train.trainer: Counting (counting) of the policy keeps state by get_extra_state" in said

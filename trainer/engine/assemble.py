@@ -49,7 +49,7 @@ from trainer.engine.run_folder import (
 from trainer.engine.tracking import EVALUATIONS, METRICS, VALIDATIONS, Tracker, forget_from
 from trainer.engine.update import Update, UpdateSettings
 from trainer.engine.validation import Validation
-from trainer.modeling.component import Component, Components, Parallel
+from trainer.modeling.component import Component, Components, Parallel, check_state
 from trainer.modeling.initialize import count_parameters, freeze, init_weights
 from trainer.registry import OPTIMIZER_BUILDER_REGISTRY, TRAINER_REGISTRY
 from trainer.runtime import Runtime
@@ -348,6 +348,7 @@ def _build_policy(checked: CheckedConfig, runtime: Runtime, components: Componen
     params = checked.config.train.trainer.params
     try:
         policy: Objective = build_policy(policy_class, components.called, _build_loss(checked), params)
+        check_state(policy, " of the policy")
     except ValueError as error:
         raise checked.mistake(path, str(error)) from error
     policy.to(runtime.device)

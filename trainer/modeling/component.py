@@ -43,7 +43,8 @@ class Component:
         trained: whether any parameter takes gradients.
 
     Raises:
-        ValueError: a parameter cannot be trained this way, and which.
+        ValueError: a parameter cannot be trained this way, or a module keeps state beside its tensors, and
+            which.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Component:
         parallel: Parallel = "none",
         find_unused_parameters: bool = False,
     ) -> None:
+        check_state(module, f" of component '{name}'")
         self.name = name
         self.trained = any(p.requires_grad for p in module.parameters())
         self.parallel: Parallel = parallel if self.trained else "none"
@@ -226,6 +228,24 @@ def on_any_rank(flags: Tensor, tensors: Iterable[Tensor]) -> Tensor:
     if any(isinstance(t, DTensor) for t in tensors):
         dist.all_reduce(flags, op=dist.ReduceOp.MAX)
     return flags
+
+
+def check_state(module: nn.Module, owner: str) -> None:
+    """Make sure that all state of a module is tensors, which can be averaged, shared and published.
+
+    Args:
+        module: that with all modules in it.
+        owner: what it is called in a sentence after its name.
+
+    Raises:
+        ValueError: a module has a `get_extra_state`, and which.
+    """
+    for key, part in module.named_modules():
+        if type(part).get_extra_state is not nn.Module.get_extra_state:
+            raise ValueError(
+                f"{type(part).__name__}{f' ({key})' if key else ''}{owner} keeps state by get_extra_state, "
+                "which cannot be averaged or shared among ranks; keep it in buffers (register_buffer)"
+            )
 
 
 def _check_parameters(name: str, module: nn.Module, parallel: Parallel) -> None:
