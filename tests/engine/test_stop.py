@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -138,36 +141,80 @@ class StuckFactory(LerobotDatasetFactory):
 """
 
 
-def test_a_second_signal_ends_workers_that_hang_in_a_dataset(
+@pytest.fixture
+def stuck(
     tiny_experiment: Callable[..., Path], tmp_path: Path
-) -> None:
-    def stuck(config: dict[str, Any]) -> None:
+) -> Iterator[tuple[Path, subprocess.Popen[str], list[int]]]:
+    """An experiment in training, and its two workers, which hang in the dataset."""
+
+    def hang(config: dict[str, Any]) -> None:
         config["plugins"].append("stuck")
         config["data"]["datamodule"]["type"] = "stuck_dataset"
         config["data"]["num_workers"] = 2
 
     (tmp_path / "stuck.py").write_text(STUCK)
-    path = tiny_experiment(stuck)
-    options: dict[str, Any] = {"cwd": ROOT, "env": environment(), "text": True, "stderr": subprocess.PIPE}
-    process = subprocess.Popen(command(path, tmp_path / "run", 1), **options)
+    path = tiny_experiment(hang)
+    process = subprocess.Popen(
+        command(path, tmp_path / "run", 1), cwd=ROOT, env=environment(), text=True, stderr=subprocess.PIPE
+    )
+    workers: list[int] = []
     deadline = time.monotonic() + 120
     try:
-        while len(workers := [int(p.name[7:]) for p in tmp_path.glob("worker_*")]) < 2:
+        while len(workers) < 2:
             assert process.poll() is None, process.communicate()[1]
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
-        assert process.stderr is not None
-        while "a second signal stops at once" not in process.stderr.readline():
-            pass
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=60) == 128 + signal.SIGINT
+            workers = [int(p.name[7:]) for p in tmp_path.glob("worker_*")]
+        yield path, process, workers
     finally:
         process.kill()
+        process.wait()
+        for worker in workers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(worker, signal.SIGKILL)
+
+
+def wait_until_gone(workers: list[int]) -> None:
     deadline = time.monotonic() + 60
-    while any(Path(f"/proc/{worker}").exists() for worker in workers):
+    while any(is_running(worker) for worker in workers):
         assert time.monotonic() < deadline, "a worker is left"
         time.sleep(0.05)
+
+
+def is_running(process: int) -> bool:
+    """Tell a process that runs from none, and from one that has ended and whom nobody has asked about."""
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
+def test_a_second_signal_ends_workers_that_hang_in_a_dataset(
+    stuck: tuple[Path, subprocess.Popen[str], list[int]],
+) -> None:
+    _, process, workers = stuck
+    process.send_signal(signal.SIGINT)
+    assert process.stderr is not None
+    while "a second signal stops at once" not in process.stderr.readline():
+        pass
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 128 + signal.SIGINT
+    wait_until_gone(workers)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux ends a process with its parent")
+def test_workers_that_hang_end_with_a_trainer_that_is_killed(
+    stuck: tuple[Path, subprocess.Popen[str], list[int]], tmp_path: Path
+) -> None:
+    path, process, workers = stuck
+    process.kill()
+    process.wait(timeout=60)
+    wait_until_gone(workers)
+    again = [*command(path, tmp_path / "run", 1), "--set", "data.num_workers=0", "--set", "train.epoch=1"]
+    done = subprocess.run(again, cwd=ROOT, env=environment(), text=True, stderr=subprocess.PIPE, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "still writes to" not in done.stderr
 
 
 @pytest.mark.parametrize("where", ["2>&-", ">/dev/full 2>&1", "2>&1 | head -c 20"])

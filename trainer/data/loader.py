@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import os
+import signal
+import sys
 import threading
 import time
 from collections.abc import Generator, Iterator
@@ -110,7 +113,7 @@ class BatchLoader(Batches):
                 pin_memory=self.path.pins_memory,
                 persistent_workers=persistent_workers,
                 prefetch_factor=prefetch_factor,
-                worker_init_fn=_begin_worker,
+                worker_init_fn=functools.partial(_begin_worker, os.getpid()),
                 generator=self._worker_seeds,
             )
 
@@ -232,11 +235,33 @@ def _packed(batch: Any) -> PackedBatch:
     return PackedBatch(batch)
 
 
-def _begin_worker(worker: int) -> None:
-    """Seed a worker and let it outlast a signal to stop.
+def _begin_worker(trainer: int, worker: int) -> None:
+    """Seed a worker, let it outlast a signal to stop, and let it end when its trainer does.
 
     Such a signal reaches a whole process group, from the keyboard as from torchrun, while the step that is
-    to be finished still needs batches. So the worker leaves that group; it goes when its parent does.
+    to be finished still needs batches. So the worker leaves that group.
+
+    Args:
+        trainer: the process that started it.
+        worker: its number.
     """
     os.setpgid(0, 0)
+    _end_with(trainer)
     seed_worker(worker)
+
+
+_PR_SET_PDEATHSIG = 1
+
+
+def _end_with(parent: int) -> None:
+    """Have this process killed when its parent ends, however that happens and whatever it does then.
+
+    Linux does so, also where Python waits in the code of a library: when the thread that started this process
+    ends. Elsewhere torch looks after its workers between two samples.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before
+        os._exit(1)
