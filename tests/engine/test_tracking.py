@@ -286,6 +286,26 @@ def test_micro_batches_become_one_number(kind: Callable[[int], Any]) -> None:
     }
 
 
+def test_thousands_of_metrics_arrive_each_under_its_own_name(tmp_path: Path) -> None:
+    recorder = Recorder()
+    tracker = Tracker(tmp_path, ALONE, every=2)
+    tracker.start([recorder], identity(tmp_path))
+    weight = torch.ones((), requires_grad=True)
+    kinds: list[Callable[[float], Any]] = [
+        float,
+        lambda x: weight * x,
+        lambda x: torch.tensor([x], dtype=torch.float64),
+        lambda x: Reduced(torch.tensor(int(x)), "sum"),
+        np.float32,
+    ]
+    for step in range(2):
+        tracker.record(step, {f"m{i}": kinds[i % 5](i + step) for i in range(10_000)}, {})
+    tracker.close()
+    wanted = [{"step": step, **{f"m{i}": float(i + step) for i in range(10_000)}} for step in range(2)]
+    assert [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == wanted
+    assert [{"step": step, **values} for step, values in recorder.rows] == wanted
+
+
 def test_a_reduction_that_is_none_is_said() -> None:
     with pytest.raises(ValueError, match="reduced by mean, sum, max, last, not by 'min'"):
         Reduced(1.0, "min")  # type: ignore[arg-type]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +174,9 @@ class Tracker:
         if not values or not (on_device or reduced):
             return values
         if on_device:
-            stacked = torch.stack([v if v.ndim == 0 else v.reshape(()) for v in _float32(values)])
+            with torch.no_grad():
+                scalars = [v.reshape(()) if v.ndim else v for v in values]
+                stacked = torch.stack([v if v.dtype == torch.float32 else v.float() for v in scalars])
         else:
             stacked = torch.tensor(values, dtype=torch.float64, device=self.runtime.device)
         if reduced:
@@ -259,6 +261,8 @@ def _checked(name: str, metric: Any, step: int) -> Reduced:
     Raises:
         TrainingFault: it is no single number.
     """
+    if type(metric) is float:
+        return Reduced(metric)
     value = plain(metric)
     if not isinstance(value, Tensor) or value.numel() != 1 or value.is_complex():
         try:
@@ -283,10 +287,6 @@ def _number(value: Any) -> float:
     kind = "a tensor" if isinstance(value, Tensor) else f"a {type(value).__name__}"
     shape = f" of shape {tuple(value.shape)}" if isinstance(value, (Tensor, np.ndarray)) else ""
     raise ValueError(f"{kind}{shape}")
-
-
-def _float32(values: Sequence[Tensor]) -> Iterator[Tensor]:
-    return (v if v.dtype == torch.float32 else v.float() for v in (v.detach() for v in values))
 
 
 def _row(line: Mapping[str, Any]) -> tuple[int, dict[str, float]]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 Reduction = Literal["mean", "sum", "max", "last"]
+_KNOWN = get_args(Reduction)
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ class Reduced:
     how: Reduction = "mean"
 
     def __post_init__(self) -> None:
-        if self.how not in get_args(Reduction):
-            raise ValueError(f"a metric is reduced by {', '.join(get_args(Reduction))}, not by '{self.how}'")
+        if self.how not in _KNOWN:
+            raise ValueError(f"a metric is reduced by {', '.join(_KNOWN)}, not by '{self.how}'")
 
     def detach(self) -> Reduced:
         """Return the same without the graph of its gradient."""
