@@ -1,11 +1,19 @@
-"""What the fuzzers of model and of experiment YAMLs share: mutations of texts and of data."""
+"""What the fuzzers of model and of experiment YAMLs share: mutations of texts and data, and their loop."""
 
 from __future__ import annotations
 
+import argparse
+import collections
+import contextlib
 import copy
 import functools
+import json
+import platform
 import random
-from collections.abc import Callable
+import signal
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -160,3 +168,114 @@ def mutate(rng: random.Random, texts: list[str]) -> str:
     for _ in range(rng.randrange(1, 7)):
         text = rng.choice(MUTATIONS)(rng, text, texts)
     return text
+
+
+LIMIT_SECONDS = 10
+
+
+class TooSlow(BaseException):
+    """A case has taken longer than it may; nothing that is tried may take it for an error of its own."""
+
+
+@contextlib.contextmanager
+def time_limit(seconds: int = LIMIT_SECONDS) -> Iterator[None]:
+    """Raise `TooSlow` in a block that takes longer."""
+
+    def ring(*_: object) -> None:
+        raise TooSlow(f"more than {seconds} s")
+
+    signal.signal(signal.SIGALRM, ring)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+
+
+def parser_of(description: str | None, cases: int) -> argparse.ArgumentParser:
+    """The arguments that both fuzzers take."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--cases", type=int, default=cases)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--findings", type=Path, default=Path("fuzz_findings"), help="folder for texts that fail"
+    )
+    return parser
+
+
+class Trial:
+    """Tries texts and counts what comes of them: an acceptance, a refusal, or a finding.
+
+    Args:
+        attempt: takes the file that holds a text.
+        refusals: the exceptions by which it may refuse one; their `issues` or `errors` have a `location`.
+        case: the file.
+        findings: folder for the texts with which something else was raised or that took too long.
+
+    Attributes:
+        tried: number of texts so far.
+        accepted: the texts that were accepted.
+        counts: `accepted`, `config_errors`, `mistakes`, `mistakes_without_a_place`, `findings`.
+        slowest: seconds that the slowest case took.
+    """
+
+    def __init__(
+        self,
+        attempt: Callable[[Path], Any],
+        refusals: tuple[type[Exception], ...],
+        case: Path,
+        findings: Path,
+    ) -> None:
+        self.attempt = attempt
+        self.refusals = refusals
+        self.case = case
+        self.findings = findings
+        self.tried = 0
+        self.accepted: list[str] = []
+        self.counts: collections.Counter[str] = collections.Counter()
+        self.slowest = 0.0
+
+    def over(self, texts: Iterable[tuple[str, str]]) -> None:
+        """Try texts, each under a name for its findings."""
+        for name, text in texts:
+            self.tried += 1
+            self.case.write_text(text, encoding="utf-8", newline="")
+            begun = time.perf_counter()
+            try:
+                with time_limit():
+                    self.attempt(self.case)
+                self.accepted.append(text)
+                self.counts["accepted"] += 1
+            except self.refusals as error:
+                found = getattr(error, "issues", None) or getattr(error, "errors", ())
+                self.counts["config_errors"] += 1
+                self.counts["mistakes"] += len(found) or 1
+                self.counts["mistakes_without_a_place"] += sum(one.location is None for one in found)
+            except (Exception, TooSlow):
+                self.note(name, text, traceback.format_exc())
+            self.slowest = max(self.slowest, time.perf_counter() - begun)
+
+    def note(self, name: str, text: str, what: str) -> None:
+        """Keep a text that fails, and how."""
+        self.counts["findings"] += 1
+        self.findings.mkdir(exist_ok=True)
+        found = self.findings / name
+        found.with_suffix(".yaml").write_text(text, encoding="utf-8", newline="")
+        found.with_suffix(".txt").write_text(what, encoding="utf-8")
+
+
+def tell(trial: Trial, started: float, **facts: Any) -> int:
+    """Print one JSON line about all cases, and return the exit code."""
+    names = ("accepted", "config_errors", "mistakes", "mistakes_without_a_place", "findings")
+    result = {
+        **facts,
+        **{name: trial.counts[name] for name in names},
+        "seconds": round(time.perf_counter() - started, 1),
+        "slowest_case_s": round(trial.slowest, 3),
+        "python": platform.python_version(),
+        "pyyaml": yaml.__version__,
+    }
+    print(json.dumps(result))
+    return 1 if trial.counts["findings"] else 0
