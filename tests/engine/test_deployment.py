@@ -212,7 +212,9 @@ def test_what_is_not_read_is_said_and_not_asked_for(tiny_experiment, root, tmp_p
 
     (tmp_path / "pose.yaml").write_text(yaml.safe_dump(encoder))
     run = train(tiny_experiment(change))
-    assert f"'{CAMERA}' is loaded, but the policy does not read it" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"'{CAMERA}' is loaded, but the policy does not read it in its first pass" in said
+    assert "data.datamodule.params.features: [pose]" in said
     policy = load_policy(run, "cpu")
     assert list(policy.observations) == ["pose"]
     assert policy.act({"pose": np.zeros(2)}).shape == (2,)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import nn
 from trainer.checkpoint.folder import read_manifest, weights_folder
 from trainer.checkpoint.names import CONFIG, DATASET, MANIFEST, MODELS, STATS
 from trainer.checkpoint.writer import CheckpointWriter
+from trainer.config.parameters import receivers
 from trainer.config.paths import find_input, project_folder
 from trainer.config.schemas import ExperimentConfig
 from trainer.config.validation import Issues
@@ -51,7 +52,7 @@ from trainer.engine.update import Update, UpdateSettings
 from trainer.engine.validation import Validation
 from trainer.modeling.component import Component, Components, Parallel, check_state
 from trainer.modeling.initialize import count_parameters, freeze, init_weights
-from trainer.registry import OPTIMIZER_BUILDER_REGISTRY, TRAINER_REGISTRY
+from trainer.registry import DATASET_BUILDER_REGISTRY, OPTIMIZER_BUILDER_REGISTRY, TRAINER_REGISTRY
 from trainer.runtime import Runtime
 from trainer.templates import Callback, Objective, Policy, RunIdentity
 from trainer.utils.errors import TrainingFault
@@ -188,13 +189,29 @@ def _rehearse(
     issues.raise_if_any()
     windows = [name for name in facts.get("windows", {}) if name != ACTION]
     by_loss, by_prediction = (_with_joined(read) for read in (rehearsed.by_loss, rehearsed.by_prediction))
-    for name in windows if runtime.is_main else ():
-        if name not in by_loss | by_prediction:
-            log.warning(
-                f"'{name}' is loaded, but the policy does not read it; leave it out of the features of the "
-                "dataset, and training may be faster."
-            )
+    _announce_unread(checked, windows, by_loss | by_prediction)
     return [name for name in windows if name in by_prediction] if isinstance(policy, Policy) else None
+
+
+def _announce_unread(checked: CheckedConfig, windows: Sequence[str], read: Collection[str]) -> None:
+    """Say which observations are loaded in vain, and the setting that leaves them out.
+
+    They stay, because a policy may read what its first pass did not: in training only, or from some step on.
+    """
+    unread = [f"'{name}'" for name in windows if name not in read]
+    if not unread:
+        return
+    datamodule = checked.config.data.datamodule
+    targets = receivers(DATASET_BUILDER_REGISTRY.get(datamodule.type))
+    how = "leave out what it never reads of the features of the dataset"
+    if any("features" in inspect.signature(target).parameters for target in targets):
+        used = ", ".join(name for name in windows if name in read)
+        how = f"if it never does, write data.datamodule.params.features: [{used}]"
+    what, which = ("is", "it") if len(unread) == 1 else ("are", "them")
+    log.warning(
+        f"{', '.join(unread)} {what} loaded, but the policy does not read {which} in its first pass; {how}, "
+        "and training may be faster, above all without frames of cameras to decode."
+    )
 
 
 def _check_robot(checked: CheckedConfig, facts: Mapping[str, Any]) -> None:
