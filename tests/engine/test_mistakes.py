@@ -97,6 +97,10 @@ SIMPLE: dict[str, tuple[Callable[[Config], None], str]] = {
     ),
     "data of another horizon": (put(*DATA, "action_horizon")(6), "velocity_decoder.yaml"),
     "batch larger than the data": (put("data", "batch_size")(1000), "data.batch_size"),
+    "more loader workers than a machine can start": (
+        put("data", "num_workers")(10**9),
+        "data.num_workers: input should be less than or equal to 1024, not 1000000000",
+    ),
     "no such device": (put("device")("tpu"), "'tpu' is no device; use auto, cpu, cuda or cuda:N"),
     "simulator missing": (
         put("train", "evaluation")({"env": "metawrld/push-v3"}),

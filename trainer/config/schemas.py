@@ -92,6 +92,7 @@ class DataConfig(Section):
     num_workers: int = Field(
         0,
         ge=0,
+        le=1024,
         description="loader processes; 0 gathers in the training process",
         json_schema_extra=MAY_CHANGE,
     )
