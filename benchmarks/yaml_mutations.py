@@ -261,9 +261,8 @@ class Trial:
         """Keep a text that fails, and how."""
         self.counts["findings"] += 1
         self.findings.mkdir(exist_ok=True)
-        found = self.findings / name
-        found.with_suffix(".yaml").write_text(text, encoding="utf-8", newline="")
-        found.with_suffix(".txt").write_text(what, encoding="utf-8")
+        (self.findings / f"{name}.yaml").write_text(text, encoding="utf-8", newline="")
+        (self.findings / f"{name}.txt").write_text(what, encoding="utf-8")
 
 
 def tell(trial: Trial, started: float, **facts: Any) -> int:

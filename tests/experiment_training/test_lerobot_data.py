@@ -163,6 +163,17 @@ def test_a_root_that_is_not_there_is_not_replaced(root, tmp_path, monkeypatch, l
     assert (error.param, hub.asked) == ("root", [])
 
 
+def test_paths_that_no_file_system_knows(root, tmp_path, monkeypatch):
+    HubStandIn(monkeypatch, tmp_path)
+    nobody = "~nobody-at-all/x"
+    assert refusal(root=nobody, search_paths=[tmp_path]).param == "root"
+    assert refusal(repo_id=nobody, search_paths=[tmp_path]).param == "repo_id"
+    long = "a/" * 2000
+    assert refusal(root=long, repo_id="b/" * 200, search_paths=[tmp_path]).param == "root"
+    error = refusal(root=root, frame_cache=nobody)
+    assert (error.param, "no camera is used" in error.message) == ("frame_cache", True)
+
+
 def test_a_dataset_that_is_taken_in_place_of_root_is_said(root, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("HF_LEROBOT_HOME", str(tmp_path))
     monkeypatch.setattr(logging.getLogger("trainer"), "propagate", True)

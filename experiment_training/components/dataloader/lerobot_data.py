@@ -13,6 +13,7 @@ from model_constructor import did_you_mean
 
 from trainer.config.errors import ParameterError
 from trainer.config.parameters import FrameOffset, Frames, PathText, PositiveNumber, Text, parse_parameters
+from trainer.config.paths import expanded
 from trainer.data.columns import ACTION
 from trainer.data.errors import DatasetError, WindowError
 from trainer.data.lerobot.info import BOOKKEEPING, INFO_PATH, VERSION
@@ -108,7 +109,7 @@ class LerobotDatasetFactory:
         cache = chosen.frame_cache
         folders = [Path(folder) for folder in opt_params.get("search_paths") or [Path.cwd()]]
         project = Path(opt_params.get("project") or folders[-1])
-        kept = None if cache is None else project / Path(cache).expanduser()
+        kept = None if cache is None else project / expanded(cache)
         root = find_dataset(chosen, folders)
         try:
             reader = LeRobotReader(root, repo_id=chosen.repo_id, cache=kept)
@@ -154,10 +155,10 @@ def find_dataset(params: LerobotDatasetParams, search_paths: Sequence[Path]) -> 
     looked: list[Path] = []
 
     def found(name: str) -> Path | None:
-        path = Path(name).expanduser()
+        path = expanded(name)
         for candidate in [path] if path.is_absolute() else [folder / path for folder in search_paths]:
             looked.append(candidate)
-            if (candidate / INFO_PATH).is_file():
+            if os.path.isfile(candidate / INFO_PATH):
                 return candidate.resolve()
         return None
 
@@ -170,7 +171,7 @@ def find_dataset(params: LerobotDatasetParams, search_paths: Sequence[Path]) -> 
     if repo_id is not None and (root is None or _may_be_elsewhere(params, search_paths)):
         instead = found(repo_id)
         if instead is None and _HUB_NAME.fullmatch(repo_id):
-            cache = Path(os.environ.get("HF_LEROBOT_HOME", "~/.cache/huggingface/lerobot")).expanduser()
+            cache = expanded(os.environ.get("HF_LEROBOT_HOME", "~/.cache/huggingface/lerobot"))
             instead = found(str(cache / repo_id))
             if instead is None and not params.local_files_only:
                 instead = fetch_dataset(repo_id, params.features)
@@ -193,7 +194,7 @@ def find_dataset(params: LerobotDatasetParams, search_paths: Sequence[Path]) -> 
 def _may_be_elsewhere(params: LerobotDatasetParams, search_paths: Sequence[Path]) -> bool:
     """Say whether a dataset that is not in `root` may be another: `root` is there, and the hub is allowed."""
     assert params.root is not None
-    there = any((folder / Path(params.root).expanduser()).is_dir() for folder in search_paths)
+    there = any(os.path.isdir(folder / expanded(params.root)) for folder in search_paths)
     return there and not params.local_files_only
 
 
