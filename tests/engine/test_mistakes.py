@@ -72,6 +72,10 @@ SIMPLE: dict[str, tuple[Callable[[Config], None], str]] = {
         put("train", "trainer", "params", "n_action_steps")(9),
         "n_action_steps is 9, but a chunk holds 1 to 4",
     ),
+    "nothing to train": (
+        put("model", "component_optims")({}),
+        "model: no component has an optimizer and parameters to train, so nothing would be trained",
+    ),
     "optimizer out of range": (
         put("model", "component_optims", "velocity_decoder", "params")({"peak_lr": -1.0}),
         "peak_lr must be greater than 0",

@@ -280,8 +280,7 @@ def _parallel(checked: CheckedConfig, runtime: Runtime) -> Parallel:
         if asked in ("ddp", "fsdp"):
             log.warning(f"train.parallel: {asked} has no effect in one process.")
         return "none"
-    trainer_class = TRAINER_REGISTRY.get(checked.config.train.trainer.type)
-    if asked == "none" and runtime.distributed and hasattr(trainer_class, "policy_class"):
+    if asked == "none" and runtime.distributed and _policy_class(checked) is not None:
         message = f"with none, {runtime.world_size} ranks would train as many models that differ"
         raise checked.mistake(("train", "parallel"), message, "use ddp or fsdp")
     return asked or ("ddp" if runtime.distributed else "none")
@@ -318,8 +317,16 @@ def _build_optimizers(
         if not all(hasattr(optimizers[name], attribute) for attribute in _OPTIMIZER):
             message = _broken_promise("optimizer_builder", spec.type, optimizers[name], "an optimizer")
             issues.add(path, message)
+    if not optimizers and not issues.found and _policy_class(checked) is not None:
+        message = "no component has an optimizer and parameters to train, so nothing would be trained"
+        issues.add(("model",), message, "name one under component_optims, or train.optimizer for all")
     issues.raise_if_any()
     return optimizers
+
+
+def _policy_class(checked: CheckedConfig) -> Any:
+    """Return the class of the policy that the trainer's class names, or None."""
+    return getattr(TRAINER_REGISTRY.get(checked.config.train.trainer.type), "policy_class", None)
 
 
 _OPTIMIZER = ("step", "zero_grad", "param_groups", "state_dict", "load_state_dict")
@@ -354,8 +361,7 @@ def _update_settings(config: ExperimentConfig, runtime: Runtime) -> UpdateSettin
 
 def _build_policy(checked: CheckedConfig, runtime: Runtime, components: Components) -> Objective | None:
     """Build the policy that the trainer's class names, if it names one."""
-    trainer_class = TRAINER_REGISTRY.get(checked.config.train.trainer.type)
-    policy_class = getattr(trainer_class, "policy_class", None)
+    policy_class = _policy_class(checked)
     if policy_class is None:
         return None
     path = ("train", "trainer")
