@@ -84,6 +84,6 @@ def test_a_value_that_fits_no_member_of_a_union_has_one_complaint_at_its_own_pla
     def take(episodes: list[int | str] | str | None = None, mode: Literal["a", "b"] = "a") -> None: ...
 
     _, found = convert_parameters({"episodes": [0.5]}, take)
-    assert found[0].error_path == "episodes[0]"
+    assert [one.error_path for one in found] == ["episodes[0]"]
     _, found = convert_parameters({"episodes": 3, "mode": "c"}, take)
     assert sorted(one.error_path for one in found) == ["episodes", "mode"]

@@ -209,8 +209,8 @@ class Counting(nn.Module):
         self.calls = state["calls"]
 
 class CountingPolicy(policy.StateFlowMatchingPolicy):
-    def __init__(self, components, loss=None, **params):
-        super().__init__(components, loss, **params)
+    def __init__(self, components, **params):
+        super().__init__(components, **params)
         self.counting = Counting()
 
 @TRAINER_REGISTRY.register("counting_trainer")

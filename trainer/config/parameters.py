@@ -218,7 +218,7 @@ def _schema_issues(
     for one in error.errors(include_url=False):
         path = _path_of(one)
         kind, message, hint = one["type"], one["msg"], None
-        if path in seen and kind != "value_error":
+        if kind != "value_error" and any(known[: len(path)] == path for known in seen):
             continue  # each member of a union has its own complaint; the first is that of its usual form
         seen.add(path)
         if kind == "extra_forbidden":
