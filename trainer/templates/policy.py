@@ -15,8 +15,9 @@ class Objective(nn.Module):
     """Pure maths over named components: no optimizer, no history, no units.
 
     The constructor of a plugin takes the `nn.ModuleDict` of components, `loss`, the module of `train.loss` or
-    None, if it names it, and its own parameters. The framework owns it like any module: device, train and eval mode, and its own parameters and
-    buffers (those that no component has) are in the checkpoint. All values are normalized.
+    None, if it names it, and its own parameters. The framework owns it like any module: device, train and
+    eval mode, and its own parameters and buffers (those that no component has) are in the checkpoint. All
+    values are normalized.
     """
 
     def loss(self, batch: dict[str, Tensor], context: Context) -> dict[str, Tensor]:
