@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from trainer.data.lerobot import LeRobotWriter
-from trainer.evaluation.record import demonstrate_once
+from trainer.evaluation.demonstrations import demonstrate_once
 from trainer.evaluation.simulators.metaworld import FEATURES, MetaworldSimulator
 from trainer.evaluation.simulators.scene import SceneRenderer, View
 
@@ -26,9 +26,7 @@ class Filmed(MetaworldSimulator):
     def __init__(self, task: str, size: int) -> None:
         super().__init__(task)
         self.films: dict[str, list[np.ndarray]] = {name: [] for name in VIEWS}
-        self._cameras = {
-            name: SceneRenderer(copy.copy(self._env.model), size, view) for name, view in VIEWS.items()
-        }
+        self._renderer = SceneRenderer(copy.copy(self._env.model), size)
 
     def reset(self, seed: int) -> dict[str, np.ndarray]:
         """Begin an episode and its films."""
@@ -38,8 +36,8 @@ class Filmed(MetaworldSimulator):
 
     def expert_action(self, observation: dict[str, np.ndarray]) -> np.ndarray:
         """Return the expert's action, and film what it acts upon."""
-        for name, camera in self._cameras.items():
-            self.films[name].append(camera.draw(self._env.model, self._env.data))
+        for name, view in VIEWS.items():
+            self.films[name].append(self._renderer.draw(self._env.model, self._env.data, view))
         return super().expert_action(observation)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -123,6 +124,37 @@ def test_the_network_gets_the_same_numbers(root, modes, history):
         assert seen[name].dtype == trained[name].dtype, name
         torch.testing.assert_close(seen[name], trained[name], rtol=0, atol=0, msg=name)
     assert seen[CAMERA].max() <= 1
+
+
+class Watched(dict):
+    """An observation that notes at which steps its picture was looked at."""
+
+    looked: ClassVar[list[int]] = []
+    step = 0
+
+    def __getitem__(self, name):
+        if name == CAMERA:
+            self.looked.append(self.step)
+        return super().__getitem__(name)
+
+
+@pytest.mark.parametrize(("history", "looks"), [(1, [0, 3, 6]), (2, [0, 2, 3, 5, 6])])
+def test_a_picture_is_looked_at_only_where_a_chunk_reads_it(root, history, looks):
+    found = built(root, obs_images_history=history)
+    assert found["dataset"].facts()["windows"][CAMERA] == list(range(1 - history, 1))
+    policy = deployed(found, Normalizer(found["norm_stats"]))
+    single = built(root)
+    policy.n_action_steps = 3
+    Watched.looked.clear()
+    for Watched.step in range(7):
+        policy.act(Watched(measurement(single, Watched.step)))
+        if Watched.step % policy.n_action_steps == 0:
+            shown = policy.policy.seen[CAMERA][0]
+            newest = shown if history == 1 else shown[-1]
+            expected = measurement(single, Watched.step)[CAMERA].transpose(2, 0, 1) / np.float32(255)
+            np.testing.assert_allclose(newest, expected, atol=1e-6)
+
+    assert Watched.looked == looks
 
 
 def test_a_batch_of_robots_and_floats_for_pictures(root):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -79,8 +80,8 @@ class LookingPolicy(ConstantPolicy):
         super().__init__(action)
         self.seen: list[dict[str, np.ndarray]] = []
 
-    def act(self, observation: dict[str, np.ndarray]) -> np.ndarray:
-        self.seen.append(observation)
+    def act(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
+        self.seen.append(dict(observation))
         return super().act(observation)
 
 

@@ -13,8 +13,10 @@ from click.testing import CliRunner
 
 from trainer.commands.record import record as record_command
 from trainer.data.lerobot import LeRobotReader
+from trainer.evaluation import demonstrations
 from trainer.evaluation import record as record_module
-from trainer.evaluation.record import STEPS_AFTER_SUCCESS, record
+from trainer.evaluation.demonstrations import STEPS_AFTER_SUCCESS
+from trainer.evaluation.record import record
 from trainer.evaluation.simulators import make_simulator
 from trainer.evaluation.starts import start_seeds
 
@@ -60,13 +62,13 @@ def test_a_recording_replays_to_its_own_states(tmp_path: Path) -> None:
 
 
 def test_failed_episodes_are_counted_and_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = record_module.demonstrate_once
+    original = demonstrations.demonstrate_once
     starts = start_seeds(0, 4, "recording")
 
-    def fails_at_second(simulator, start):
-        return None if start == starts[1] else original(simulator, start)
+    def fails_at_second(simulator, start, features):
+        return None if start == starts[1] else original(simulator, start, features)
 
-    monkeypatch.setattr(record_module, "demonstrate_once", fails_at_second)
+    monkeypatch.setattr(demonstrations, "demonstrate_once", fails_at_second)
     summary = record(ENV, 3, 0, tmp_path / "set", progress=False)
     assert (summary.episodes, summary.attempts) == (3, 4)
     assert "failed at 1 of 4 starts" in summary.summary()
@@ -88,8 +90,8 @@ def test_an_interrupted_recording_leaves_nothing(
         return original(*args, **kwargs)
 
     if when == "while playing":
-        original = record_module.demonstrate_once
-        monkeypatch.setattr(record_module, "demonstrate_once", interrupt)
+        original = demonstrations.demonstrate_once
+        monkeypatch.setattr(demonstrations, "demonstrate_once", interrupt)
     else:
         original = record_module.LeRobotWriter.add_episode
         monkeypatch.setattr(record_module.LeRobotWriter, "add_episode", interrupt)

@@ -29,7 +29,7 @@ def _trajectory(simulator, seed: int, steps: int) -> list[SimulatorStep]:
 
 def _equal(a: list[SimulatorStep], b: list[SimulatorStep]) -> bool:
     return all(
-        np.array_equal(x.observation["observation.state"], y.observation["observation.state"])
+        all(np.array_equal(x.observation[name], y.observation[name]) for name in x.observation)
         and x[1:] == y[1:]
         for x, y in zip(a, b, strict=True)
     )
@@ -68,9 +68,10 @@ def test_metaworld_expert_succeeds_and_the_score_follows() -> None:
 
 
 def _matches_features(simulator: Simulator, observation: dict[str, np.ndarray]) -> None:
-    assert set(observation) | {"action"} == set(simulator.features)
+    features = simulator.features | getattr(simulator, "sensors", {})
+    assert set(observation) | {"action"} == set(features)
     for name, value in observation.items():
-        feature = simulator.features[name]
+        feature = features[name]
         assert value.dtype == feature["dtype"]
         assert value.shape == tuple(feature["shape"])
         assert len(feature["names"]) == feature["shape"][0]

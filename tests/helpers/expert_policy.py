@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -24,7 +24,7 @@ class ExpertPolicy:
     def keep(self, rows: Sequence[int]) -> None:
         self.seeds = [self.seeds[row] for row in rows]
 
-    def act(self, observation: dict[str, np.ndarray]) -> np.ndarray:
+    def act(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
         states = observation["observation.state"]
         assert len(states) == len(self.seeds)
         self.batches.append(len(states))
@@ -50,5 +50,5 @@ class ConstantPolicy:
     def keep(self, rows: Sequence[int]) -> None:
         self.rows = len(rows)
 
-    def act(self, observation: dict[str, np.ndarray]) -> np.ndarray:
+    def act(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
         return np.tile(self.action, (self.rows, 1))

@@ -9,18 +9,16 @@ from pathlib import Path
 from trainer.commands.errors import UserError
 from trainer.config.loader import load_located
 from trainer.config.paths import config_file, output_path, project_folder
-from trainer.config.schemas import ExperimentConfig
+from trainer.config.schemas import ExperimentConfig, RecordingConfig
 from trainer.config.validation import Issues, validate_schema
 from trainer.registry import load_plugins
 
 
 @dataclass(frozen=True)
 class Recording:
-    """The dataset that an experiment asks for: simulator, number of episodes, seed, folder."""
+    """The dataset that an experiment asks for: its `data.recording`, and its folder."""
 
-    env: str
-    episodes: int
-    seed: int
+    settings: RecordingConfig
     out: Path
 
 
@@ -45,7 +43,7 @@ def recording_of(path: str | Path) -> Recording:
         raise UserError(f"{path} has no section data.recording, so there is nothing to record")
     if not isinstance(root, str):
         raise UserError(f"{path}: data.datamodule.params.root is needed: it is where the recording goes")
-    return Recording(asked.env, asked.episodes, asked.seed, output_path(root, config_file(path)))
+    return Recording(asked, output_path(root, config_file(path)))
 
 
 def import_plugins(path: Path, trust: Sequence[str] = ()) -> None:

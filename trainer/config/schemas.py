@@ -45,12 +45,27 @@ class ModelConfig(Section):
     )
 
 
+class RecordingCamerasConfig(Section):
+    """The cameras through which demonstrations are recorded; the simulator's currents come with them."""
+
+    names: list[str] = Field(
+        min_length=1, description="of the simulator's cameras; cam_head is observation.images.cam_head"
+    )
+    size: int = Field(96, ge=16, le=320, multiple_of=2, description="edge of the square pictures in px")
+
+
 class RecordingConfig(Section):
     """How `trainer record --train_config` makes the dataset of this experiment."""
 
     env: str = Field(min_length=1, description="simulator, such as metaworld/pick-place-v3")
     episodes: int = Field(50, gt=0, description="successful demonstrations")
     seed: int = Field(0, ge=0, description="chooses the starts")
+    cameras: RecordingCamerasConfig | None = Field(
+        None, description="null: no pictures, and no observation.current"
+    )
+    processes: int | None = Field(
+        None, gt=0, description="processes that play and draw; null: one per core with cameras, else one"
+    )
 
 
 class ValidationConfig(Section):

@@ -88,6 +88,9 @@ class DeployedPolicy:
         self.observations: Columns = {k: columns[k] for k in self.observation_windows if k in columns}
         self.actions: Column | None = columns.get(ACTION)
         self._cameras = None if described is None else [n for n, c in columns.items() if c.is_picture]
+        self._pictures = frozenset(
+            self._cameras if self._cameras is not None else filter(is_camera, self.observation_windows)
+        )
         offsets = list(windows[ACTION])
         self.stride = offsets[1] - offsets[0] if len(offsets) > 1 else 1
         self.first_action = offsets.index(0) if 0 in offsets else 0
@@ -138,7 +141,7 @@ class DeployedPolicy:
         if missing:
             needs = ", ".join(str(self.observations.get(k, k)) for k in missing)
             raise ValueError(f"the policy needs {needs}; it was given {', '.join(observation) or 'nothing'}")
-        frame = {k: self._measured(k, observation[k]) for k in self.observation_windows}
+        frame = {k: self._measured(k, observation[k]) for k in self.observation_windows if self._reads(k)}
         self._history = [*(self._history or [frame] * (self.memory - 1)), frame][-self.memory :]
         position = self._step % (self.n_action_steps * self.stride)
         if position == 0:
@@ -147,6 +150,16 @@ class DeployedPolicy:
         self._step += 1
         action = self._plan[:, self.first_action + position // self.stride]
         return action[0] if self._single else action
+
+    def _reads(self, key: str) -> bool:
+        """Whether a chunk will read the observation of this step; pictures that none reads are not looked at.
+
+        Of the first step all are, because it stands for the time before it.
+        """
+        if key not in self._pictures or not self._history:
+            return True
+        period = self.n_action_steps * self.stride
+        return any((self._step - offset) % period == 0 for offset in self.observation_windows[key])
 
     def _measured(self, key: str, value: object) -> np.ndarray:
         """Return an observation `(N, *shape)` as the dataset would have it."""

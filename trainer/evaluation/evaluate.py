@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from trainer.data.columns import Columns
 from trainer.evaluation.intervals import score_interval, wilson_interval
-from trainer.evaluation.rollout import Outcome, play
+from trainer.evaluation.rollout import Outcome, fit_cameras, play
 from trainer.evaluation.simulators import make_simulator
 from trainer.evaluation.starts import start_seeds
 from trainer.evaluation.video import write_video
 from trainer.runtime import Runtime
 from trainer.templates import RobotPolicy, Simulator
-from trainer.templates.simulator import SeesThroughCameras
+from trainer.templates.simulator import RecordsThroughCameras, SeesThroughCameras
 from trainer.utils.errors import UsageError
 from trainer.utils.files import whole_file, write_json
 from trainer.utils.progress import progress_bar
@@ -195,11 +196,14 @@ def evaluate(
     numbers = range(runtime.rank, episodes, runtime.world_size)
     all_starts = start_seeds(seed, episodes, "evaluation")
     starts = [all_starts[number] for number in numbers]
+    observed: Columns = getattr(policy, "observations", {})
+    sizes = {name: column.shape[-1] for name, column in observed.items() if column.is_picture}
     simulators: list[Simulator] = []
     began = time.perf_counter()
     try:
         for _ in range(max(1, min(lockstep, len(starts)))):
             simulators.append(make_simulator(env))
+            fit_cameras(simulators[-1], sizes)
         check_features(features or {}, env, simulators[0], getattr(policy, "fps", None))
         limit = min(max_steps or simulators[0].max_steps, simulators[0].max_steps)
         crew = _FilmCrew(numbers, videos if out is not None else 0)
@@ -267,6 +271,10 @@ def check_features(
             of the demonstrations, so that each would last longer or shorter than it was recorded.
     """
     offers = {**simulator.features, **getattr(simulator, "cameras", {})}
+    if isinstance(simulator, RecordsThroughCameras):  # whose pictures are square, of any size
+        squares = {name: (*shape[:1], *shape[:1], 3) for name, shape in wanted.items()}
+        offers |= simulator.sensors
+        offers |= {name: {"shape": squares[name]} for name in squares.keys() & simulator.cameras.keys()}
     for name, shape in wanted.items():
         offered = offers.get(name)
         if offered is None:

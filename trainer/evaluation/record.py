@@ -6,34 +6,33 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
-import numpy as np
+from model_constructor import did_you_mean
 
 from trainer.data.lerobot import LeRobotWriter
+from trainer.evaluation.demonstrations import (
+    STEPS_AFTER_SUCCESS,
+    Features,
+    ScriptedExpert,
+    demonstrate,
+)
+from trainer.evaluation.rollout import fit_cameras
 from trainer.evaluation.simulators import make_simulator
 from trainer.evaluation.starts import start_seed_sequence
 from trainer.templates import Simulator
+from trainer.templates.simulator import RecordsThroughCameras
 from trainer.utils.errors import UsageError
 from trainer.utils.progress import progress_bar
 from trainer.utils.versions import library_versions
 
-STEPS_AFTER_SUCCESS = 10
-"""A demonstration goes on for so many steps after its first success: enough to show that the goal is held;
-later the experts drift off again."""
+CAMERA_SIZE = 96
+"""Edge of the recorded pictures in px, where nothing else is asked for."""
 
 _ATTEMPTS_PER_EPISODE = 10  # an expert that fails more often than that is no expert of this task
-
-
-@runtime_checkable
-class ScriptedExpert(Protocol):
-    """A simulator that knows how its task is done."""
-
-    def expert_action(self, observation: dict[str, np.ndarray]) -> np.ndarray:
-        """Return the expert's action `(A,)` for an observation of the running episode."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class RecordingSummary:
         frames: control steps of all demonstrations together.
         attempts: episodes played; those beyond `episodes` failed and were not recorded.
         seconds: time that it took; 0 where the dataset was there before.
-        kept: the dataset was there before, made with the same `env`, `episodes` and `seed`.
+        kept: the dataset was there before, made with the same `env`, `episodes`, `seed` and cameras.
     """
 
     root: Path
@@ -69,29 +68,46 @@ class RecordingSummary:
 
 
 def record(
-    env: str, episodes: int, seed: int, out: Path, *, progress: bool = True, overwrite: bool = False
+    env: str,
+    episodes: int,
+    seed: int,
+    out: Path,
+    *,
+    cameras: Sequence[str] = (),
+    camera_size: int = CAMERA_SIZE,
+    processes: int | None = None,
+    progress: bool = True,
+    overwrite: bool = False,
 ) -> RecordingSummary:
     """Record successful episodes of a scripted expert; equal arguments give equal bytes.
 
     The dataset appears at `out` when it is complete. A dataset that is there already and was recorded with
-    the same `env`, `episodes` and `seed` is kept.
+    the same `env`, `episodes`, `seed` and cameras is kept.
 
     Args:
         env: name of the simulator and task, such as `metaworld/pick-place-v3`.
         episodes: how many demonstrations.
         seed: chooses the starts; see `trainer.evaluation.starts`.
         out: folder of the dataset.
+        cameras: names of the simulator's cameras, such as `cam_head` for `observation.images.cam_head`; with
+            them its sensors are recorded too. Without, the dataset has no pictures.
+        camera_size: edge of the pictures in px, an even number.
+        processes: that play and draw; as many as there are cores if not given, but this one alone without
+            cameras, where starting others takes longer than playing. They change the time only.
         progress: show a progress bar on stderr.
         overwrite: replace another LeRobot dataset at `out`.
 
     Raises:
-        UsageError: no such simulator, it has no expert, the expert hardly ever succeeds, `out` is taken or
-            cannot be written; one sentence says which.
+        UsageError: no such simulator or camera, it has no expert, the expert hardly ever succeeds, nothing
+            can be drawn, `out` is taken or cannot be written; one sentence says which.
     """
     out = out.expanduser().absolute()
     if episodes < 1:
         raise UsageError(f"at least one episode must be recorded, and {episodes} were asked for")
-    kept = _find_existing(out, env, episodes, seed, overwrite)
+    asked: dict[str, Any] = {"recorded_with": env, "seed": seed}
+    if cameras:
+        asked["cameras"] = {"names": list(dict.fromkeys(cameras)), "size": camera_size}
+    kept = _find_existing(out, asked, episodes, overwrite)
     if kept is not None:
         return kept
     _check_writable(out)
@@ -99,103 +115,90 @@ def record(
     try:
         if not isinstance(simulator, ScriptedExpert):
             raise UsageError(f"{env} has no scripted expert, so its demonstrations must come from elsewhere")
+        features = _features(simulator, env, cameras, camera_size)
+        fit_cameras(simulator, {name: one["shape"][0] for name, one in features.items()})
+        if processes is None:
+            processes = (os.cpu_count() or 1) if cameras else 1
         began = time.perf_counter()
-        demonstrations, starts, attempts = _demonstrate(simulator, env, episodes, seed, progress)
-        metadata = {
-            "recorded_with": env,
-            "seed": seed,
-            "attempts": attempts,
-            "start_seeds": starts,
-            "steps_after_success": STEPS_AFTER_SUCCESS,
-            "versions": library_versions(),
-        }
-        _write(out, simulator, env, demonstrations, metadata)
-        frames = sum(len(d["action"]) for d in demonstrations)
+        frames, attempts = _write(
+            out, simulator, features, asked, episodes, min(processes, episodes), progress
+        )
         return RecordingSummary(out, env, episodes, frames, attempts, time.perf_counter() - began, kept=False)
     finally:
         simulator.close()
 
 
-def demonstrate_once(simulator: Simulator, start_seed: int) -> dict[str, np.ndarray] | None:
-    """Play one episode of the expert; return its columns `(T, …)`, or None if it failed.
-
-    Row t holds the observation at step t and the action that the expert took upon it.
-    """
-    assert isinstance(simulator, ScriptedExpert)
-    columns: dict[str, list[np.ndarray]] = {name: [] for name in simulator.features}
-    observation = simulator.reset(start_seed)
-    steps_left, succeeded = simulator.max_steps, False
-    while steps_left > 0:
-        action = simulator.expert_action(observation)
-        for name, rows in columns.items():
-            rows.append(action if name == "action" else observation[name])
-        step = simulator.step(action)
-        observation = step.observation
-        steps_left -= 1
-        if step.success and not succeeded:
-            succeeded = True
-            steps_left = min(steps_left, STEPS_AFTER_SUCCESS)
-        if step.done:
-            break
-    return {name: np.stack(rows) for name, rows in columns.items()} if succeeded else None
-
-
-def _demonstrate(
-    simulator: Simulator, env: str, episodes: int, seed: int, progress: bool
-) -> tuple[list[dict[str, np.ndarray]], list[int], int]:
-    """Return demonstrations, their start seeds, and the number of attempts.
-
-    They are held in memory (a minute of numbers is a megabyte) and written at the end, because the
-    dataset tells which starts it took.
-    """
-    demonstrations: list[dict[str, np.ndarray]] = []
-    starts: list[int] = []
-    attempts = frames = 0
-    sequence = start_seed_sequence(seed, "recording")
-    with progress_bar(episodes, f"recording {env}", unit="episode", disable=not progress) as bar:
-        while len(demonstrations) < episodes:
-            if attempts >= _ATTEMPTS_PER_EPISODE * episodes:
-                raise UsageError(
-                    f"the expert of {env} succeeded at {len(demonstrations)} of {attempts} starts only, "
-                    "so nothing was recorded"
-                )
-            start = next(sequence)
-            columns = demonstrate_once(simulator, start)
-            attempts += 1
-            if columns is not None:
-                demonstrations.append(columns)
-                starts.append(start)
-                frames += len(columns["action"])
-                bar.update()
-            bar.set_postfix_str(
-                f"expert {len(demonstrations) / attempts:.0%}, {frames} frames", refresh=False
-            )
-    return demonstrations, starts, attempts
+def _features(simulator: Simulator, env: str, cameras: Sequence[str], size: int) -> Features:
+    """Return what is recorded: the features, and with cameras the sensors and these cameras."""
+    if not cameras:
+        return simulator.features
+    if not isinstance(simulator, RecordsThroughCameras):
+        raise UsageError(f"{env} has no cameras to record through; leave them out")
+    known = {name.rpartition(".")[2]: name for name in simulator.cameras}
+    for name in cameras:
+        if name not in known:
+            raise UsageError(f"{env} has no camera '{name}'; {did_you_mean(name, known, 'it has')}")
+    seen = {known[name]: {**simulator.cameras[known[name]], "shape": (size, size, 3)} for name in cameras}
+    return {**simulator.features, **simulator.sensors, **seen}
 
 
 def _write(
     out: Path,
     simulator: Simulator,
-    env: str,
-    demonstrations: list[dict[str, np.ndarray]],
-    metadata: dict[str, Any],
-) -> None:
-    """Write beside an older dataset if there is one, and let it go when the new one is whole."""
+    features: Features,
+    asked: dict[str, Any],
+    episodes: int,
+    processes: int,
+    progress: bool,
+) -> tuple[int, int]:
+    """Record beside an older dataset if there is one, and let it go when the new one is whole.
+
+    Returns:
+        The number of frames and of attempts.
+    """
     target = out.with_name(f"{out.name}.new") if out.exists() else out
     if target != out:
         shutil.rmtree(target, ignore_errors=True)
+    env: str = asked["recorded_with"]
     robot, _, task = env.partition("/")
-    with LeRobotWriter(
-        target, fps=simulator.fps, features=simulator.features, robot_type=robot, metadata=metadata
-    ) as writer:
-        for columns in demonstrations:
-            writer.add_episode(columns, task or env)
+    attempts = frames = 0
+    starts: list[int] = []
+    metadata: dict[str, Any] = {}
+    sequence = start_seed_sequence(asked["seed"], "recording")
+    with (
+        LeRobotWriter(
+            target, fps=simulator.fps, features=features, robot_type=robot, metadata=metadata
+        ) as writer,
+        progress_bar(episodes, f"recording {env}", unit="episode", disable=not progress) as bar,
+    ):
+        for start, columns in demonstrate(simulator, env, sequence, features, episodes, processes):
+            attempts += 1
+            if columns is not None:
+                writer.add_episode(columns, task or env)
+                starts.append(start)
+                frames += len(columns["action"])
+                bar.update()
+            bar.set_postfix_str(f"expert {len(starts) / attempts:.0%}, {frames} frames", refresh=False)
+            if attempts == _ATTEMPTS_PER_EPISODE * episodes and len(starts) < episodes:
+                raise UsageError(
+                    f"the expert of {env} succeeded at {len(starts)} of {attempts} starts only, "
+                    "so nothing was recorded"
+                )
+        metadata |= asked | {
+            "attempts": attempts,
+            "start_seeds": starts,
+            "steps_after_success": STEPS_AFTER_SUCCESS,
+            "versions": library_versions(),
+        }
     if target != out:
         shutil.rmtree(out)
         os.rename(target, out)
+    return frames, attempts
 
 
-def _find_existing(out: Path, env: str, episodes: int, seed: int, overwrite: bool) -> RecordingSummary | None:
+def _find_existing(
+    out: Path, asked: dict[str, Any], episodes: int, overwrite: bool
+) -> RecordingSummary | None:
     """Return the dataset at `out` if it is the one asked for; refuse whatever else is there."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         if out.exists():
@@ -206,12 +209,15 @@ def _find_existing(out: Path, env: str, episodes: int, seed: int, overwrite: boo
         made, frames, found = info.get("trainer") or {}, info["total_frames"], info["total_episodes"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UsageError(f"{out} exists and is no LeRobot dataset; choose another folder") from None
-    if (made.get("recorded_with"), found, made.get("seed")) == (env, episodes, seed):
-        return RecordingSummary(out, env, episodes, frames, made.get("attempts", found), 0.0, kept=True)
+    identity = ("recorded_with", "seed", "cameras")
+    if found == episodes and all(made.get(key) == asked.get(key) for key in identity):
+        return RecordingSummary(
+            out, asked["recorded_with"], episodes, frames, made.get("attempts", found), 0.0, kept=True
+        )
     if overwrite:
         return None
     origin = (
-        f"of {made['recorded_with']}, seed {made.get('seed')}"
+        f"of {made['recorded_with']}, seed {made.get('seed')}{_through(made)}"
         if "recorded_with" in made
         else "of unknown origin"
     )
@@ -219,6 +225,12 @@ def _find_existing(out: Path, env: str, episodes: int, seed: int, overwrite: boo
         f"{out} already holds another dataset ({found} episodes {origin}): "
         "choose another folder, or replace it with --overwrite"
     )
+
+
+def _through(made: dict[str, Any]) -> str:
+    """Say through which cameras a dataset was recorded."""
+    cameras = made.get("cameras")
+    return f", through {', '.join(cameras['names'])} of {cameras['size']} px" if cameras else ", no cameras"
 
 
 def _check_writable(out: Path) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from trainer.templates import RobotPolicy, Simulator
-from trainer.templates.simulator import SeesThroughCameras
+from trainer.templates.simulator import RecordsThroughCameras, SeesThroughCameras
 from trainer.utils.errors import UsageError
 
 Watch = Callable[[int, int, Simulator], None]
@@ -56,7 +56,7 @@ def play(
         simulators: at least one per start seed, all of one kind.
         start_seeds: where each episode starts.
         max_steps: the longest an episode may take.
-        cameras: what the policy sees through; a picture of each joins every observation.
+        cameras: what the policy may look through; a picture is drawn when it is read from an observation.
         watch: sees every state of every running episode.
         ended: is told of each episode as it ends.
 
@@ -66,25 +66,22 @@ def play(
     """
     assert len(simulators) >= len(start_seeds)
     outcomes = [Outcome(seed) for seed in start_seeds]
-    observations = [
-        _seen(simulator.reset(seed), simulator, cameras)
-        for simulator, seed in zip(simulators, start_seeds, strict=False)
-    ]
+    observations = [simulator.reset(seed) for simulator, seed in zip(simulators, start_seeds, strict=False)]
     policy.reset(list(start_seeds))
     rows = list(range(len(start_seeds)))
     if watch is not None:
         for row in rows:
             watch(row, 0, simulators[row])
     while rows:
-        actions = policy.act(_stack([observations[row] for row in rows]))
+        shown = _Shown([observations[row] for row in rows], [simulators[row] for row in rows], cameras)
+        actions = policy.act(shown)
+        shown.cameras = ()
         _check_actions(actions, [outcomes[row] for row in rows], simulators[rows[0]].features["action"])
         going = []
         for place, row in enumerate(rows):
             step = simulators[row].step(actions[place])
             over = step.success or step.done
-            observations[row] = (
-                step.observation if over else _seen(step.observation, simulators[row], cameras)
-            )
+            observations[row] = step.observation
             outcome = outcomes[row]
             outcome.length += 1
             outcome.success |= step.success
@@ -102,20 +99,58 @@ def play(
     return outcomes
 
 
-def _seen(
-    observation: dict[str, np.ndarray], simulator: Simulator, cameras: Sequence[str]
-) -> dict[str, np.ndarray]:
-    if not cameras:
-        return observation
+class _Shown(Mapping[str, np.ndarray]):
+    """What a policy is shown at a step, `(N, …)` each: a picture is drawn if and when the policy reads it.
+
+    Args:
+        observations: of each episode.
+        simulators: those that the episodes run in.
+        cameras: what may be looked through, until it is emptied: the simulators go on after the step.
+    """
+
+    def __init__(
+        self,
+        observations: Sequence[dict[str, np.ndarray]],
+        simulators: Sequence[Simulator],
+        cameras: Sequence[str],
+    ) -> None:
+        self._values = {name: np.stack([o[name] for o in observations]) for name in observations[0]}
+        self._simulators = simulators
+        self.cameras = cameras
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self._values and name in self.cameras:
+            self._values[name] = np.stack([picture_of(s, name, "the policy") for s in self._simulators])
+        return self._values[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._values or name in self.cameras
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**self._values, **dict.fromkeys(self.cameras)})
+
+    def __len__(self) -> int:
+        return len({*self._values, *self.cameras})
+
+
+def fit_cameras(simulator: Simulator, sizes: Mapping[str, int]) -> None:
+    """Let the cameras of a simulator that can draw any size draw that of their feature, in px."""
+    if isinstance(simulator, RecordsThroughCameras):
+        for name in simulator.cameras.keys() & sizes.keys():
+            simulator.set_camera_size(name, sizes[name])
+
+
+def picture_of(simulator: Simulator, camera: str, who: str) -> np.ndarray:
+    """Return what a camera sees, uint8 `(H, W, 3)`.
+
+    Raises:
+        UsageError: nothing can be drawn on this machine; it tells `who` needs it.
+    """
     assert isinstance(simulator, SeesThroughCameras)
     try:
-        return observation | {name: simulator.picture(name) for name in cameras}
+        return simulator.picture(camera)
     except RuntimeError as error:
-        raise UsageError(f"the policy sees through {' and '.join(cameras)}, but {error}") from error
-
-
-def _stack(observations: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    return {name: np.stack([o[name] for o in observations]) for name in observations[0]}
+        raise UsageError(f"{who} sees through {camera}, but {error}") from error
 
 
 def _check_actions(actions: np.ndarray, outcomes: list[Outcome], feature: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -58,6 +58,11 @@ class RobotPolicy(Protocol):
         """Go on with these rows of the batch only; the others have ended."""
         ...
 
-    def act(self, observation: dict[str, np.ndarray]) -> np.ndarray:
-        """Return the next action, float32 `(A,)` or `(N, A)`, in the units of the dataset."""
+    def act(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Return the next action, float32 `(A,)` or `(N, A)`, in the units of the dataset.
+
+        Args:
+            observation: feature → value. In a simulator a picture is drawn when it is read here, so a policy
+                reads it only when it looks, and copies what it wants to keep.
+        """
         ...

@@ -70,3 +70,18 @@ class SeesThroughCameras(Protocol):
             RuntimeError: there is no way to draw on this machine; the text says what is missing.
         """
         ...
+
+
+@runtime_checkable
+class RecordsThroughCameras(SeesThroughCameras, Protocol):
+    """A simulator with cameras of any size, through which demonstrations can be recorded.
+
+    Attribute: `sensors`, LeRobot feature descriptions of what every observation holds beside `features`, as
+    robots with cameras measure it; recordings through cameras have it, those without do not.
+    """
+
+    sensors: dict[str, dict[str, Any]]
+
+    def set_camera_size(self, camera: str, size: int) -> None:
+        """Let the pictures of a camera be `(size, size, 3)` from now on, in `cameras` too."""
+        ...

@@ -53,7 +53,8 @@ class LeRobotWriter:
             whose dtype is `video` and shape (H, W, 3). Bookkeeping (`timestamp`, `index`, …) is added by
             itself.
         robot_type: the robot's name.
-        metadata: anything JSON can hold that should stand in `info.json`, under the key `trainer`.
+        metadata: anything JSON can hold that should stand in `info.json`, under the key `trainer`, as it is
+            when the block ends.
         data_file_mb: a data file is closed before it grows beyond this many megabytes, counted before
             compression.
         video_file_mb: the same for the video files of each camera.

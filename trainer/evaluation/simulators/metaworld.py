@@ -21,7 +21,18 @@ with importing_mujoco():
     from metaworld.env_dict import ALL_V3_ENVIRONMENTS
     from metaworld.policies import ENV_POLICY_MAP
 
-_VIEW = View(lookat=(0.0, 0.65, 0.12), distance=1.35, azimuth=150.0, elevation=-30.0)
+_VIEW = View(lookat=(0.0, 0.65, 0.12), distance=1.35, azimuth=150.0, elevation=-30.0)  # of films
+
+VIEWS = {
+    "observation.images.cam_head": View((0.0, 0.70, 0.08), 0.95, -90.0, -50.0),
+    "observation.images.cam_left": View((0.0, 0.70, 0.10), 0.90, -30.0, -40.0),
+    "observation.images.cam_right": View((0.0, 0.70, 0.10), 0.90, -150.0, -40.0),
+}
+"""The cameras: one looks down at the robot from the front, two look at the table from the robot's left and
+right front. The goal of tasks that have one without a body is a coloured ball, as Meta-World draws it."""
+
+CAMERA_SIZE = 96
+"""Edge of their pictures in px, where nothing else is asked for."""
 
 _OBJECT = ["x", "y", "z", "qx", "qy", "qz", "qw"]
 _FRAME = ["hand_x", "hand_y", "hand_z", "gripper", *(f"object_{i}_{a}" for i in (1, 2) for a in _OBJECT)]
@@ -33,8 +44,15 @@ FEATURES: dict[str, dict[str, Any]] = {
 }
 """The goal is part of the state, as in Meta-World's multi-task benchmarks; actions lie in [-1, 1]."""
 
+SENSORS: dict[str, dict[str, Any]] = {
+    "observation.current": {"dtype": "float32", "shape": (2,), "names": ["finger_right", "finger_left"]},
+}
+"""What stands for motor currents: the forces of the two actuators that there are, in N, along the slide of
+each finger, at the last physics step (of 2.5 ms). The arm has none: Meta-World drags the hand by a weld."""
 
-_RENDERERS: dict[tuple[str, int], SceneRenderer] = {}  # by task and size; meshes take half a second to load
+
+# By task, size and whether it is oversampled; meshes take half a second to load.
+_RENDERERS: dict[tuple[str, int, bool], SceneRenderer] = {}
 
 
 @SIMULATOR_REGISTRY.register("metaworld")
@@ -59,6 +77,7 @@ class MetaworldSimulator:
     """
 
     features = FEATURES
+    sensors = SENSORS
 
     def __init__(self, task: str, picture_size: int = 256) -> None:
         if task not in ALL_V3_ENVIRONMENTS:
@@ -66,6 +85,7 @@ class MetaworldSimulator:
             raise UsageError(f"Meta-World has no task '{task}'; {hint}")
         self.task = task
         self.picture_size = picture_size
+        self.cameras = {name: _camera_feature(CAMERA_SIZE) for name in VIEWS}
         self._env = _environment_class(task)()
         self._env._partially_observable = False
         del self._env.sawyer_observation_space  # a cached property that depends on the line above
@@ -82,14 +102,17 @@ class MetaworldSimulator:
         self._env.reset_model()  # draws until objects and goal are far enough apart
         self._env._freeze_rand_vec = True
         state, _ = self._env.reset()
+        for goal, position in self._env._target_site_config:  # as after every step; a reset leaves an old one
+            self._env._set_pos_site(goal, position)
         self._expert = None
-        return _observation(state)
+        return self._observation(state)
 
     def step(self, action: np.ndarray) -> SimulatorStep:
         """Apply an action `(4,)`: three hand displacements and the gripper's effort, cut to [-1, 1]."""
         state, reward, _, truncated, info = self._env.step(np.clip(action, -1.0, 1.0).astype(np.float32))
         success = bool(info["success"])
-        return SimulatorStep(_observation(state), float(reward), success, float(success), bool(truncated))
+        observation = self._observation(state)
+        return SimulatorStep(observation, float(reward), success, float(success), bool(truncated))
 
     def expert_action(self, observation: dict[str, np.ndarray]) -> np.ndarray:
         """Return what the task's scripted expert does, float32 `(4,)` within [-1, 1]."""
@@ -107,21 +130,42 @@ class MetaworldSimulator:
         Raises:
             RuntimeError: there is no way to draw on this machine; the text says what is missing.
         """
-        key = (self.task, self.picture_size)
+        return self._draw(_VIEW, self.picture_size, oversampled=False)
+
+    def picture(self, camera: str) -> np.ndarray:
+        """Return what a camera sees of the present state, uint8 `(S, S, 3)` with S the camera's size.
+
+        Raises:
+            RuntimeError: there is no way to draw on this machine; the text says what is missing.
+        """
+        return self._draw(VIEWS[camera], self.cameras[camera]["shape"][0], oversampled=True)
+
+    def set_camera_size(self, camera: str, size: int) -> None:
+        """Let the pictures of a camera be `(size, size, 3)` from now on."""
+        self.cameras[camera] = _camera_feature(size)
+
+    def _draw(self, view: View, size: int, oversampled: bool) -> np.ndarray:
+        key = (self.task, size, oversampled)
         try:
             if key not in _RENDERERS:
-                _RENDERERS[key] = SceneRenderer(copy.copy(self._env.model), self.picture_size, _VIEW)
-            return _RENDERERS[key].draw(self._env.model, self._env.data)
+                _RENDERERS[key] = SceneRenderer(copy.copy(self._env.model), size, oversampled)
+            return _RENDERERS[key].draw(self._env.model, self._env.data, view)
         except mujoco.FatalError as error:
             raise RuntimeError(f"MuJoCo cannot draw here: {error}") from error
+
+    def _observation(self, state: np.ndarray) -> dict[str, np.ndarray]:
+        return {
+            "observation.state": state.astype(np.float32),
+            "observation.current": self._env.data.actuator_force.astype(np.float32),
+        }
 
     def close(self) -> None:
         """Let go of the simulation."""
         self._env.close()
 
 
-def _observation(state: np.ndarray) -> dict[str, np.ndarray]:
-    return {"observation.state": state.astype(np.float32)}
+def _camera_feature(size: int) -> dict[str, Any]:
+    return {"dtype": "video", "shape": (size, size, 3), "names": ["height", "width", "channels"]}
 
 
 @functools.cache
