@@ -93,7 +93,8 @@ def record(
             them its sensors are recorded too. Without, the dataset has no pictures.
         camera_size: edge of the pictures in px, an even number.
         processes: that play and draw; as many as there are cores if not given, but this one alone without
-            cameras, where starting others takes longer than playing. They change the time only.
+            cameras, where starting others takes longer than playing. They change the time only. Each imports
+            the main module, so a script of your own guards its work by `if __name__ == "__main__":`.
         progress: show a progress bar on stderr.
         overwrite: replace another LeRobot dataset at `out`.
 
