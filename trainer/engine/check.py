@@ -18,7 +18,6 @@ from trainer.config.schemas import ComponentSpec, ExperimentConfig, TrainConfig
 from trainer.config.validation import Issues, mistake, validate_parameters, validate_schema
 from trainer.engine.effects import check_effects, check_watched, idle_components, idle_settings
 from trainer.engine.inputs import (
-    SimulatedRobot,
     check_device,
     check_load_dir,
     check_resume_from,
@@ -26,6 +25,7 @@ from trainer.engine.inputs import (
     check_simulator,
     find_models,
 )
+from trainer.evaluation.evaluate import SimulatedRobot
 from trainer.registry import (
     CALLBACK_REGISTRY,
     DATASET_BUILDER_REGISTRY,

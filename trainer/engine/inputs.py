@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from trainer.config.errors import ConfigValidationIssue
 from trainer.config.paths import find_input, output_path, path_mistake
 from trainer.config.schemas import ExperimentConfig
 from trainer.config.validation import Issues
-from trainer.evaluation.evaluate import check_features
+from trainer.evaluation.evaluate import SimulatedRobot, check_features
 from trainer.evaluation.simulators import make_simulator
 from trainer.runtime import select_device
 from trainer.utils.errors import UsageError
@@ -128,29 +127,13 @@ def check_device(issues: Issues, config: ExperimentConfig, local_rank: int) -> N
         issues.add(("device",), str(error))
 
 
-@dataclass(frozen=True)
-class SimulatedRobot:
-    """What the simulator of `train.evaluation` says of its robot.
-
-    Attributes:
-        features: descriptions of observations and `action`, by name.
-        cameras: those of its cameras.
-        fps: actions per second.
-    """
-
-    features: Mapping[str, Any]
-    cameras: Mapping[str, Any]
-    fps: float
-
-
 def check_simulator(issues: Issues, config: ExperimentConfig) -> SimulatedRobot | None:
     """The simulator of `train.evaluation` is there; return what it says of its robot."""
     if config.train.evaluation is None:
         return None
     try:
         with contextlib.closing(make_simulator(config.train.evaluation.env)) as simulator:
-            cameras = getattr(simulator, "cameras", {})
-            return SimulatedRobot(dict(simulator.features), dict(cameras), simulator.fps)
+            return SimulatedRobot.of(simulator)
     except UsageError as error:
         issues.add(("train", "evaluation", "env"), str(error))
     return None
@@ -183,8 +166,7 @@ def check_same_robot(
         return
     features = facts.get("features", {})
     shapes = {name: features[name]["shape"] for name in read if name in features}
-    simulator: Any = robot  # as far as it is asked
     try:
-        check_features(shapes, config.train.evaluation.env, simulator, facts.get("fps"))
+        check_features(shapes, config.train.evaluation.env, robot, facts.get("fps"))
     except UsageError as error:
         issues.add(("train", "evaluation", "env"), str(error))

@@ -204,7 +204,7 @@ def evaluate(
         for _ in range(max(1, min(lockstep, len(starts)))):
             simulators.append(make_simulator(env))
             fit_cameras(simulators[-1], sizes)
-        check_features(features or {}, env, simulators[0], getattr(policy, "fps", None))
+        check_features(features or {}, env, SimulatedRobot.of(simulators[0]), getattr(policy, "fps", None))
         limit = min(max_steps or simulators[0].max_steps, simulators[0].max_steps)
         crew = _FilmCrew(numbers, videos if out is not None else 0)
         seen = _cameras_of(policy, simulators[0])
@@ -255,26 +255,50 @@ def _write(out: Path, result: EvaluationResult, films: Mapping[int, bytes]) -> N
     write_json(out / "results.json", result.to_dict())
 
 
+@dataclass(frozen=True)
+class SimulatedRobot:
+    """What a simulator says of its robot.
+
+    Attributes:
+        features: descriptions of observations and `action`, by name.
+        cameras: those of its cameras.
+        fps: actions per second.
+        any_size: its pictures may have any size, as long as they are square.
+    """
+
+    features: Mapping[str, Any]
+    cameras: Mapping[str, Any]
+    fps: float
+    any_size: bool = False
+
+    @classmethod
+    def of(cls, simulator: Simulator) -> SimulatedRobot:
+        """Return the robot of a simulator."""
+        if isinstance(simulator, RecordsThroughCameras):
+            features = {**simulator.features, **simulator.sensors}
+            return cls(features, dict(simulator.cameras), simulator.fps, any_size=True)
+        return cls(dict(simulator.features), dict(getattr(simulator, "cameras", {})), simulator.fps)
+
+
 def check_features(
-    wanted: Mapping[str, Sequence[int]], env: str, simulator: Simulator, fps: float | None = None
+    wanted: Mapping[str, Sequence[int]], env: str, robot: SimulatedRobot, fps: float | None = None
 ) -> None:
     """Make sure that a simulator is that of the robot for which a policy is trained.
 
     Args:
         wanted: shapes of the observations that the policy reads and of its actions, by name.
         env: name of the simulator and task.
-        simulator: one of it.
+        robot: what it says of its robot.
         fps: frames per second of the demonstrations, if known.
 
     Raises:
         UsageError: it lacks one of them, has it in another shape, or takes actions at another rate than that
             of the demonstrations, so that each would last longer or shorter than it was recorded.
     """
-    offers = {**simulator.features, **getattr(simulator, "cameras", {})}
-    if isinstance(simulator, RecordsThroughCameras):  # whose pictures are square, of any size
+    offers = {**robot.features, **robot.cameras}
+    if robot.any_size:
         squares = {name: (*shape[:1], *shape[:1], 3) for name, shape in wanted.items()}
-        offers |= simulator.sensors
-        offers |= {name: {"shape": squares[name]} for name in squares.keys() & simulator.cameras.keys()}
+        offers |= {name: {"shape": squares[name]} for name in squares.keys() & robot.cameras.keys()}
     for name, shape in wanted.items():
         offered = offers.get(name)
         if offered is None:
@@ -284,11 +308,11 @@ def check_features(
                 f"the policy works with '{name}' of shape {tuple(shape)}; in {env} it has "
                 f"shape {tuple(offered['shape'])}"
             )
-    if fps is not None and abs(fps - simulator.fps) > 0.01 * simulator.fps:
+    if fps is not None and abs(fps - robot.fps) > 0.01 * robot.fps:
         raise UsageError(
             f"the policy was trained on demonstrations of {fps:g} frames/s, and {env} takes "
-            f"{simulator.fps:g} actions per second: each would last {fps / simulator.fps:.3g} "
-            f"times as long as it was recorded; train on demonstrations of {simulator.fps:g} frames/s"
+            f"{robot.fps:g} actions per second: each would last {fps / robot.fps:.3g} "
+            f"times as long as it was recorded; train on demonstrations of {robot.fps:g} frames/s"
         )
 
 
