@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 import torch
 
 from experiment_training.components.trainer.imitation_learning.flow_matching import (
+    TOLERANCE,
+    check_integration,
     chunk_error,
     integrate,
     sample_flow,
@@ -42,6 +46,34 @@ def test_euler_steps_see_the_times_at_their_beginnings() -> None:
     seen = []
     integrate(lambda time, x: (seen.append(time[0].item()), torch.zeros_like(x))[1], torch.zeros(1, 1, 1), 4)
     assert seen == pytest.approx([0.0, 0.25, 0.5, 0.75])
+
+
+def growth(time, x):
+    """x' = (1 + t) x, whose solution at t = 1 is x(0) · exp(1.5)."""
+    return (1 + time)[:, None, None] * x
+
+
+@pytest.mark.parametrize(("method", "order"), [("euler", 1), ("midpoint", 2)])
+def test_methods_converge_by_their_order(method, order) -> None:
+    start = torch.ones(2, 1, 1, dtype=torch.float64)
+    errors = [abs(integrate(growth, start, n, method)[0].item() - np.exp(1.5)) for n in (20, 40)]
+    assert errors[0] / errors[1] == pytest.approx(2**order, rel=0.1)
+
+
+def test_the_adaptive_method_keeps_its_tolerance() -> None:
+    pytest.importorskip("torchdiffeq")
+    start = torch.randn(3, 4, 2, dtype=torch.float64)
+    torch.testing.assert_close(
+        integrate(growth, start, 10, "dopri5"), start * np.exp(1.5), rtol=10 * TOLERANCE, atol=10 * TOLERANCE
+    )
+
+
+def test_an_adaptive_method_without_its_library_is_refused(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchdiffeq", None)
+    with pytest.raises(ValueError, match=r"needs the library torchdiffeq; pip install 'trainer-il\[flow\]'"):
+        check_integration(10, "dopri5")
+    with pytest.raises(ValueError, match="integration_steps is 0"):
+        check_integration(0, "euler")
 
 
 def test_steps_beyond_the_episode_do_not_count() -> None:

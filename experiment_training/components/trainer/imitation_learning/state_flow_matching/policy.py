@@ -5,6 +5,8 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from experiment_training.components.trainer.imitation_learning.flow_matching import (
+    IntegrationMethod,
+    check_integration,
     chunk_error,
     integrate,
     sample_flow,
@@ -25,7 +27,8 @@ class StateFlowMatchingPolicy(Policy):
         action_horizon: S, the length of a chunk.
         action_dim: A.
         n_action_steps: how many actions of a chunk are executed before the next one is drawn.
-        integration_steps: Euler steps from noise to action.
+        integration_steps: steps from noise to action.
+        integration_method: `euler`, `midpoint` (two evaluations a step) or `dopri5` (adaptive).
         train_on_padding: whether steps beyond the end of an episode, where the last action is repeated,
             count in the loss.
 
@@ -41,6 +44,7 @@ class StateFlowMatchingPolicy(Policy):
         action_dim: int,
         n_action_steps: int = 8,
         integration_steps: int = 10,
+        integration_method: IntegrationMethod = "euler",
         train_on_padding: bool = False,
     ) -> None:
         super().__init__()
@@ -49,12 +53,12 @@ class StateFlowMatchingPolicy(Policy):
             raise ValueError(f"state flow matching needs a component named {' and one named '.join(missing)}")
         if not 1 <= n_action_steps <= action_horizon:
             raise ValueError(f"n_action_steps is {n_action_steps}, but a chunk holds 1 to {action_horizon}")
-        if integration_steps < 1:
-            raise ValueError(f"integration_steps is {integration_steps}, but at least 1 is needed")
+        check_integration(integration_steps, integration_method)
         self.components = components
         self.action_shape = (action_horizon, action_dim)
         self.n_action_steps = n_action_steps
         self.integration_steps = integration_steps
+        self.integration_method = integration_method
         self.train_on_padding = train_on_padding
 
     def loss(self, batch: dict[str, Tensor], context: Context) -> dict[str, Tensor]:
@@ -78,7 +82,10 @@ class StateFlowMatchingPolicy(Policy):
         noise = context.random.normal((condition.shape[0], *self.action_shape))
         decoder = self.components["velocity_decoder"]
         return integrate(
-            lambda time, x: decoder(time=time, noise=x, condition=condition), noise, self.integration_steps
+            lambda time, x: decoder(time=time, noise=x, condition=condition),
+            noise,
+            self.integration_steps,
+            self.integration_method,
         )
 
     def _condition(self, batch: dict[str, Tensor]) -> Tensor:
