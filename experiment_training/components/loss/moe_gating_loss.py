@@ -9,7 +9,7 @@ from torch import Tensor
 def router_z_loss(logits: Tensor) -> Tensor:
     """Return mean_b (log Σ_e exp logits)², which keeps logits small.
 
-    Zoph et al. 2022, "ST-MoE: Designing Stable and Transferable Sparse Expert Models", equation 5.
+    Zoph et al. 2022, "ST-MoE: Designing Stable and Transferable Sparse Expert Models".
 
     Args:
         logits: of the gate, `(B, E)`.
@@ -20,8 +20,8 @@ def router_z_loss(logits: Tensor) -> Tensor:
 def switch_load_balancing_loss(probs: Tensor, expert_map: Tensor, top_k: int) -> Tensor:
     """Return E · Σ_e f_e · P_e, which is 1 where all experts are used alike.
 
-    f_e is the share of the B·k choices that fell on expert e, P_e its mean probability. Fedus et al. 2022,
-    "Switch Transformers: Scaling to Trillion Parameter Models with Simple and Efficient Sparsity", equation 4.
+    f_e is the share of the B·k choices that fell on expert e, P_e its mean probability (Fedus et al. 2022,
+    "Switch Transformers: Scaling to Trillion Parameter Models with Simple and Efficient Sparsity").
 
     Args:
         probs: probabilities of the experts, `(B, E)`.

@@ -1,4 +1,4 @@
-"""Optimal transport between the predicted and the demonstrated actions of a batch, in the light of the states."""
+"""Optimal transport between a batch's predicted and demonstrated actions, in the light of its states."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Flow matching guided by vector-quantised latent tokens."""

@@ -1,0 +1,1 @@
+"""Autoencoders between whose embeddings information is measured."""

@@ -1,0 +1,1 @@
+"""Flow matching on three cameras and their depth."""

@@ -1,0 +1,1 @@
+"""Variational flow matching by a mixture of experts."""

@@ -1,0 +1,1 @@
+"""Flow matching by one expert, with a backbone for each camera."""
