@@ -20,7 +20,7 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 RECORDED = ROOT / "tests/golden/curves.json"
 STEPS = 50
+FAMILY_STEPS = 20
 CONFIGS = ROOT / "examples/configs"
 SCHEDULE = [
     f"train.max_steps={STEPS}",
@@ -52,7 +53,9 @@ class Runs:
         self.folder = folder
         self.pusht = pusht
 
-    def train(self, config: Path, name: str, *overrides: str, ranks: int = 1) -> Path:
+    def train(
+        self, config: Path, name: str, *overrides: str, ranks: int = 1, schedule: Sequence[str] = SCHEDULE
+    ) -> Path:
         """Train a configuration and return its run folder.
 
         Raises:
@@ -60,7 +63,7 @@ class Runs:
         """
         run = self.folder / "runs" / name
         program = [str(ROOT / "trainer/offline_trainer.py"), "--train_config", str(config)]
-        for override in (*SCHEDULE, f"train.save_dir={run}", *overrides):
+        for override in (*schedule, f"train.save_dir={run}", *overrides):
             program += ["--set", override]
         if ranks > 1:
             program = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}", *program]
@@ -96,7 +99,11 @@ class Runs:
         return [f"data.datamodule.params.root={self.pusht}", "precision=fp32", *cache, *overrides]
 
     def _run(self, command: list[str]) -> None:
-        paths = [str(ROOT), str(ROOT / "policy_constructor")]
+        paths = [
+            str(ROOT),
+            str(ROOT / "policy_constructor"),
+            *os.environ.get("PYTHONPATH", "").split(os.pathsep),
+        ]
         environment = {
             **os.environ,
             "OMP_NUM_THREADS": "1",
@@ -184,8 +191,36 @@ def resumed(runs: Runs) -> Path:
     return runs.train(config, "resumed", *data, "data.batch_size=100")
 
 
+def family(key: str) -> Callable[[Runs], Path]:
+    """Return what trains a family that looks through cameras, small, on films made on the spot."""
+
+    def case(runs: Runs) -> Path:
+        sys.path.append(str(ROOT / "tests"))
+        from helpers.camera_families import experiment, write_dataset
+
+        root = runs.folder / "wander"
+        if not root.exists():
+            write_dataset(root)
+        config = experiment(key, runs.folder, root)
+        config["train"].update(max_steps=FAMILY_STEPS, gradient_clip_val=1.0)
+        path = runs.folder / f"{key}.yaml"
+        path.write_text(yaml.safe_dump(config, sort_keys=False))
+        return runs.train(path, key, schedule=())
+
+    return case
+
+
+FAMILIES = (
+    "naive_flow_matching_policy_trainer",
+    "vfp_single_expert_trainer",
+    "vfp_single_expert_trainer_depth",
+    "variational_flow_matching_policy_trainer",
+    "cfg_vqvae_flow_matching_trainer_kot",
+    "mutual_information_estimator_trainer",
+)
 CASES: dict[str, Callable[[Runs], Path]] = {
-    f.__name__: f for f in (metaworld, pusht_state, pusht_image, everything, two_ranks, mixture, resumed)
+    **{f.__name__: f for f in (metaworld, pusht_state, pusht_image, everything, two_ranks, mixture, resumed)},
+    **{key: family(key) for key in FAMILIES},
 }
 NO_COMPONENTS = {"training_state.pt", "policy_state.pt", "measured.pt"}
 NEED_PUSHT = {"pusht_state", "pusht_image", "everything"}

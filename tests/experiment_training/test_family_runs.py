@@ -11,6 +11,7 @@ import torch
 import yaml
 from helpers.camera_families import CHUNK, FAMILIES, JOINTS, experiment, small_batch, write_dataset
 from helpers.run_folder import metrics
+from helpers.runs import launch
 from torch import nn
 
 from experiment_training.components.trainer.imitation_learning.cfg_vqvae_flow_matching import (
@@ -125,3 +126,17 @@ def test_an_optimizer_forgets_the_rows_that_moved(which) -> None:
     if hasattr(optimizer, "eval"):
         optimizer.eval()
         torch.testing.assert_close(table.weight[rows], torch.full((2, 3), 7.0))
+
+
+@pytest.mark.slow
+def test_two_ranks_are_one_with_the_batches_of_both(tmp_path, dataset) -> None:
+    """Without the transport, which is that of each rank's own batch; codes move alike on both ranks."""
+    config = experiment(GUIDED, tmp_path / "run", dataset, ot_weight=0, reseed_every=2)
+    del config["train"]["loss"]
+    path = tmp_path / "experiment.yaml"
+    path.write_text(yaml.safe_dump(config))
+    single = numbers(train(path, ["train.max_steps=5"]))
+    launch(path, tmp_path / "two", 2, "train.max_steps=5", "data.batch_size=2")
+    both = numbers(tmp_path / "two")
+    for name in ("total", "velocity", "EMA_prior_posterior", "num_vecs_replaced"):
+        np.testing.assert_allclose([line[name] for line in both], [line[name] for line in single], rtol=1e-4)

@@ -88,7 +88,7 @@ class GuidedFlowMatchingTrainer(PolicyTrainer):
             forget_rows(optimizer, table.weight, found["dead_indices"])
 
 
-def forget_rows(optimizer: torch.optim.Optimizer, weight: nn.Parameter, rows: Tensor) -> None:
+def forget_rows(optimizer: torch.optim.Optimizer, weight: Tensor, rows: Tensor) -> None:
     """Let an optimizer take rows `(n,)` of a parameter for new: no moments, and steps from where they are."""
     state = optimizer.state.get(weight, {})
     for name in MOMENTS:

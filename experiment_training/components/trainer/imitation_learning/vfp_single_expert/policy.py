@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -46,7 +47,7 @@ class VFPSingleExpertPolicy(CameraFlowPolicy):
         ValueError: a component is missing, or a number is out of range.
     """
 
-    needs = (*BACKBONES, "info_embedder", "action_decoder")
+    needs: ClassVar[tuple[str, ...]] = (*BACKBONES, "info_embedder", "action_decoder")
 
     def __init__(
         self,
