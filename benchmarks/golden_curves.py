@@ -237,7 +237,7 @@ def summary(run: Path) -> dict[str, Any]:
             continue
         for name, value in sorted(torch.load(path, weights_only=True).items()):
             weights.update(f"{path.stem} {name} {tuple(value.shape)}".encode())
-            weights.update(value.contiguous().view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+            weights.update(value.reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b"")
     return {
         "steps": [line["step"] for line in lines],
         "total": [line["total"] for line in lines],

@@ -24,7 +24,8 @@ class KOTSinkhornLoss(nn.Module):
     distance, at temperature blurᵖ. Every rank has the clouds of its own batch.
 
     It is computed in float32, outside of autocast, and with `tensorized` from the differences of points: with
-    some thousand dimensions the squares would cancel to fewer digits than `blur` asks for.
+    some thousand dimensions the squares would cancel to fewer digits than `blur` asks for. A call waits for
+    the device once, for the diameter of the clouds.
 
     Args:
         p: exponent of the cost, at least 1.
