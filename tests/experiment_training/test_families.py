@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 import torch
 import torch.nn.functional as F
 from helpers.camera_families import CAMERAS, CHUNK, FAMILIES, JOINTS, small_batch, small_components
 from torch import nn
 
-import experiment_training.components.trainer.imitation_learning.camera_flow as camera_flow
 from experiment_training.components.trainer.imitation_learning.camera_flow import drop_cameras
 from experiment_training.components.trainer.imitation_learning.cfg_vqvae_flow_matching.policy import (
     GuidedFlowMatchingPolicy,
@@ -49,8 +50,8 @@ class SquaredDistance(nn.Module):
 
 
 def make(key, **params):
-    components = small_components(key)
-    return POLICIES[key](components, SquaredDistance() if FAMILIES[key][4] else None, **params)
+    transport = {"loss": SquaredDistance()} if FAMILIES[key][4] and params.get("ot_weight") != 0 else {}
+    return POLICIES[key](small_components(key), **transport, **params)
 
 
 def context(**facts):
@@ -492,6 +493,6 @@ def test_what_does_not_fit_is_said_in_a_sentence() -> None:
         make("vfp_single_expert_trainer", use_latent=True)
     said = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(camera_flow.log, "warning", said.append)
+        patch.setattr(logging.getLogger("trainer"), "warning", said.append)
         VFPSingleExpertPolicy(small_components("vfp_single_expert_trainer"), SquaredDistance())
     assert said == ["train.loss has no effect: VFPSingleExpertPolicy has its own loss."]

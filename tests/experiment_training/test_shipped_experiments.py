@@ -11,8 +11,7 @@ from model_constructor import random_source
 from torch import Tensor, nn
 
 from trainer.config.loader import load_located
-from trainer.config.parameters import own_parameters
-from trainer.deployment.robot_policy import build_models
+from trainer.deployment.robot_policy import build_models, build_policy
 from trainer.engine.check import CheckedConfig, check
 from trainer.modeling.initialize import freeze
 from trainer.registry import OPTIMIZER_BUILDER_REGISTRY, TRAINER_REGISTRY
@@ -90,8 +89,7 @@ def test_the_components_of_a_shipped_experiment_fit_together(name: str) -> None:
             freeze(models[component])
     trainer = TRAINER_REGISTRY.get(config.train.trainer.type)
     loss = None if config.train.loss is None else NoTransport()
-    params = own_parameters(trainer.policy_class, config.train.trainer.params)
-    policy = trainer.policy_class(models, loss, **params).eval().to("meta")
+    policy = build_policy(trainer.policy_class, models, loss, config.train.trainer.params).eval().to("meta")
     random = SampleRandom(0, device="meta")
     batch = full_batch(checked)
     with random_source(random):

@@ -18,7 +18,6 @@ from experiment_training.components.trainer.imitation_learning.flow_matching imp
     sample_flow,
 )
 from trainer.templates import Context, Policy
-from trainer.utils.log import log
 from trainer.utils.random import Random
 
 CAMERAS = ("cam_head", "cam_left", "cam_right")
@@ -91,7 +90,6 @@ class CameraFlowPolicy(Policy):
 
     Args:
         components: those that the subclass needs; others are left alone.
-        loss: the module of `train.loss`, or None.
         action_horizon: S, the length of a chunk.
         action_dim: A.
         n_action_steps: how many actions of a chunk are executed before the next one is drawn; half of it by
@@ -107,13 +105,10 @@ class CameraFlowPolicy(Policy):
     """
 
     needs: ClassVar[tuple[str, ...]]
-    transports: ClassVar[bool] = False
-    """Whether `train.loss` is part of the loss."""
 
     def __init__(
         self,
         components: nn.ModuleDict,
-        loss: nn.Module | None = None,
         *,
         action_horizon: int = 40,
         action_dim: int = 24,
@@ -131,10 +126,8 @@ class CameraFlowPolicy(Policy):
         check_integration(integration_steps, integration_method)
         if not cameras or len(set(cameras)) < len(cameras):
             raise ValueError(f"cameras must be different names, at least one, not {list(cameras)}")
-        if loss is not None and not self.transports:
-            log.warning(f"train.loss has no effect: {type(self).__name__} has its own loss.")
         self.components = components
-        self.transport_loss = loss if self.transports else None
+        self.transport_loss: nn.Module | None = None
         self.action_shape = (action_horizon, action_dim)
         self.n_action_steps = chosen
         self.integration_steps = integration_steps
@@ -181,7 +174,7 @@ class CameraFlowPolicy(Policy):
         return chunk_error(error, is_pad, batch.get("action_dim_is_pad"))
 
     def transport(self, predicted: Tensor, batch: dict[str, Tensor]) -> Tensor:
-        """Return the cost of transporting predicted chunks `(B, S, A)` to those of the batch.
+        """Return the cost of transporting predicted chunks `(B, S, A)` to the batch's, by `transport_loss`.
 
         Padding is predicted as it is in the data, so it costs nothing and has no gradient.
         """

@@ -37,6 +37,8 @@ class GuidedFlowMatchingPolicy(CameraFlowPolicy):
     "Classifier-Free Diffusion Guidance").
 
     Args:
+        components: those above.
+        loss: the transport, None with `ot_weight` 0.
         ot_weight: weight of the transport `train.loss` from the one-step estimate of the actions.
         commitment_weight: weight of the distance from the posterior's tokens to their code vectors.
         latent_dropout: share of the samples that are trained without latents; it grows from 0 at the first
@@ -60,7 +62,6 @@ class GuidedFlowMatchingPolicy(CameraFlowPolicy):
         "proprio_projector",
         "action_decoder",
     )
-    transports = True
 
     def __init__(
         self,
@@ -82,7 +83,6 @@ class GuidedFlowMatchingPolicy(CameraFlowPolicy):
     ) -> None:
         super().__init__(
             components,
-            loss,
             action_horizon=action_horizon,
             action_dim=action_dim,
             n_action_steps=n_action_steps,
@@ -92,6 +92,7 @@ class GuidedFlowMatchingPolicy(CameraFlowPolicy):
             cameras=cameras,
         )
         check_transport(loss, ot_weight)
+        self.transport_loss = loss
         checks = {
             "commitment_weight must not be negative": commitment_weight >= 0,
             "latent_dropout must lie between 0 and 1": 0 <= latent_dropout <= 1,

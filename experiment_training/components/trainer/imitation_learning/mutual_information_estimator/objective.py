@@ -24,7 +24,6 @@ class MutualInformationEstimator(Objective):
 
     Args:
         components: the four components.
-        loss: must be None; it has its own.
         camera: name below `observation.images.` of the camera that the states hold.
         image_size: edge in pixels of the square to which its frames are resized.
         embedding_weight: weight of the mean squares of both embeddings.
@@ -32,13 +31,12 @@ class MutualInformationEstimator(Objective):
         train_on_padding: whether actions beyond the end of an episode count.
 
     Raises:
-        ValueError: a component is missing, a loss is given, or a number is out of range.
+        ValueError: a component is missing, or a number is out of range.
     """
 
     def __init__(
         self,
         components: nn.ModuleDict,
-        loss: nn.Module | None = None,
         *,
         camera: str = "cam_head",
         image_size: int = 128,
@@ -49,8 +47,6 @@ class MutualInformationEstimator(Objective):
         super().__init__()
         needed = ("action_encoder", "action_decoder", "state_encoder", "state_decoder")
         check_needed(components, needed, type(self).__name__)
-        if loss is not None:
-            raise ValueError("the estimator has its own loss, so train.loss would have no effect")
         if image_size < 1:
             raise ValueError(f"image_size must be at least 1, it is {image_size}")
         self.components = components

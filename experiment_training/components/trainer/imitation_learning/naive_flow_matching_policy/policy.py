@@ -21,7 +21,7 @@ class NaiveFlowMatchingPolicy(CameraFlowPolicy):
 
     Components: `backbone` (image → features, semantics), `da3` (depth features), `info_embedder` (all
     conditions → `encoder_output`), `action_decoder` (the velocity). Other components, such as hand
-    extractors, are never called. Arguments are those of `CameraFlowPolicy`; it has its own loss.
+    extractors, are never called. Arguments are those of `CameraFlowPolicy`.
     """
 
     needs = ("backbone", "da3", "info_embedder", "action_decoder")

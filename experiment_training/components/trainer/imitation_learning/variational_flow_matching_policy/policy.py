@@ -38,6 +38,8 @@ class VariationalFlowMatchingPolicy(CameraFlowPolicy):
     temperature falls with the updates made; on a robot it is that of the checkpoint.
 
     Args:
+        components: those above.
+        loss: the transport, None with `ot_weight` 0.
         ot_weight: weight of the transport `train.loss` from the one-step estimate of the actions.
         balance_weight: weight of `load_balancing`, which is 1 where the experts are the largest one alike
             often; 0 leaves it out.
@@ -59,7 +61,6 @@ class VariationalFlowMatchingPolicy(CameraFlowPolicy):
         "gate",
         "moe_action_decoder",
     )
-    transports = True
     updates: Tensor
 
     def __init__(
@@ -80,7 +81,6 @@ class VariationalFlowMatchingPolicy(CameraFlowPolicy):
     ) -> None:
         super().__init__(
             components,
-            loss,
             action_horizon=action_horizon,
             action_dim=action_dim,
             n_action_steps=n_action_steps,
@@ -90,6 +90,7 @@ class VariationalFlowMatchingPolicy(CameraFlowPolicy):
             cameras=cameras,
         )
         check_transport(loss, ot_weight)
+        self.transport_loss = loss
         if balance_weight < 0:
             raise ValueError(f"balance_weight must not be negative, it is {balance_weight}")
         self.ot_weight = ot_weight

@@ -19,6 +19,7 @@ from experiment_training.components.trainer.imitation_learning.camera_flow impor
 )
 from experiment_training.components.trainer.imitation_learning.flow_matching import IntegrationMethod
 from trainer.templates import Context
+from trainer.utils.log import log
 
 BACKBONES = ("head_backbone", "left_backbone", "right_backbone")
 LATENT = ("vae_posterior", "vae_prior")
@@ -37,11 +38,14 @@ class VFPSingleExpertPolicy(CameraFlowPolicy):
     `kl`, twice the divergence of the two per dimension, pulls them together.
 
     Args:
+        components: those above.
+        loss: without effect.
         camera_dropout: probability that a sample of training sees one of its cameras black.
         use_latent: condition the flow on latent tokens.
         kl_weight: weight of `kl`, with `use_latent` only.
 
-    The other arguments are those of `CameraFlowPolicy`; `train.loss` has no effect.
+    The other arguments are those of `CameraFlowPolicy`. Configurations of an earlier version give a loss; that
+    it has no effect is said.
 
     Raises:
         ValueError: a component is missing, or a number is out of range.
@@ -67,7 +71,6 @@ class VFPSingleExpertPolicy(CameraFlowPolicy):
     ) -> None:
         super().__init__(
             components,
-            loss,
             action_horizon=action_horizon,
             action_dim=action_dim,
             n_action_steps=n_action_steps,
@@ -76,6 +79,8 @@ class VFPSingleExpertPolicy(CameraFlowPolicy):
             train_on_padding=train_on_padding,
             cameras=cameras,
         )
+        if loss is not None:
+            log.warning(f"train.loss has no effect: {type(self).__name__} has its own loss.")
         if len(cameras) != len(BACKBONES):
             raise ValueError(f"cameras must name the head's, the left and the right one, not {list(cameras)}")
         if not 0 <= camera_dropout <= 1:
