@@ -44,8 +44,8 @@ class VFPSingleExpertPolicy(CameraFlowPolicy):
         use_latent: condition the flow on latent tokens.
         kl_weight: weight of `kl`, with `use_latent` only.
 
-    The other arguments are those of `CameraFlowPolicy`. Configurations of an earlier version give a loss; that
-    it has no effect is said.
+    The other arguments are those of `CameraFlowPolicy`. Configurations of an earlier version give a loss;
+    that it has no effect is said.
 
     Raises:
         ValueError: a component is missing, or a number is out of range.
