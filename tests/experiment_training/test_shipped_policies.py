@@ -23,6 +23,7 @@ from trainer.offline_trainer import train
 
 STATE_ENCODER = {"observation_dim": 2, "features": 4}
 FLOW_DECODER = {"action_dim": 2, "condition_dim": 68}
+ONE_OBSERVATION = {"obs_proprio_history": 1}
 DIFFUSION_DATA = {"action_offset": -1}
 MIN_MAX = {"action": "min_max"}
 
@@ -67,6 +68,26 @@ CASES = {
         {**DIFFUSION_DATA, "obs_images_history": 2},
         MIN_MAX,
         (CAMERA,),
+    ),
+    "act": Case(
+        "act",
+        {
+            "style_encoder": ("act/small/style_encoder.yaml", {"state_dim": 2, "action_dim": 2}),
+            "action_transformer": ("act/small/action_transformer.yaml", {"state_dim": 2, "action_dim": 2}),
+        },
+        {"n_action_steps": 8},
+        ONE_OBSERVATION,
+    ),
+    "act_image": Case(
+        "act",
+        {
+            "backbone": ("act/small_image/backbone.yaml", {}),
+            "style_encoder": ("act/small_image/style_encoder.yaml", {}),
+            "action_transformer": ("act/small_image/action_transformer.yaml", {}),
+        },
+        {},
+        ONE_OBSERVATION,
+        cameras=(CAMERA,),
     ),
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from model_constructor.blocks.act import ACTStyleEncoder, ACTTransformer
 from model_constructor.blocks.cfg_vqvae import (
     ActionDecoder,
     ConditioningInfoEncoder,
@@ -73,6 +74,8 @@ EXPERIMENT_BLOCKS: dict[str, type[nn.Module]] = {
     "state_decoder": StateDecoder,
     "conditional_unet_1d": ConditionalUNet1D,
     "diffusion_transformer": DiffusionTransformer,
+    "act_style_encoder": ACTStyleEncoder,
+    "act_transformer": ACTTransformer,
 }
 
 VISION_BLOCKS: dict[str, type[nn.Module]] = {
