@@ -95,6 +95,4 @@ def test_numbers_out_of_range_are_named(params, text):
 
 def test_a_missing_component_is_named():
     with pytest.raises(ValueError, match="ACT needs a component named style_encoder"):
-        ACTPolicy(
-            torch.nn.ModuleDict({"action_transformer": Transformer()}), action_horizon=4, action_dim=2
-        )
+        ACTPolicy(torch.nn.ModuleDict({"action_transformer": Transformer()}), action_horizon=4, action_dim=2)

@@ -1,7 +1,7 @@
 """The networks of ACT: a style encoder over actions, and a transformer from observations to an action chunk.
 
-Zhao et al. 2023, "Learning Fine-Grained Bimanual Manipulation with Low-Cost Hardware". The layers are those of
-DETR (Carion et al. 2020): positions are added to queries and keys of every attention, never to values.
+Zhao et al. 2023, "Learning Fine-Grained Bimanual Manipulation with Low-Cost Hardware". The layers are those
+of DETR (Carion et al. 2020): positions are added to queries and keys of every attention, never to values.
 """
 
 from __future__ import annotations
@@ -18,9 +18,7 @@ class FeedForward(nn.Sequential):
     """Linear → ReLU → Dropout → Linear."""
 
     def __init__(self, width: int, hidden: int, dropout: float) -> None:
-        super().__init__(
-            nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, width)
-        )
+        super().__init__(nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, width))
 
 
 class PositionedEncoderLayer(nn.Module):
@@ -34,7 +32,7 @@ class PositionedEncoderLayer(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, positions: Tensor, is_pad: Tensor | None = None) -> Tensor:
-        """`(B, L, D)`, positions `(1, L, D)`, `is_pad (B, L)` where a token must not be read → `(B, L, D)`."""
+        """Return `(B, L, D)`; tokens with `is_pad (B, L)` are not read, positions are `(1, L, D)`."""
         placed = x + positions
         read, _ = self.attention(placed, placed, x, key_padding_mask=is_pad, need_weights=False)
         x = self.norms[0](x + self.dropout(read))
@@ -141,8 +139,8 @@ class ACTTransformer(nn.Module):
         `(B, S, A)`.
 
     Raises:
-        ValueError: for sizes that do not fit each other; in the call for another number of vectors, or feature
-            maps that are missing or not expected.
+        ValueError: for sizes that do not fit each other; in the call for another number of vectors, or
+            feature maps that are missing or not expected.
     """
 
     def __init__(
@@ -195,7 +193,9 @@ class ACTTransformer(nn.Module):
             assert self.feature_projection is not None
             projected = self.feature_projection(given)
             tokens.append(projected.flatten(2).transpose(1, 2))
-            positions.append(sinusoidal_positions_2d(*projected.shape[-2:], projected.shape[1], like=projected))
+            positions.append(
+                sinusoidal_positions_2d(*projected.shape[-2:], projected.shape[1], like=projected)
+            )
         memory, places = torch.cat(tokens, dim=1), torch.cat(positions, dim=1)
         for layer in self.encoder:
             memory = layer(memory, places)

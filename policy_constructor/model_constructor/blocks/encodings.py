@@ -29,7 +29,8 @@ def sinusoidal_positions_2d(height: int, width: int, channels: int, *, like: Ten
     """Return the position code of DETR (Carion et al. 2020), `(1, height · width, channels)`, by rows.
 
     The first half of the channels is for the row, the second for the column. Of each half channel 2i is
-    sin(p · 10000^(-4i / channels)), channel 2i + 1 the cosine, with p from just above 0 to 2π over the picture.
+    sin(p · 10000^(-4i / channels)), channel 2i + 1 the cosine, with p from just above 0 to 2π over the
+    picture.
 
     Args:
         height: rows.

@@ -14,16 +14,16 @@ class ACTPolicy(Policy):
     """Predicts an action chunk from observations and a latent that stands for the style of a demonstration.
 
     Zhao et al. 2023, "Learning Fine-Grained Bimanual Manipulation with Low-Cost Hardware": a conditional
-    variational autoencoder. With z drawn from q(z | s, a) the loss is |π(o, z) − a| / (S·A) + β · KL(q ‖ N(0, 1));
-    a robot has z = 0.
+    variational autoencoder. With z drawn from q(z | s, a) the loss is
+    |π(o, z) − a| / (S·A) + β · KL(q ‖ N(0, 1)); a robot has z = 0.
 
     Components, whose graph inputs are named after the observation features that they want:
 
-    - `style_encoder` also takes `action (B, S, A)` and `action_is_pad (B, S)`, and returns `(B, 2Z)`, mean and
-      logarithm of the variance of z;
+    - `style_encoder` also takes `action (B, S, A)` and `action_is_pad (B, S)`, and returns `(B, 2Z)`, mean
+      and logarithm of the variance of z;
     - `backbone`, if there are cameras, returns feature maps, one `(B, C, h, w)` or a list of them;
-    - `action_transformer` also takes `latent (B, Z)` and, with a backbone, `features`, a list of its maps, and
-      returns the chunk `(B, S, A)`.
+    - `action_transformer` also takes `latent (B, Z)` and, with a backbone, `features`, a list of its maps,
+      and returns the chunk `(B, S, A)`.
 
     Args:
         components: the two or three components.
