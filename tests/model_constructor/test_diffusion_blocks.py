@@ -60,17 +60,20 @@ def test_the_unet_is_that_of_plain_functions(film_scale):
             x = F.conv1d(x, p[f"{name}.shortcut.weight"], p[f"{name}.shortcut.bias"])
         return hidden + x
 
+    def pair(name, x):
+        return residual(f"{name}.second", residual(f"{name}.first", x))
+
     x, kept = sample.mT, []
     for level in range(3):
-        x = residual(f"down.{level}.1", residual(f"down.{level}.0", x))
+        x = pair(f"down.{level}", x)
         kept.append(x)
         if level < 2:
             name = f"downsample.{level}"
             x = F.conv1d(x, p[f"{name}.weight"], p[f"{name}.bias"], stride=2, padding=1)
-    x = residual("middle.1", residual("middle.0", x))
+    x = pair("middle", x)
     for level in range(2):
         x = torch.cat([x, kept[2 - level]], dim=1)
-        x = residual(f"up.{level}.1", residual(f"up.{level}.0", x))
+        x = pair(f"up.{level}", x)
         name = f"upsample.{level}"
         x = F.conv_transpose1d(x, p[f"{name}.weight"], p[f"{name}.bias"], stride=2, padding=1)
     x = F.conv1d(conv_block("output.0", x), p["output.1.weight"], p["output.1.bias"])

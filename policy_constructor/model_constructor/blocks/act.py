@@ -193,9 +193,8 @@ class ACTTransformer(nn.Module):
             assert self.feature_projection is not None
             projected = self.feature_projection(given)
             tokens.append(projected.flatten(2).transpose(1, 2))
-            positions.append(
-                sinusoidal_positions_2d(*projected.shape[-2:], projected.shape[1], like=projected)
-            )
+            channels, rows, columns = projected.shape[1:]
+            positions.append(sinusoidal_positions_2d(rows, columns, channels, like=projected))
         memory, places = torch.cat(tokens, dim=1), torch.cat(positions, dim=1)
         for layer in self.encoder:
             memory = layer(memory, places)

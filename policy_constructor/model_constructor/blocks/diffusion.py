@@ -57,6 +57,22 @@ class FiLMResidualBlock1D(nn.Module):
         return self.second(hidden) + self.shortcut(x)
 
 
+class FiLMPair(nn.Module):
+    """Two residual blocks, of which the first changes the channels."""
+
+    def __init__(
+        self, inputs: int, outputs: int, condition_dim: int, kernel_size: int, n_groups: int, film_scale: bool
+    ) -> None:
+        super().__init__()
+        sizes = (condition_dim, kernel_size, n_groups, film_scale)
+        self.first = FiLMResidualBlock1D(inputs, outputs, *sizes)
+        self.second = FiLMResidualBlock1D(outputs, outputs, *sizes)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        """`(B, inputs, S)` and `(B, condition_dim)` → `(B, outputs, S)`."""
+        return self.second(self.first(x, condition), condition)
+
+
 class ConditionalUNet1D(nn.Module):
     """Noise in an action chunk, by a U-Net over time with FiLM: the usual network of Diffusion Policy.
 
@@ -106,11 +122,8 @@ class ConditionalUNet1D(nn.Module):
             nn.Linear(time_dim, 4 * time_dim), nn.Mish(), nn.Linear(4 * time_dim, time_dim)
         )
 
-        def pair(inputs: int, outputs: int) -> nn.ModuleList:
-            sizes = (time_dim + condition_dim, kernel_size, n_groups, film_scale)
-            return nn.ModuleList(
-                [FiLMResidualBlock1D(inputs, outputs, *sizes), FiLMResidualBlock1D(outputs, outputs, *sizes)]
-            )
+        def pair(inputs: int, outputs: int) -> FiLMPair:
+            return FiLMPair(inputs, outputs, time_dim + condition_dim, kernel_size, n_groups, film_scale)
 
         widths = list(down_dims)
         self.down = nn.ModuleList(
@@ -141,16 +154,14 @@ class ConditionalUNet1D(nn.Module):
         seen = torch.cat([self.time_mlp(embedding), condition], dim=-1)
         x = sample.transpose(1, 2)
         kept = []
-        for level, (first, second) in enumerate(self.down):
-            x = second(first(x, seen), seen)
+        for level, pair in enumerate(self.down):
+            x = pair(x, seen)
             kept.append(x)
             if level < len(self.downsample):
                 x = self.downsample[level](x)
-        for block in self.middle:
-            x = block(x, seen)
-        for (first, second), upsample in zip(self.up, self.upsample, strict=True):
-            x = torch.cat([x, kept.pop()], dim=1)
-            x = upsample(second(first(x, seen), seen))
+        x = self.middle(x, seen)
+        for pair, upsample in zip(self.up, self.upsample, strict=True):
+            x = upsample(pair(torch.cat([x, kept.pop()], dim=1), seen))
         return self.output(x).transpose(1, 2)
 
 
@@ -235,9 +246,9 @@ class DiffusionTransformer(nn.Module):
             if isinstance(module, (nn.Linear, nn.MultiheadAttention)):
                 _start_small(module)
         # Token 0 of the memory is the diffusion step, which every action sees.
-        memory_mask = causal_mask(max(action_horizon, condition_steps))[:action_horizon, :condition_steps]
-        memory_mask = torch.cat([torch.zeros(action_horizon, 1), memory_mask], dim=1) if causal else None
-        self.register_buffer("memory_mask", memory_mask, persistent=False)
+        later = causal_mask(action_horizon)[:, :condition_steps]
+        mask = torch.cat([torch.zeros(action_horizon, 1), later], dim=1) if causal else None
+        self.register_buffer("memory_mask", mask, persistent=False)
 
     def forward(self, timestep: Tensor, sample: Tensor, condition: Tensor) -> Tensor:
         """Return what is predicted of the noisy chunk `sample`, `(B, S, A)`."""

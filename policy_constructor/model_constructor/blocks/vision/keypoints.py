@@ -42,8 +42,7 @@ class RandomCrop(nn.Module):
                 f"{height} × {width}"
             )
         if not self.training:
-            top, left = down // 2, right // 2
-            return image[..., top : top + height, left : left + width]
+            return image[..., down // 2 : down // 2 + height, right // 2 : right // 2 + width]
         # The largest number below 1, times the number of places, may be rounded up.
         drawn = uniform((len(image), 2), image.device)
         top, left = (

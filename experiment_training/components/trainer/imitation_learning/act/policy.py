@@ -91,17 +91,24 @@ class ACTPolicy(Policy):
 
     def predict_action(self, observation: dict[str, Tensor], context: Context) -> Tensor:
         """Return an action chunk `(B, S, A)`, normalized."""
-        first = next(iter(observation.values()))
-        return self._predict(observation, torch.zeros(len(first), self.latent_dim, device=first.device))
+        return self._predict(observation)
 
-    def _predict(self, batch: dict[str, Tensor], latent: Tensor) -> Tensor:
-        given: dict[str, Tensor | list[Tensor]] = {"latent": latent}
+    def _predict(self, batch: dict[str, Tensor], latent: Tensor | None = None) -> Tensor:
+        """Return the chunk for a latent `(B, Z)`, zeros if not given."""
+        transformer = self.components["action_transformer"]
+        features: list[Tensor] = []
         if "backbone" in self.components:
             backbone = self.components["backbone"]
-            features = backbone(**encoder_arguments(backbone, batch))
-            given["features"] = [features] if isinstance(features, Tensor) else list(features)
-        transformer = self.components["action_transformer"]
-        chunk: Tensor = transformer(**encoder_arguments(transformer, batch, given=given), **given)
+            maps = backbone(**encoder_arguments(backbone, batch))
+            features = [maps] if isinstance(maps, Tensor) else list(maps)
+        own = ("latent", "features") if features else ("latent",)
+        arguments = encoder_arguments(transformer, batch, given=own)
+        if latent is None:
+            seen = next(iter((*features, *arguments.values())))
+            latent = torch.zeros(len(seen), self.latent_dim, device=seen.device)
+        chunk: Tensor = transformer(
+            latent=latent, **arguments, **({"features": features} if features else {})
+        )
         return chunk
 
 
