@@ -82,10 +82,3 @@ def test_a_share_that_is_none_is_refused(t_star):
 def test_what_is_missing_is_named(policy_class, name):
     with pytest.raises(ValueError, match=f"{name} needs a component named velocity_decoder"):
         policy_class(torch.nn.ModuleDict({"observation_encoder": Encoder()}), action_horizon=4, action_dim=2)
-    with pytest.raises(ValueError, match=f"{name} has its own loss, so train.loss would have no effect"):
-        policy_class(
-            torch.nn.ModuleDict({"observation_encoder": Encoder(), "velocity_decoder": Decoder()}),
-            torch.nn.MSELoss(),
-            action_horizon=4,
-            action_dim=2,
-        )

@@ -142,7 +142,7 @@ def parameters_without_gradient(case: Case, folder: Path, batch: dict[str, Any])
     torch.manual_seed(0)
     models = build_models({name: folder / f"{name}.yaml" for name in case.components})
     policy_class = TRAINER_REGISTRY.get(f"{case.name}_trainer").policy_class
-    policy = policy_class(models, None, action_horizon=HORIZON, action_dim=2, **case.params)
+    policy = policy_class(models, action_horizon=HORIZON, action_dim=2, **case.params)
     random = SampleRandom(0)
     with random_source(random):
         policy.loss(batch, Context(random, training=True))["total"].backward()

@@ -27,7 +27,6 @@ class ACTPolicy(Policy):
 
     Args:
         components: the two or three components.
-        loss: must be None; ACT has its own loss.
         action_horizon: S, the length of a chunk.
         action_dim: A.
         n_action_steps: how many actions of a chunk are executed before the next one is asked for; all of them
@@ -42,7 +41,6 @@ class ACTPolicy(Policy):
     def __init__(
         self,
         components: nn.ModuleDict,
-        loss: nn.Module | None = None,
         *,
         action_horizon: int,
         action_dim: int,
@@ -54,8 +52,6 @@ class ACTPolicy(Policy):
         missing = [n for n in ("style_encoder", "action_transformer") if n not in components]
         if missing:
             raise ValueError(f"ACT needs a component named {' and one named '.join(missing)}")
-        if loss is not None:
-            raise ValueError("ACT has its own loss, so train.loss would have no effect")
         executed = action_horizon if n_action_steps is None else n_action_steps
         if not 1 <= executed <= action_horizon:
             raise ValueError(f"n_action_steps is {executed}, but a chunk holds 1 to {action_horizon}")

@@ -31,7 +31,6 @@ class DiffusionPolicy(ChunkPolicy):
 
     Args:
         components: the two components.
-        loss: must be None; diffusion has its own loss.
         action_horizon: S, the length of a chunk.
         action_dim: A.
         n_action_steps: how many actions are executed, from the present one on, before a new chunk is drawn.
@@ -56,7 +55,6 @@ class DiffusionPolicy(ChunkPolicy):
     def __init__(
         self,
         components: nn.ModuleDict,
-        loss: nn.Module | None = None,
         *,
         action_horizon: int,
         action_dim: int,
@@ -72,7 +70,6 @@ class DiffusionPolicy(ChunkPolicy):
     ) -> None:
         super().__init__(
             components,
-            loss,
             action_horizon=action_horizon,
             action_dim=action_dim,
             n_action_steps=n_action_steps,
