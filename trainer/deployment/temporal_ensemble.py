@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
+
+from trainer.utils.errors import UsageError
 
 
 class TemporalEnsemble:
@@ -16,9 +19,14 @@ class TemporalEnsemble:
 
     Args:
         m: how little newer predictions weigh; 0 weighs all alike.
+
+    Raises:
+        UsageError: m is not finite.
     """
 
     def __init__(self, m: float = 0.01) -> None:
+        if not math.isfinite(m):
+            raise UsageError(f"m of temporal ensembling is {m}, but it must be a finite number")
         self.m = m
         self._chunks: list[np.ndarray] = []
 
