@@ -6,8 +6,8 @@ changes them. It gives a source for as long as the model runs::
     with random_source(numbers):
         output = model(x)
 
-Blocks draw with `randn_like` and `shared_uniform`. Without a source these are torch's generators. Dropout
-always draws from torch's, which differ from process to process.
+Blocks draw with `randn_like`, `uniform` and `shared_uniform`. Without a source these are torch's generators.
+Dropout always draws from torch's, which differ from process to process.
 
 Under `torch.compile` a draw from a source stands between two graphs; without one graphs stay whole.
 """
@@ -22,7 +22,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["RandomSource", "current_source", "randn_like", "random_source", "shared_uniform"]
+__all__ = ["RandomSource", "current_source", "randn_like", "random_source", "shared_uniform", "uniform"]
 
 
 class RandomSource(Protocol):
@@ -66,12 +66,17 @@ def randn_like(input: Tensor) -> Tensor:
     return _normal(input) if _open else torch.randn_like(input)
 
 
+def uniform(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Return float32 numbers uniform in [0, 1) of shape `(B, …)`, which belong to the samples."""
+    return _uniform(shape, device, False) if _open else torch.rand(shape, device=device)
+
+
 def shared_uniform(shape: tuple[int, ...], device: torch.device) -> Tensor:
     """Return float32 numbers uniform in [0, 1) that belong to no sample.
 
     With a source all processes see the same; without one each draws its own.
     """
-    return _shared_uniform(shape, device) if _open else torch.rand(shape, device=device)
+    return _uniform(shape, device, True) if _open else torch.rand(shape, device=device)
 
 
 @torch.compiler.disable
@@ -83,8 +88,8 @@ def _normal(input: Tensor) -> Tensor:
 
 
 @torch.compiler.disable
-def _shared_uniform(shape: tuple[int, ...], device: torch.device) -> Tensor:
+def _uniform(shape: tuple[int, ...], device: torch.device, shared: bool) -> Tensor:
     source = current_source()
     if source is None:
         return torch.rand(shape, device=device)
-    return source.uniform(shape, shared=True).to(device, torch.float32)
+    return source.uniform(shape, shared=shared).to(device, torch.float32)

@@ -243,6 +243,12 @@ def test_what_was_measured_stays(evaluated: Callable[..., Path], tmp_path: Path)
     assert CliRunner().invoke(main, ["report", str(run)]).exit_code == 0
     page = " ".join((run / "report.html").read_text().replace("\\\n", " ").split())
     assert "--env drift --episodes 4 --seed 0 --n-action-steps 1" in page
+    assert evaluate("--episodes", "5", "--temporal-ensembling", "0.5")[0] == 0
+    averaged = run / "evaluations/epoch_1-drift-seed0-5episodes-ensembling0.5/results.json"
+    assert json.loads(averaged.read_text())["temporal_ensembling"] == 0.5
+    assert CliRunner().invoke(main, ["report", str(run)]).exit_code == 0
+    page = " ".join((run / "report.html").read_text().replace("\\\n", " ").split())
+    assert "--env drift --episodes 5 --seed 0 --temporal-ensembling 0.5" in page
 
 
 @pytest.mark.parametrize(
@@ -251,6 +257,11 @@ def test_what_was_measured_stays(evaluated: Callable[..., Path], tmp_path: Path)
         (["--env", "drifd"], "did you mean 'drift'"),
         (["--env", "drift/none"], "there is no task 'none'"),
         (["--env", "drift", "--n-action-steps", "9"], "n_action_steps is 9, but a chunk holds 1 to"),
+        (["--env", "drift", "--temporal-ensembling", "on"], "on is neither a number nor `off`"),
+        (
+            ["--env", "drift", "--temporal-ensembling", "0.1", "--n-action-steps", "2"],
+            "n_action_steps 2 has no effect with temporal ensembling",
+        ),
         (["--env", "drift", "--device", "cuda:99"], "asks for GPU 99"),
         (["--env", "drift", "--dataset", "mine"], "there is no dataset 'mine'"),
     ],

@@ -174,15 +174,18 @@ def test_paths_that_no_file_system_knows(root, tmp_path, monkeypatch):
     assert (error.param, "no camera is used" in error.message) == ("frame_cache", True)
 
 
-def test_a_dataset_that_is_taken_in_place_of_root_is_said(root, tmp_path, monkeypatch, caplog):
+def test_a_dataset_that_is_taken_in_place_of_root_is_said(root, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_LEROBOT_HOME", str(tmp_path))
-    monkeypatch.setattr(logging.getLogger("trainer"), "propagate", True)
-    caplog.set_level("INFO", "trainer")
+    said = []
+    logger, handler = logging.getLogger("trainer"), logging.Handler()
+    monkeypatch.setattr(handler, "emit", said.append)
+    monkeypatch.setattr(logger, "handlers", [handler])
+    monkeypatch.setattr(logger, "level", logging.INFO)
     empty = tmp_path / "empty"
     empty.mkdir()
     build(repo_id="sets/reach", search_paths=[empty])
     build(root=".", repo_id="sets/reach", search_paths=[empty])
-    assert [(one.levelname, one.getMessage()) for one in caplog.records] == [
+    assert [(one.levelname, one.getMessage()) for one in said] == [
         ("INFO", f"The dataset 'sets/reach' is read from {root}."),
         ("WARNING", f"there is no dataset 'sets/reach' in root: .; it is read from {root}."),
     ]

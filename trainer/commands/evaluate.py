@@ -29,6 +29,13 @@ from trainer.commands.experiments import import_plugins, run_folder
     type=click.IntRange(min=1),
     help="Actions executed of each chunk.  [default: the policy's own number]",
 )
+@click.option(
+    "--temporal-ensembling",
+    metavar="M",
+    callback=lambda _, __, value: _decay(value),
+    help="Average overlapping chunks, prediction i from the oldest weighing exp(−M·i); `off` for none.  "
+    "[default: as trained]",
+)
 @click.option("--dataset", help="Of a policy trained on several datasets, the one whose robot this is.")
 @click.option(
     "--trust",
@@ -45,6 +52,7 @@ def evaluate(
     videos: int,
     device: str,
     n_action_steps: int | None,
+    temporal_ensembling: float | bool | None,
     dataset: str | None,
     trust: tuple[str, ...],
 ) -> None:
@@ -64,13 +72,19 @@ def evaluate(
         import_plugins(checkpoint, trust)
         facts = _facts_of(json.loads((folder / DATASET).read_text(encoding="utf-8")), dataset)
         policy = load_policy(
-            folder, device=device, n_action_steps=n_action_steps, dataset=dataset, trust=trust
+            folder,
+            device=device,
+            n_action_steps=n_action_steps,
+            dataset=dataset,
+            trust=trust,
+            temporal_ensembling=temporal_ensembling,
         )
         what = {
             "env": env,
             "checkpoint": str(folder),
             "seed": seed,
             "n_action_steps": policy.n_action_steps,
+            "temporal_ensembling": policy.temporal_ensembling,
             "dataset": dataset,
         }
         target = out or folder.parent / "evaluations" / _name(folder.name, what, episodes, n_action_steps)
@@ -92,6 +106,16 @@ def evaluate(
     click.echo(f"Results and films: {target}")
 
 
+def _decay(value: str | None) -> float | bool | None:
+    """Return what `load_policy` takes of `--temporal-ensembling`."""
+    if value is None or value == "off":
+        return None if value is None else False
+    try:
+        return float(value)
+    except ValueError:
+        raise click.BadParameter(f"{value} is neither a number nor `off`") from None
+
+
 def _facts_of(recorded: dict[str, Any], dataset: str | None) -> dict[str, Any]:
     """Return the features of the robot: those of one of the datasets that were mixed, or of the only one."""
     if dataset is None:
@@ -107,6 +131,8 @@ def _name(checkpoint: str, what: dict[str, Any], episodes: int, n_action_steps: 
     """Return the name of a folder that tells an evaluation from every other one."""
     words = [checkpoint, what["env"].replace("/", "-"), f"seed{what['seed']}", f"{episodes}episodes"]
     words += [f"{n_action_steps}actions"] if n_action_steps is not None else []
+    m = what["temporal_ensembling"]
+    words += [f"ensembling{m:g}"] if m is not None else []
     words += [what["dataset"]] if what["dataset"] is not None else []
     return "-".join(words)
 

@@ -158,6 +158,19 @@ class EMAConfig(Section):
     decay: float = Field(0.999, gt=0, lt=1, description="share of the average that an update keeps")
 
 
+class TemporalEnsemblingConfig(Section):
+    """Averaging overlapping action chunks on a robot, in place of executing them one after the other."""
+
+    enabled: bool = Field(
+        False, description="ask for a chunk at every step and average what all say of the present action"
+    )
+    m: float = Field(
+        0.01,
+        allow_inf_nan=False,
+        description="prediction i from the oldest (i = 0) weighs exp(−m · i); 0 weighs all alike",
+    )
+
+
 class EvaluationConfig(Section):
     """Rolling the policy out in a simulator while it trains."""
 
@@ -264,6 +277,9 @@ class TrainConfig(Section):
     )
     compile: CompileConfig = Field(CompileConfig(), json_schema_extra=MAY_CHANGE)
     ema: EMAConfig = EMAConfig()
+    temporal_ensembling: TemporalEnsemblingConfig = Field(
+        TemporalEnsemblingConfig(), json_schema_extra=MAY_CHANGE
+    )
     log_every_n_steps: int = Field(
         10, gt=0, description="steps whose metrics travel to the host together", json_schema_extra=MAY_CHANGE
     )

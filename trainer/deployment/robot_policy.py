@@ -25,12 +25,13 @@ from trainer.checkpoint.folder import (
 )
 from trainer.checkpoint.names import CONFIG, DATASET, MODELS, OWN_STATE, STATS
 from trainer.config.parameters import FRAMEWORK_ARGUMENTS, convert_parameters, own_parameters, receivers
-from trainer.config.schemas import ComponentSpec
+from trainer.config.schemas import ComponentSpec, TemporalEnsemblingConfig
 from trainer.data.columns import ACTION, Column, Columns, from_facts, observations_of
 from trainer.data.images import is_camera, scale_images
 from trainer.data.measured import measured, window
 from trainer.data.normalization import Normalizer
 from trainer.data.stats_file import load_stats
+from trainer.deployment.temporal_ensemble import TemporalEnsemble
 from trainer.modeling.factories import PolicyConstructorModelFactory
 from trainer.modeling.observations import PREFIX
 from trainer.registry import LOSS_BUILDER_REGISTRY, TRAINER_REGISTRY, PluginError, load_trusted_plugins
@@ -46,7 +47,8 @@ class DeployedPolicy:
     """A policy with everything around it that a robot needs.
 
     It keeps the observation history, normalizes, asks the policy for an action chunk, executes the first
-    `n_action_steps` of it, and gives actions in the units of the dataset.
+    `n_action_steps` of it, and gives actions in the units of the dataset. With temporal ensembling it asks at
+    every step and averages what all chunks say of the present action.
 
     Args:
         policy: the policy, on its device.
@@ -55,10 +57,12 @@ class DeployedPolicy:
             frames, as in training), its `fps`, and which of the windows the policy `reads`.
         device: where the policy computes.
         n_action_steps: actions of a chunk that are executed before the next one is asked for.
+        temporal_ensembling: m of `TemporalEnsemble`; None executes chunks one after the other.
 
     Attributes:
         observations: what `act` must be given; feature → `trainer.data.columns.Column`.
         actions: what it returns, likewise; None if the dataset did not tell.
+        temporal_ensembling: m, or None.
         fps: how often per second `act` is to be called, None if the dataset did not tell.
     """
 
@@ -69,6 +73,7 @@ class DeployedPolicy:
         facts: Mapping[str, Any],
         device: torch.device,
         n_action_steps: int | None = None,
+        temporal_ensembling: float | None = None,
     ) -> None:
         self.policy = policy
         self.normalizer = normalizer
@@ -95,6 +100,15 @@ class DeployedPolicy:
         self.stride = offsets[1] - offsets[0] if len(offsets) > 1 else 1
         self.first_action = offsets.index(0) if 0 in offsets else 0
         horizon = len(offsets) - self.first_action
+        self.temporal_ensembling = temporal_ensembling
+        self._ensemble = None if temporal_ensembling is None else TemporalEnsemble(temporal_ensembling)
+        if self._ensemble is not None:
+            if n_action_steps is not None:
+                raise UsageError(
+                    f"n_action_steps {n_action_steps} has no effect with temporal ensembling, which asks for "
+                    "a chunk at every step; leave one of them out"
+                )
+            n_action_steps = 1
         chosen = n_action_steps or getattr(policy, "n_action_steps", None) or max(1, horizon // 2)
         if not 1 <= chosen <= horizon:
             raise UsageError(
@@ -112,6 +126,8 @@ class DeployedPolicy:
         self._history: list[dict[str, np.ndarray]] = []
         self._plan: np.ndarray | None = None
         self._step = 0
+        if self._ensemble is not None:
+            self._ensemble.reset()
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with these rows of the batch only."""
@@ -121,6 +137,8 @@ class DeployedPolicy:
         self._history = [{k: v[chosen] for k, v in frame.items()} for frame in self._history]
         if self._plan is not None:
             self._plan = self._plan[chosen]
+        if self._ensemble is not None:
+            self._ensemble.keep(chosen)
 
     def act(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return the next action.
@@ -146,9 +164,11 @@ class DeployedPolicy:
         position = self._step % (self.n_action_steps * self.stride)
         if position == 0:
             self._plan = self._predict()
+            if self._ensemble is not None:
+                self._plan = self._ensemble.next(self._plan)[:, None]
         assert self._plan is not None
         self._step += 1
-        action = self._plan[:, self.first_action + position // self.stride]
+        action = self._plan[:, position // self.stride]
         return action[0] if self._single else action
 
     def _reads(self, key: str) -> bool:
@@ -177,19 +197,25 @@ class DeployedPolicy:
                 "" if offsets == (0,) else f", of frames {', '.join(map(str, offsets))} (kept by the policy)"
             )
             lines.append(f"  observes {self.observations.get(key, key)}{past}")
-        lines.append(f"  gives {self.actions or ACTION}, {self.n_action_steps} of each chunk")
+        executed = (
+            f"{self.n_action_steps} of each chunk"
+            if self._ensemble is None
+            else f"averaged over overlapping chunks (temporal ensembling, m = {self._ensemble.m:g})"
+        )
+        lines.append(f"  gives {self.actions or ACTION}, {executed}")
         return "\n".join(lines)
 
     @torch.inference_mode()
     def _predict(self) -> np.ndarray:
-        """Return a chunk `(N, H, A)` in the units of the dataset."""
+        """Return a chunk `(N, H, A)` from the present action on, in the units of the dataset."""
         batch = {key: self._stack(key, offsets) for key, offsets in self.observation_windows.items()}
         batch = {k: v for k, v in self.normalizer.normalize(batch).items() if isinstance(v, Tensor)}
         batch = {k: v.float() if v.is_floating_point() else v for k, v in batch.items()}
         observation = scale_images({k: v.to(self.device) for k, v in batch.items()}, self._cameras)
         with random_source(self._random):
             chunk = self.policy.predict_action(observation, Context(self._random))
-        return self.normalizer.denormalize(self.action_key, chunk.float().cpu()).numpy()
+        whole: np.ndarray = self.normalizer.denormalize(self.action_key, chunk.float().cpu()).numpy()
+        return whole[:, self.first_action :]
 
     def _stack(self, key: str, offsets: Sequence[int]) -> Tensor:
         """Return the window `(N, T, …)` of one feature as a batch has it in training.
@@ -226,6 +252,7 @@ def load_policy(
     n_action_steps: int | None = None,
     dataset: str | None = None,
     trust: Sequence[str] = (),
+    temporal_ensembling: float | bool | None = None,
 ) -> DeployedPolicy:
     """Load a trained policy from a checkpoint folder, or the latest one of a run folder.
 
@@ -237,9 +264,13 @@ def load_policy(
     Args:
         checkpoint_dir: `<save_dir>/epoch_<N>` or `<save_dir>`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        n_action_steps: actions executed of each chunk; the policy's own number if not given.
+        n_action_steps: actions executed of each chunk; the policy's own number if not given. Given, it
+            overrules a temporal ensembling of the configuration.
         dataset: of a policy trained on several datasets, the one whose robot this is; the first if not given.
         trust: packages of the caller's own, from which the checkpoint may name plugins and model code.
+        temporal_ensembling: average overlapping chunks: m, the decay of the weights exp(−m · i) from the
+            oldest prediction on; True for the m of the configuration (0.01), False for none; if not given,
+            what `train.temporal_ensembling` of the configuration says.
 
     Raises:
         CheckpointError: the checkpoint is missing, incomplete or damaged, or asks for code without trust.
@@ -278,7 +309,18 @@ def load_policy(
         load_own_state(policy, models, load_tensors(folder / OWN_STATE))
     stats = load_stats(folder / STATS) if (folder / STATS).exists() else {}
     normalizer = Normalizer(stats, config["data"]["normalization"]).for_dataset(dataset)
-    return DeployedPolicy(policy, normalizer, robot_facts(facts, dataset), chosen, n_action_steps)
+    configured = TemporalEnsemblingConfig.model_validate(config["train"].get("temporal_ensembling") or {})
+    m = configured.m if temporal_ensembling is True else temporal_ensembling
+    if m is None and configured.enabled and n_action_steps is None:
+        m = configured.m
+    return DeployedPolicy(
+        policy,
+        normalizer,
+        robot_facts(facts, dataset),
+        chosen,
+        n_action_steps,
+        temporal_ensembling=None if m is False else m,
+    )
 
 
 def load_component(module: nn.Module, path: Path) -> None:

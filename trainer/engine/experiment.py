@@ -186,7 +186,14 @@ class Experiment:
         if not isinstance(policy, Policy):
             return None
         facts = robot_facts(self.facts)
-        return DeployedPolicy(policy, self.normalizer.for_dataset(), facts, self.runtime.device)
+        ensembling = self.config.train.temporal_ensembling
+        return DeployedPolicy(
+            policy,
+            self.normalizer.for_dataset(),
+            facts,
+            self.runtime.device,
+            temporal_ensembling=ensembling.m if ensembling.enabled else None,
+        )
 
     @functools.cached_property
     def saving(self) -> Saving:

@@ -42,6 +42,7 @@ class EvaluationResult:
         seed: the seed that chose the starts.
         max_steps: the longest an episode was allowed to take.
         n_action_steps: actions of a chunk that were executed, where the policy says it.
+        temporal_ensembling: m, where overlapping chunks were averaged.
         dataset: of a policy trained on several datasets, the one whose robot it was asked to be.
         outcomes: one per episode, in the order of their start seeds.
         videos: per episode the file name of its film, or None.
@@ -60,6 +61,7 @@ class EvaluationResult:
     videos: list[str | None]
     control_steps_per_s: float
     dataset: str | None = None
+    temporal_ensembling: float | None = None
     versions: dict[str, str] = field(default_factory=library_versions)
     notes: list[str] = field(default_factory=list)
     folder: Path | None = None
@@ -108,6 +110,7 @@ class EvaluationResult:
             "start_seeds": [o.seed for o in self.outcomes],
             "max_steps": self.max_steps,
             "n_action_steps": self.n_action_steps,
+            "temporal_ensembling": self.temporal_ensembling,
             "dataset": self.dataset,
             "success_rate": self.success_rate,
             "success_interval": list(self.success_interval),
@@ -226,6 +229,7 @@ def evaluate(
         videos=[_film_name(number) if number in films else None for number in range(episodes)],
         control_steps_per_s=sum(o.length for o in outcomes) / (time.perf_counter() - began),
         dataset=dataset,
+        temporal_ensembling=getattr(policy, "temporal_ensembling", None),
         notes=list(dict.fromkeys(note for share in shares for note in share[2])),
         folder=out,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from torch import nn
@@ -22,17 +22,20 @@ def input_name(feature: str) -> str:
     return feature.removeprefix(PREFIX).replace(".", "_")
 
 
-def encoder_arguments(encoder: nn.Module, batch: Mapping[str, Any]) -> dict[str, Any]:
+def encoder_arguments(
+    encoder: nn.Module, batch: Mapping[str, Any], given: Collection[str] = ()
+) -> dict[str, Any]:
     """Return the observations of a batch that an encoder's graph inputs name.
 
     Args:
         encoder: a `GraphModel`, wrapped or not.
         batch: feature → tensor.
+        given: graph inputs that are no observations, which the caller adds.
 
     Raises:
         ValueError: an input has no observation in the batch.
     """
-    inputs = list(unwrap(encoder).inputs)  # type: ignore[arg-type]
+    inputs = [name for name in unwrap(encoder).inputs if name not in given]  # type: ignore[union-attr]
     names = [k for k in batch if k not in NOT_OBSERVED and not k.endswith("_is_pad")]
     # Where a name comes with and without the prefix, that with the prefix counts.
     offered = {input_name(k): k for k in sorted(names, key=lambda name: name.startswith(PREFIX))}

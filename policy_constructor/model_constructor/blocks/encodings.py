@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -21,6 +23,33 @@ def sinusoidal_positions(length: int, channels: int, *, like: Tensor) -> Tensor:
     exponent = torch.arange(0, channels, 2, device=like.device, dtype=torch.float32) / channels
     angle = position * torch.pow(10000.0, -exponent)
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-2).to(like.dtype)[None]
+
+
+def sinusoidal_positions_2d(height: int, width: int, channels: int, *, like: Tensor) -> Tensor:
+    """Return the position code of DETR (Carion et al. 2020), `(1, height · width, channels)`, by rows.
+
+    The first half of the channels is for the row, the second for the column. Of each half channel 2i is
+    sin(p · 10000^(-4i / channels)), channel 2i + 1 the cosine, with p from just above 0 to 2π over the
+    picture.
+
+    Args:
+        height: rows.
+        width: columns.
+        channels: a multiple of 4.
+        like: gives device and type.
+    """
+    assert channels % 4 == 0, "position codes in a picture need a multiple of four channels"
+    half = channels // 2
+    exponent = torch.arange(0, half, 2, device=like.device, dtype=torch.float32) / half
+
+    def along(count: int) -> Tensor:
+        places = torch.arange(1, count + 1, device=like.device, dtype=torch.float32) * (2 * math.pi / count)
+        angle = places[:, None] * torch.pow(10000.0, -exponent)
+        return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(-2)
+
+    rows = along(height)[:, None].expand(-1, width, -1)
+    columns = along(width)[None].expand(height, -1, -1)
+    return torch.cat([rows, columns], dim=-1).flatten(0, 1).to(like.dtype)[None]
 
 
 def geometric_frequencies(count: int, lowest: float, highest: float, *, like: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from model_constructor.blocks.act import ACTStyleEncoder, ACTTransformer
 from model_constructor.blocks.cfg_vqvae import (
     ActionDecoder,
     ConditioningInfoEncoder,
@@ -11,6 +12,7 @@ from model_constructor.blocks.cfg_vqvae import (
     VQVAEPrior,
 )
 from model_constructor.blocks.codebook import VQCodebookManager
+from model_constructor.blocks.diffusion import ConditionalUNet1D, DiffusionTransformer
 from model_constructor.blocks.flow_decoders import FlowActionDecoder, MixtureActionDecoder, NoisyTopKGate
 from model_constructor.blocks.flow_policies import (
     InfoEmbedder,
@@ -28,6 +30,12 @@ from model_constructor.blocks.mutual_information import (
 )
 from model_constructor.blocks.state import FlowVelocityMLP, PlanarKeypoints
 from model_constructor.blocks.vision.depth import DepthAnything3Bridge
+from model_constructor.blocks.vision.keypoints import (
+    GroupNormResNet,
+    OverFrames,
+    RandomCrop,
+    SpatialSoftmax,
+)
 from model_constructor.blocks.vision.libraries import HuggingFaceBackbone, TimmBackbone
 from model_constructor.blocks.vision.radio import RadioV3
 from model_constructor.blocks.vision.resnet import HandExtractor
@@ -64,6 +72,10 @@ EXPERIMENT_BLOCKS: dict[str, type[nn.Module]] = {
     "a_decoder": ActionChunkDecoder,
     "state_encoder": StateEncoder,
     "state_decoder": StateDecoder,
+    "conditional_unet_1d": ConditionalUNet1D,
+    "diffusion_transformer": DiffusionTransformer,
+    "act_style_encoder": ACTStyleEncoder,
+    "act_transformer": ACTTransformer,
 }
 
 VISION_BLOCKS: dict[str, type[nn.Module]] = {
@@ -73,6 +85,10 @@ VISION_BLOCKS: dict[str, type[nn.Module]] = {
     "timm_backbone": TimmBackbone,
     "naive_hand_extractor": HandExtractor,
     "vfp_hand_extractor": HandExtractor,
+    "random_crop": RandomCrop,
+    "group_norm_resnet": GroupNormResNet,
+    "spatial_softmax": SpatialSoftmax,
+    "over_frames": OverFrames,
 }
 
 

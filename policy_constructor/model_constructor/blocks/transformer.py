@@ -78,17 +78,29 @@ class TransformerDecoder(nn.Module):
         self.decoder = nn.TransformerDecoder(layer, num_layers, norm=norm)
         self.register_buffer("tgt_causal_mask", causal_mask(num_tokens), persistent=save_mask)
 
-    def forward(self, tgt_input: Tensor, memory_input: Tensor) -> Tensor:
-        """Return the decoded target; raises `ValueError` for a causal target of another length."""
+    def forward(self, tgt_input: Tensor, memory_input: Tensor, memory_mask: Tensor | None = None) -> Tensor:
+        """Return the decoded target; raises `ValueError` for a causal target of another length.
+
+        Args:
+            tgt_input: the targets.
+            memory_input: what they read.
+            memory_mask: additive `(S, L)`, minus infinity where a target does not see the memory.
+        """
         if not self.tgt_is_causal:
-            return self.decoder(tgt_input, memory_input)
+            return self.decoder(tgt_input, memory_input, memory_mask=memory_mask)
         length = tgt_input.shape[self.length_dim]
         if length != self.num_tokens:
             raise ValueError(
                 f"a causal decoder for chunks of {self.num_tokens} was given {length} tokens; "
                 "'transformer_action_chunk_size' must be the action horizon"
             )
-        return self.decoder(tgt_input, memory_input, tgt_mask=self.tgt_causal_mask, tgt_is_causal=True)
+        return self.decoder(
+            tgt_input,
+            memory_input,
+            tgt_mask=self.tgt_causal_mask,
+            memory_mask=memory_mask,
+            tgt_is_causal=True,
+        )
 
 
 class NonCausalTransformerEncoder(nn.Module):

@@ -138,8 +138,11 @@ def _commands(run: Run, verdicts: Sequence[Evaluation]) -> list[tuple[str, str]]
         words = ["trainer", "evaluate", checkpoint, "--env", verdict.env]
         words += ["--episodes", str(verdict.count)]
         words += ["--seed", str(verdict.seed)] if verdict.seed is not None else []
-        steps = verdict.n_action_steps
-        words += ["--n-action-steps", str(steps)] if steps is not None else []
+        steps, m = verdict.n_action_steps, verdict.temporal_ensembling
+        if m is not None:
+            words += ["--temporal-ensembling", f"{m:g}"]
+        else:
+            words += ["--n-action-steps", str(steps)] if steps is not None else []
         words += ["--dataset", verdict.dataset] if verdict.dataset is not None else []
         commands.append((f"Evaluate on {verdict.env}", text.shell(words)))
     return commands

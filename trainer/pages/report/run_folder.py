@@ -108,6 +108,7 @@ class Evaluation:
     epoch: float | None
     seed: int | None
     n_action_steps: int | None
+    temporal_ensembling: float | None
     dataset: str | None
     count: int | None
     success_rate: float | None
@@ -361,6 +362,7 @@ def _evaluation(name: str, raw: dict[str, Any], folder: Path, info: RunInfo | No
         epoch=epoch,
         seed=as_integer(raw.get("seed")),
         n_action_steps=as_integer(raw.get("n_action_steps")),
+        temporal_ensembling=as_number(raw.get("temporal_ensembling")),
         dataset=as_text(raw.get("dataset")),
         count=len(rows) or as_integer(episodes),
         success_rate=as_number(raw.get("success_rate")),

@@ -9,6 +9,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from experiment_training.components.trainer.imitation_learning.chunk_policy import (
+    check_executed,
+    check_needed,
+)
 from experiment_training.components.trainer.imitation_learning.flow_matching import (
     FlowSample,
     IntegrationMethod,
@@ -121,8 +125,7 @@ class CameraFlowPolicy(Policy):
         super().__init__()
         check_needed(components, self.needs, type(self).__name__)
         chosen = max(1, action_horizon // 2) if n_action_steps is None else n_action_steps
-        if not 1 <= chosen <= action_horizon:
-            raise ValueError(f"n_action_steps is {chosen}, but a chunk holds 1 to {action_horizon}")
+        check_executed(chosen, action_horizon)
         check_integration(integration_steps, integration_method)
         if not cameras or len(set(cameras)) < len(cameras):
             raise ValueError(f"cameras must be different names, at least one, not {list(cameras)}")
@@ -207,13 +210,6 @@ def with_start(flow: FlowSample) -> tuple[Tensor, Tensor]:
     """Return times `(2B,)` and points `(2B, S, A)`: those drawn, then t = 0 and the noise of each."""
     time = torch.cat([flow.time, torch.zeros_like(flow.time)])
     return time, torch.cat([flow.point, flow.noise])
-
-
-def check_needed(components: nn.ModuleDict, needed: Sequence[str], who: str) -> None:
-    """Raise `ValueError` for components that are not there."""
-    missing = [name for name in needed if name not in components]
-    if missing:
-        raise ValueError(f"{who} needs a component named {' and one named '.join(missing)}")
 
 
 def check_transport(loss: nn.Module | None, weight: float) -> None:

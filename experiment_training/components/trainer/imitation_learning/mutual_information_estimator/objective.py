@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from experiment_training.components.trainer.imitation_learning.camera_flow import camera_frames, check_needed
+from experiment_training.components.trainer.imitation_learning.camera_flow import camera_frames
+from experiment_training.components.trainer.imitation_learning.chunk_policy import check_needed
 from experiment_training.components.trainer.imitation_learning.flow_matching import chunk_error
 from trainer.templates import Context, Objective
 

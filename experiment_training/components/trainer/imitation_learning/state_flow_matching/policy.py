@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from experiment_training.components.trainer.imitation_learning.chunk_policy import ChunkPolicy
 from experiment_training.components.trainer.imitation_learning.flow_matching import (
     IntegrationMethod,
     check_integration,
@@ -11,11 +12,10 @@ from experiment_training.components.trainer.imitation_learning.flow_matching imp
     integrate,
     sample_flow,
 )
-from trainer.modeling.observations import encoder_arguments
-from trainer.templates import Context, Policy
+from trainer.templates import Context
 
 
-class StateFlowMatchingPolicy(Policy):
+class StateFlowMatchingPolicy(ChunkPolicy):
     """Draws action chunks by following a learned flow from noise.
 
     Components: `observation_encoder`, whose graph inputs are named after the observation features it wants
@@ -36,6 +36,8 @@ class StateFlowMatchingPolicy(Policy):
         ValueError: a component is missing, or a number is out of range.
     """
 
+    method = "state flow matching"
+
     def __init__(
         self,
         components: nn.ModuleDict,
@@ -47,19 +49,16 @@ class StateFlowMatchingPolicy(Policy):
         integration_method: IntegrationMethod = "euler",
         train_on_padding: bool = False,
     ) -> None:
-        super().__init__()
-        missing = [n for n in ("observation_encoder", "velocity_decoder") if n not in components]
-        if missing:
-            raise ValueError(f"state flow matching needs a component named {' and one named '.join(missing)}")
-        if not 1 <= n_action_steps <= action_horizon:
-            raise ValueError(f"n_action_steps is {n_action_steps}, but a chunk holds 1 to {action_horizon}")
+        super().__init__(
+            components,
+            action_horizon=action_horizon,
+            action_dim=action_dim,
+            n_action_steps=n_action_steps,
+            train_on_padding=train_on_padding,
+        )
         check_integration(integration_steps, integration_method)
-        self.components = components
-        self.action_shape = (action_horizon, action_dim)
-        self.n_action_steps = n_action_steps
         self.integration_steps = integration_steps
         self.integration_method = integration_method
-        self.train_on_padding = train_on_padding
 
     def loss(self, batch: dict[str, Tensor], context: Context) -> dict[str, Tensor]:
         """Return `total`, the mean squared error of the velocity.
@@ -70,15 +69,14 @@ class StateFlowMatchingPolicy(Policy):
         """
         flow = sample_flow(batch["action"], context.random)
         velocity = self.components["velocity_decoder"](
-            time=flow.time, noise=flow.point, condition=self._condition(batch)
+            time=flow.time, noise=flow.point, condition=self.condition(batch)
         )
-        is_pad = None if self.train_on_padding else batch.get("action_is_pad")
         error = (velocity - flow.velocity).square()
-        return {"total": chunk_error(error, is_pad, batch.get("action_dim_is_pad"))}
+        return {"total": chunk_error(error, self.left_out(batch), batch.get("action_dim_is_pad"))}
 
     def predict_action(self, observation: dict[str, Tensor], context: Context) -> Tensor:
         """Return an action chunk `(B, S, A)`, normalized."""
-        condition = self._condition(observation)
+        condition = self.condition(observation)
         noise = context.random.normal((condition.shape[0], *self.action_shape))
         decoder = self.components["velocity_decoder"]
         return integrate(
@@ -87,8 +85,3 @@ class StateFlowMatchingPolicy(Policy):
             self.integration_steps,
             self.integration_method,
         )
-
-    def _condition(self, batch: dict[str, Tensor]) -> Tensor:
-        encoder = self.components["observation_encoder"]
-        condition: Tensor = encoder(**encoder_arguments(encoder, batch))
-        return condition

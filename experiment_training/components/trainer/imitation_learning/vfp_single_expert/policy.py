@@ -13,10 +13,10 @@ from experiment_training.components.trainer.imitation_learning.camera_flow impor
     CameraFlowPolicy,
     as_tokens,
     camera_frames,
-    check_needed,
     drop_cameras,
     latent_distance,
 )
+from experiment_training.components.trainer.imitation_learning.chunk_policy import check_needed
 from experiment_training.components.trainer.imitation_learning.flow_matching import IntegrationMethod
 from trainer.templates import Context
 from trainer.utils.log import log

@@ -1,0 +1,1 @@
+"""ACT: action chunks by a conditional variational transformer."""

@@ -1,0 +1,1 @@
+"""Diffusion Policy: action chunks by denoising."""

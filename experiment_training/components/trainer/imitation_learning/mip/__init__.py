@@ -1,0 +1,1 @@
+"""The minimal iterative policy: two supervised steps."""
