@@ -63,10 +63,10 @@ class Runtime:
         """Whether there is a process group, which may be one of a single rank."""
         return dist.is_available() and dist.is_initialized()
 
-    def autocast(self) -> torch.autocast:
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Return the context in which a training step runs forward."""
         dtype = _AUTOCAST.get(self.precision)
-        return torch.autocast(self.device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
+        return contextlib.nullcontext() if dtype is None else torch.autocast(self.device.type, dtype=dtype)
 
     @property
     def rank_is_lost(self) -> bool:
