@@ -125,6 +125,19 @@ def test_normalized_then_float32(dataset):
     assert torch.equal(batch["observation.proprio_state"], batch["observation.state"])
 
 
+def test_a_normalizer_alone_is_that_of_the_default_path(dataset):
+    normalizer = Normalizer(dataset.statistics(["observation.state", "action"]))
+    path = BatchPath(normalizer)
+    of_path, of_normalizer = (
+        next(BatchLoader(dataset, batch_size=4, **how).epoch(0))
+        for how in ({"path": path}, {"normalizer": normalizer})
+    )
+    for key in ("observation.state", "action"):
+        assert torch.equal(of_path[key], of_normalizer[key])
+    with pytest.raises(ValueError, match="a path or a normalizer"):
+        BatchLoader(dataset, batch_size=4, path=path, normalizer=normalizer)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_dataset_of_the_users_own(workers):
     loader = BatchLoader(Plain(), batch_size=4, num_workers=workers)

@@ -21,6 +21,7 @@ from trainer.data.adapted import as_training_dataset
 from trainer.data.batch_path import BatchPath
 from trainer.data.batches import Batch, Batches
 from trainer.data.columns import pictures_of
+from trainer.data.normalization import Normalizer
 from trainer.data.order import GlobalBatchSampler
 from trainer.data.packing import PackedBatch
 from trainer.data.prefetcher import Prefetcher
@@ -50,6 +51,7 @@ class BatchLoader(Batches):
         dataset: a `TrainingDataset`, or a torch Dataset with a length, which is adapted to one.
         batch_size: samples per rank and micro-batch.
         path: what makes a raw batch ready; by default floats become float32 and frames floats, on the CPU.
+        normalizer: in place of a path, that of the default one.
         rank: this rank.
         world_size: number of ranks.
         micro_batches: batches of a rank that make one update together; they come one after the other.
@@ -64,7 +66,8 @@ class BatchLoader(Batches):
         path: what makes a raw batch ready.
 
     Raises:
-        ValueError: the dataset has fewer samples than one batch of all ranks.
+        ValueError: the dataset has fewer samples than one batch of all ranks, or there is a path beside a
+            normalizer.
     """
 
     steps_per_epoch: int
@@ -75,6 +78,7 @@ class BatchLoader(Batches):
         *,
         batch_size: int,
         path: BatchPath | None = None,
+        normalizer: Normalizer | None = None,
         rank: int = 0,
         world_size: int = 1,
         micro_batches: int = 1,
@@ -98,7 +102,9 @@ class BatchLoader(Batches):
         self.micro_batches = micro_batches
         self.samples_per_update = batch_size * micro_batches * world_size
         self._dataset = dataset
-        self.path = BatchPath(cameras=pictures_of(dataset)) if path is None else path
+        if path is not None and normalizer is not None:
+            raise ValueError("a BatchLoader takes a path or a normalizer; give the normalizer to the path")
+        self.path = path or BatchPath(normalizer, cameras=pictures_of(dataset))
         self._host_batches = _HostBatches(dataset, self.path, self.sampler, frame_memory)
         self._steps = _Steps(self.sampler)
         self._worker_seeds = torch.Generator()
