@@ -42,6 +42,19 @@ def test_a_checkpoint_that_is_not_there_is_said_in_one_sentence(tmp_path: Path) 
     assert (code, output) == (2, f"Error: there is no folder {tmp_path / 'gone'}\n")
 
 
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["data", "inspect", "~nobody-x/y"], "~nobody-x/y: there is no such folder"),
+        (["data", "convert", "~nobody-x/y", "--to", "z"], "~nobody-x/y: there is no such file or folder"),
+        (["record", "--train_config", "~nobody-x/y.yaml"], "config file not found: ~nobody-x/y.yaml"),
+        (["evaluate", "~nobody-x/run", "--env", "pusht"], "there is no folder ~nobody-x/run"),
+    ],
+)
+def test_the_home_of_a_user_who_is_not_there(command: list[str], said: str) -> None:
+    assert call(*command) == (2, f"Error: {said}\n")
+
+
 def test_a_damaged_checkpoint_is_refused(tiny_experiment: Write) -> None:
     path = tiny_experiment()
     assert call("train", path)[0] == 0

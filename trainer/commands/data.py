@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from trainer.commands.errors import UserError, user_errors
+from trainer.config.paths import expanded
 
 # Named here, so that `trainer --help` need not wait for what reads them; a test holds them together.
 _FORMATS = ("diffusion_policy_zarr", "robomimic_hdf5", "aloha_hdf5")
@@ -41,7 +42,7 @@ def inspect(root: Path, html: Path | None, show: int, decode: bool, strict: bool
     from trainer.pages.dataset.page import write_page
 
     with user_errors():
-        inspection = inspect_dataset(root.expanduser(), decode=decode)
+        inspection = inspect_dataset(expanded(root), decode=decode)
     click.echo(as_text(inspection))
     if html is not None:
         try:
@@ -64,7 +65,7 @@ def stats(root: Path, write: bool) -> None:
     from trainer.data.inspection.recompute import as_text, recompute
 
     with user_errors():
-        result = recompute(root.expanduser())
+        result = recompute(expanded(root))
     click.echo(as_text(result))
     if write:
         try:
@@ -103,8 +104,8 @@ def convert(
     try:
         with user_errors():
             made = convert_dataset(
-                source.expanduser(),
-                target.expanduser(),
+                expanded(source),
+                expanded(target),
                 format=kind,
                 fps=fps,
                 task=task,

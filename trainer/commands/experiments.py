@@ -8,7 +8,7 @@ from pathlib import Path
 
 from trainer.commands.errors import UserError
 from trainer.config.loader import load_located
-from trainer.config.paths import config_file, output_path, project_folder
+from trainer.config.paths import config_file, expanded, output_path, project_folder
 from trainer.config.schemas import ExperimentConfig, RecordingConfig
 from trainer.config.validation import Issues, validate_schema
 from trainer.registry import load_plugins
@@ -71,4 +71,4 @@ def run_folder(path: Path) -> Path:
     """Return the run folder that a path means: itself, or the `save_dir` of an experiment YAML."""
     if is_experiment(path):
         return output_path(read_experiment(path).train.save_dir, config_file(path))
-    return path.expanduser()
+    return expanded(path)

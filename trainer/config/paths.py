@@ -14,7 +14,7 @@ SHIPPED = Path(__file__).resolve().parents[2]
 
 def config_file(path: str | Path, folder: Path = Path()) -> Path:
     """Return the config that a path means: below `folder`, or the shipped one, `examples/configs/x.yaml`."""
-    own = folder / expanded(str(path))
+    own = folder / expanded(path)
     shipped = SHIPPED / path
     return shipped if not _exists(own) and _exists(shipped) and shipped.is_file() else own
 
@@ -51,7 +51,7 @@ def search_paths(config_path: Path, declared_in: str | None = None) -> list[Path
     return list(dict.fromkeys(folders))
 
 
-def expanded(value: str) -> Path:
+def expanded(value: str | Path) -> Path:
     """Return a path with `~` as the home folder; that of a user who is not there stays as it is."""
     return Path(os.path.expanduser(value))
 

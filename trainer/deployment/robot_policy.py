@@ -25,6 +25,7 @@ from trainer.checkpoint.folder import (
 )
 from trainer.checkpoint.names import CONFIG, DATASET, MODELS, OWN_STATE, STATS
 from trainer.config.parameters import FRAMEWORK_ARGUMENTS, convert_parameters, own_parameters, receivers
+from trainer.config.paths import expanded
 from trainer.config.schemas import ComponentSpec, TemporalEnsemblingConfig
 from trainer.data.columns import ACTION, Column, Columns, from_facts, observations_of
 from trainer.data.images import is_camera, scale_images
@@ -276,7 +277,7 @@ def load_policy(
         CheckpointError: the checkpoint is missing, incomplete or damaged, or asks for code without trust.
         ValueError: the policy was trained on no such dataset.
     """
-    folder = find_checkpoint(Path(checkpoint_dir).expanduser())
+    folder = find_checkpoint(expanded(checkpoint_dir))
     read_manifest(folder)
     config: dict[str, Any] = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
     facts = json.loads((folder / DATASET).read_text(encoding="utf-8"))

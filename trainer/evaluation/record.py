@@ -13,6 +13,7 @@ from typing import Any
 
 from model_constructor import did_you_mean
 
+from trainer.config.paths import expanded
 from trainer.data.lerobot import LeRobotWriter
 from trainer.evaluation.demonstrations import (
     STEPS_AFTER_SUCCESS,
@@ -102,7 +103,7 @@ def record(
         UsageError: no such simulator or camera, it has no expert, the expert hardly ever succeeds, nothing
             can be drawn, `out` is taken or cannot be written; one sentence says which.
     """
-    out = out.expanduser().absolute()
+    out = expanded(out).absolute()
     if episodes < 1:
         raise UsageError(f"at least one episode must be recorded, and {episodes} were asked for")
     asked: dict[str, Any] = {"recorded_with": env, "seed": seed}
