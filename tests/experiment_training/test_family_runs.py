@@ -10,8 +10,9 @@ import pytest
 import torch
 import yaml
 from helpers.camera_families import CHUNK, FAMILIES, JOINTS, experiment, small_batch, write_dataset
-from helpers.run_folder import metrics
-from helpers.runs import launch
+from helpers.run_folder import metrics, weights
+from helpers.runs import Run, launch
+from killed_runs import kill_tree
 from torch import nn
 
 from experiment_training.components.trainer.imitation_learning.cfg_vqvae_flow_matching import (
@@ -140,3 +141,30 @@ def test_two_ranks_are_one_with_the_batches_of_both(tmp_path, dataset) -> None:
     both = numbers(tmp_path / "two")
     for name in ("total", "velocity", "EMA_prior_posterior", "num_vecs_replaced"):
         np.testing.assert_allclose([line[name] for line in both], [line[name] for line in single], rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", FAMILIES)
+def test_two_ranks_that_are_killed_go_on_exactly(key, tmp_path, dataset) -> None:
+    path = written(key, tmp_path, dataset)
+    often = [
+        "train.max_steps=12",
+        "train.checkpoint={save_every_n_steps: 3}",
+        "train.log_every_n_steps=1",
+        "data.batch_size=2",
+    ]
+    whole = tmp_path / "whole"
+    launch(path, whole, 2, *often)
+    run = Run(path, ranks=2)
+    run.start(*often)
+    assert run.process is not None
+    try:
+        run.when(lambda: run.updates() >= 5 and (run.folder / "latest").exists())
+    finally:
+        kill_tree(run.process.pid)
+        run.process.wait()
+    run.goes_on(*often, updates=12)
+    assert numbers(run.folder) == numbers(whole)
+    for name in FAMILIES[key][2]:
+        ours, theirs = (weights(folder / "step_12", name) for folder in (run.folder, whole))
+        assert all(torch.equal(ours[tensor], theirs[tensor]) for tensor in theirs)
