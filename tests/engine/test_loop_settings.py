@@ -126,8 +126,8 @@ from trainer.engine.policy_trainer import PolicyTrainer
 from trainer.registry import TRAINER_REGISTRY
 
 class BlindPolicy(policy.StateFlowMatchingPolicy):
-    def _condition(self, batch):
-        return super()._condition(batch).detach()
+    def condition(self, batch):
+        return super().condition(batch).detach()
 
 @TRAINER_REGISTRY.register("blind_trainer")
 class BlindTrainer(PolicyTrainer):
