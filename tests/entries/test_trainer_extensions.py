@@ -93,14 +93,20 @@ def test_two_phases_train_their_own_components(tiny_experiment: Write, tmp_path:
     assert load_policy(run, "cpu").act({"observation.state": np.zeros(5, np.float32)}).shape == (ACTION,)
 
 
+def smooth(*components: str) -> list[str]:
+    """Return overrides with which a rounding error stays one: Adam divides by gradients that are near 0."""
+    return [f"model.component_optims.{c}.params.eps=0.01" for c in ("observation_encoder", *components)]
+
+
 @pytest.mark.slow
 def test_two_phases_on_two_ranks_are_those_of_one(tiny_experiment: Write, tmp_path: Path) -> None:
     parts = {"action_head": HEAD, "critic": CRITIC}
     path = extension(tiny_experiment, tmp_path, "adversarial", parts, n_action_steps=1)
-    single = train(path, [f"train.save_dir={tmp_path / 'one'}"])
+    same = smooth(*parts)
+    single = train(path, [f"train.save_dir={tmp_path / 'one'}", *same])
     for parallel in ("ddp", "fsdp"):
         run = tmp_path / parallel
-        launch(path, run, 2, f"train.parallel={parallel}", "data.batch_size=8")
+        launch(path, run, 2, f"train.parallel={parallel}", "data.batch_size=8", *same)
         for name in ("critic", "total"):
             np.testing.assert_allclose(losses(run, name), losses(single, name), rtol=1e-4)
 
@@ -169,11 +175,12 @@ def test_a_teacher_follows_its_component(tiny_experiment: Write, tmp_path: Path)
 def test_a_teacher_on_two_ranks_is_that_of_one(tiny_experiment: Write, tmp_path: Path) -> None:
     parts = {"action_head": HEAD}
     path = extension(tiny_experiment, tmp_path, "self_distillation", parts, n_action_steps=1)
-    single = train(path, [f"train.save_dir={tmp_path / 'one'}"])
+    same = smooth(*parts)
+    single = train(path, [f"train.save_dir={tmp_path / 'one'}", *same])
     for parallel in ("ddp", "fsdp"):
         run = tmp_path / parallel
-        launch(path, run, 2, f"train.parallel={parallel}", "data.batch_size=8", "train.epoch=2")
-        launch(path, run, 2, f"train.parallel={parallel}", "data.batch_size=8")
+        launch(path, run, 2, f"train.parallel={parallel}", "data.batch_size=8", "train.epoch=2", *same)
+        launch(path, run, 2, f"train.parallel={parallel}", "data.batch_size=8", *same)
         np.testing.assert_allclose(losses(run, "consistency"), losses(single, "consistency"), rtol=1e-3)
         ours, theirs = (state(r)["update"]["teachers"]["observation_encoder"] for r in (run, single))
         for key, value in theirs["weights"].items():

@@ -263,6 +263,7 @@ class TrainConfig(Section):
         None,
         description="how ranks share a component: ddp (gradients are averaged; the default of several "
         "ranks), fsdp (FSDP2: weights, gradients and optimizer states are sharded), none (one process)",
+        json_schema_extra=MAY_CHANGE,
     )
     gradient_clip_val: float | dict[str, float] | None = Field(
         None, description="largest gradient norm; for all components, or component → number"
