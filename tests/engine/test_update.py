@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from trainer.engine.update import Update, UpdateSettings
-from trainer.modeling.component import Component, Components
+from trainer.modeling.component import Component, Components, Parallel, whole
 from trainer.runtime import Runtime
 from trainer.templates import Context
 from trainer.utils.random import RowRandom
@@ -24,8 +29,8 @@ def optimizers(of: dict[str, nn.Module]) -> dict[str, torch.optim.Optimizer]:
     return {name: torch.optim.SGD(module.parameters(), lr=0.1) for name, module in of.items()}
 
 
-def update_of(of: dict[str, nn.Module], **settings: object) -> Update:
-    components = Components(Component(name, module, Runtime(CPU)) for name, module in of.items())
+def update_of(of: dict[str, nn.Module], parallel: Parallel = "none", **settings: object) -> Update:
+    components = Components(Component(name, module, Runtime(CPU), parallel) for name, module in of.items())
     return Update(components, optimizers(of), UpdateSettings(**settings), CPU)  # type: ignore[arg-type]
 
 
@@ -37,30 +42,41 @@ def batches(count: int) -> Tensor:
     return torch.randn(count, 4, 3, generator=torch.Generator().manual_seed(1))
 
 
-def actor_loss(of: dict[str, nn.Module], x: Tensor) -> Tensor:
+def actor_loss(of: Any, x: Tensor) -> Tensor:
     """Goes through the critic, whose gradients it must not leave behind."""
     return of["critic"](of["actor"](x)).mean()
 
 
-def critic_loss(of: dict[str, nn.Module], x: Tensor) -> Tensor:
+def critic_loss(of: Any, x: Tensor) -> Tensor:
     return of["critic"](of["actor"](x).detach()).square().mean()
 
 
 def weights(of: dict[str, nn.Module]) -> list[Tensor]:
-    return [p.detach().clone() for module in of.values() for p in module.parameters()]
+    return [whole(p.detach()).clone() for module in of.values() for p in module.parameters()]
 
 
+@pytest.fixture
+def group_of_one(tmp_path: Path) -> Iterator[None]:
+    """A process group in which components can be sharded."""
+    dist.init_process_group("gloo", store=dist.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("group_of_one")
+@pytest.mark.parametrize("parallel", ["none", "ddp", "fsdp"])
 @pytest.mark.parametrize("micro_batches", [1, 3])
-def test_phases_are_a_loop_with_one_optimizer_each(micro_batches: int) -> None:
+def test_phases_are_a_loop_with_one_optimizer_each(micro_batches: int, parallel: Parallel) -> None:
     ours, by_hand = modules(), modules()
-    update, steppers = update_of(ours), optimizers(by_hand)
+    update, steppers = update_of(ours, parallel), optimizers(by_hand)
+    called = update.components.called
     for step in range(4):
         parts = batches(4 * micro_batches)[step * micro_batches : (step + 1) * micro_batches]
         for number, x in enumerate(parts):
             moment = context(step, number, micro_batches)
             for names, loss in ((("critic",), critic_loss), (("actor",), actor_loss)):
                 update.begin(moment, names)
-                update.backward(loss(ours, x))
+                update.backward(loss(called, x))
                 found = update.finish()
                 assert bool(found) == moment.last
         gradients: dict[str, list[Tensor]] = {}

@@ -104,7 +104,8 @@ class Update:
             switch_optimizer(optimizer, "train")
             if context.micro_batch == 0 and name in self._names:
                 optimizer.zero_grad(set_to_none=True)
-            self.components[name].sync_gradients(context.last and name in self._names)
+            on = context.last and name in self._names
+            self.components[name].sync_gradients(on, in_phases=len(self._names) < len(self.optimizers))
         # The losses of this phase must leave no trace in what another one has accumulated.
         others = [o for name, o in self.optimizers.items() if name not in self._names]
         self._set_aside = [(p, p.grad) for optimizer in others for p in _parameters(optimizer)]

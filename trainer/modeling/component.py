@@ -108,12 +108,18 @@ class Component:
         }
         self.module.load_state_dict(shares, strict=True)
 
-    def sync_gradients(self, on: bool) -> None:
-        """Let the coming forward and backward passes share gradients with other ranks, or keep them here."""
+    def sync_gradients(self, on: bool, in_phases: bool = False) -> None:
+        """Let the coming forward and backward passes share gradients with other ranks, or keep them here.
+
+        Args:
+            on: share them.
+            in_phases: gradients are set aside between phases. What a sharded module has not shared is out of
+                reach, and would come back in a later phase, so it shares them whenever there are phases.
+        """
         if isinstance(self.called, DistributedDataParallel):
             self.called.require_backward_grad_sync = on
         elif isinstance(self.module, FSDPModule):
-            self.module.set_requires_gradient_sync(on)
+            self.module.set_requires_gradient_sync(on or in_phases)
 
     def shadow(self) -> Component:
         """Return a frozen copy in eval mode, distributed like this one: a teacher."""
