@@ -135,6 +135,24 @@ def test_the_average_of_a_component_moves_with_its_own_updates() -> None:
             torch.testing.assert_close(found, wanted)
 
 
+@pytest.mark.usefixtures("group_of_one")
+@pytest.mark.parametrize("parallel", ["none", "ddp", "fsdp"])
+def test_a_teacher_says_what_its_present_weights_say(parallel: Parallel) -> None:
+    ours, x = modules(), batches(1)[0]
+    update = update_of(ours, parallel)
+    teacher = update.shadow("actor", 0.5)
+    wanted = [whole(p.detach()).clone() for p in ours["actor"].parameters()]
+    for step in range(3):
+        with torch.no_grad():
+            said = teacher(x)
+        torch.testing.assert_close(said, nn.functional.linear(x, *wanted))
+        update.begin(context(step))
+        update.backward(actor_loss(update.components.called, x))
+        update.finish()
+        live = [whole(p.detach()) for p in ours["actor"].parameters()]
+        wanted = [0.5 * old + 0.5 * new for old, new in zip(wanted, live, strict=True)]
+
+
 @pytest.mark.parametrize("decay", [-0.1, 1.0])
 def test_teachers_need_a_decay_below_one(decay: float) -> None:
     with pytest.raises(ValueError, match="decay of a teacher"):

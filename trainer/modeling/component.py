@@ -128,6 +128,8 @@ class Component:
         shadow = Component(self.name, module.requires_grad_(False).eval(), self._runtime)
         if sharded:
             _shard(module, self._runtime)
+            # No backward pass gives its gathered weights up, so the next forward pass would see old ones.
+            module.register_forward_hook(lambda teacher, *_: teacher.reshard())
         own = self.local_state()
         with torch.no_grad():
             for name, value in shadow.local_state().items():
