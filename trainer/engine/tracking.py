@@ -261,8 +261,6 @@ def _checked(name: str, metric: Any, step: int) -> Reduced:
     Raises:
         TrainingFault: it is no single number.
     """
-    if type(metric) is float:
-        return Reduced(metric)
     value = plain(metric)
     if not isinstance(value, Tensor) or value.numel() != 1 or value.is_complex():
         try:
