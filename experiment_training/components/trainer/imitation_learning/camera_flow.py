@@ -131,6 +131,7 @@ class CameraFlowPolicy(Policy):
             raise ValueError(f"cameras must be different names, at least one, not {list(cameras)}")
         self.components = components
         self.transport_loss: nn.Module | None = None
+        self.ot_weight = 0.0
         self.action_shape = (action_horizon, action_dim)
         self.n_action_steps = chosen
         self.integration_steps = integration_steps
@@ -176,6 +177,20 @@ class CameraFlowPolicy(Policy):
         is_pad = None if self.train_on_padding else batch.get("action_is_pad")
         return chunk_error(error, is_pad, batch.get("action_dim_is_pad"))
 
+    def use_transport(self, loss: nn.Module | None, weight: float) -> None:
+        """Make the module of `train.loss`, weighed by `weight`, part of the loss; None with 0.
+
+        Raises:
+            ValueError: a transport is weighed and there is none, or the other way round.
+        """
+        if weight < 0:
+            raise ValueError(f"ot_weight must not be negative, it is {weight}")
+        if loss is None and weight > 0:
+            raise ValueError(f"ot_weight is {weight}, but there is no train.loss, such as sinkhorn_knopp")
+        if loss is not None and weight == 0:
+            raise ValueError("with ot_weight 0 train.loss has no effect; leave it out")
+        self.transport_loss, self.ot_weight = loss, weight
+
     def transport(self, predicted: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """Return the cost of transporting predicted chunks `(B, S, A)` to the batch's, by `transport_loss`.
 
@@ -210,13 +225,3 @@ def with_start(flow: FlowSample) -> tuple[Tensor, Tensor]:
     """Return times `(2B,)` and points `(2B, S, A)`: those drawn, then t = 0 and the noise of each."""
     time = torch.cat([flow.time, torch.zeros_like(flow.time)])
     return time, torch.cat([flow.point, flow.noise])
-
-
-def check_transport(loss: nn.Module | None, weight: float) -> None:
-    """Raise `ValueError` where a transport is weighed and there is none, or the other way round."""
-    if weight < 0:
-        raise ValueError(f"ot_weight must not be negative, it is {weight}")
-    if loss is None and weight > 0:
-        raise ValueError(f"ot_weight is {weight}, but there is no train.loss, such as sinkhorn_knopp")
-    if loss is not None and weight == 0:
-        raise ValueError("with ot_weight 0 train.loss has no effect; leave it out")

@@ -12,7 +12,6 @@ from experiment_training.components.trainer.imitation_learning.camera_flow impor
     STATE,
     CameraFlowPolicy,
     camera_frames,
-    check_transport,
     twice,
     with_start,
 )
@@ -91,8 +90,7 @@ class GuidedFlowMatchingPolicy(CameraFlowPolicy):
             train_on_padding=train_on_padding,
             cameras=cameras,
         )
-        check_transport(loss, ot_weight)
-        self.transport_loss = loss
+        self.use_transport(loss, ot_weight)
         checks = {
             "commitment_weight must not be negative": commitment_weight >= 0,
             "latent_dropout must lie between 0 and 1": 0 <= latent_dropout <= 1,
@@ -101,7 +99,6 @@ class GuidedFlowMatchingPolicy(CameraFlowPolicy):
         broken = [rule for rule, holds in checks.items() if not holds]
         if broken:
             raise ValueError("; ".join(broken))
-        self.ot_weight = ot_weight
         self.commitment_weight = commitment_weight
         self.latent_dropout = latent_dropout
         self.latent_dropout_epochs = latent_dropout_epochs

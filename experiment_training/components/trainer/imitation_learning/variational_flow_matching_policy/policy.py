@@ -16,7 +16,6 @@ from experiment_training.components.trainer.imitation_learning.camera_flow impor
     CameraFlowPolicy,
     as_tokens,
     camera_frames,
-    check_transport,
     latent_distance,
     twice,
     with_start,
@@ -89,11 +88,9 @@ class VariationalFlowMatchingPolicy(CameraFlowPolicy):
             train_on_padding=train_on_padding,
             cameras=cameras,
         )
-        check_transport(loss, ot_weight)
-        self.transport_loss = loss
+        self.use_transport(loss, ot_weight)
         if balance_weight < 0:
             raise ValueError(f"balance_weight must not be negative, it is {balance_weight}")
-        self.ot_weight = ot_weight
         self.balance_weight = balance_weight
         self.expert = expert
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
