@@ -4,22 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, model_validator
 
 from trainer.config.augmentation import AugmentationConfig
+from trainer.config.component import MAY_CHANGE, ComponentSpec
+from trainer.config.online import OnlineConfig
 from trainer.config.section import Section
 
 NormalizationMode = Literal["mean_std", "min_max", "quantile", "none"]
-
-# A run that is taken up may have another value here: the numbers that it trains with stay the same.
-MAY_CHANGE: dict[str, JsonValue] = {"resume": "may_change"}
-
-
-class ComponentSpec(Section):
-    """Something picked from a registry."""
-
-    type: str = Field(min_length=1, description="registry key")
-    params: dict[str, Any] = Field(default_factory=dict, description="constructor arguments")
 
 
 class ComponentBuildArgs(Section):
@@ -335,6 +327,9 @@ class ExperimentConfig(Section):
     model: ModelConfig
     data: DataConfig
     train: TrainConfig
+    online: OnlineConfig | None = Field(
+        None, description="what robots collect while the policy trains: `trainer online`"
+    )
 
     def with_parameters(self, path: tuple[str | int, ...], params: dict[str, Any]) -> ExperimentConfig:
         """Return the same configuration with other `params` of the component spec at a config path."""

@@ -7,6 +7,7 @@ from trainer.registry.plugins import PluginError, load_plugins, load_trusted_plu
 from trainer.templates import (
     Callback,
     DatasetFactory,
+    Expert,
     Logger,
     LossFactory,
     Metric,
@@ -18,6 +19,7 @@ from trainer.templates import (
 __all__ = [
     "CALLBACK_REGISTRY",
     "DATASET_BUILDER_REGISTRY",
+    "EXPERT_REGISTRY",
     "LOGGER_REGISTRY",
     "LOSS_BUILDER_REGISTRY",
     "METRIC_REGISTRY",
@@ -38,3 +40,4 @@ SIMULATOR_REGISTRY: Registry[Simulator] = Registry("simulator", Simulator)
 CALLBACK_REGISTRY: Registry[Callback] = Registry("callback", Callback)
 LOGGER_REGISTRY: Registry[Logger] = Registry("logger", Logger)
 METRIC_REGISTRY: Registry[Metric] = Registry("metric", Metric)
+EXPERT_REGISTRY: Registry[Expert] = Registry("expert", Expert)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from trainer.templates.callback import Callback
 from trainer.templates.context import Context
 from trainer.templates.dataset import DatasetFactory, TrainingDataset
+from trainer.templates.expert import Expert
 from trainer.templates.logger import Logger, RunIdentity
 from trainer.templates.loss import LossFactory
 from trainer.templates.metric import Metric
@@ -22,6 +23,7 @@ __all__ = [
     "Callback",
     "Context",
     "DatasetFactory",
+    "Expert",
     "Logger",
     "LossFactory",
     "Metric",
