@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 # Run as a file, this folder is first on the path and the project is not: put that right before our imports.
@@ -60,7 +60,7 @@ def train(
         RankLost: another rank is gone.
     """
     located = load_located(config_path, overrides)
-    with connect(*_where(located.data), is_final=_is_final) as runtime:
+    with connect(*where_to_run(located.data), is_final=is_final) as runtime:
         checked = check(located, runtime.world_size, runtime.local_rank, callbacks)
         data = build_data(checked, runtime.world_size, runtime.local_rank)
         for warning in (*checked.warnings, *data.warnings):
@@ -76,7 +76,7 @@ def train(
     return checked.run
 
 
-def _where(raw: dict[str, object]) -> tuple[str, str]:
+def where_to_run(raw: Mapping[str, object]) -> tuple[str, str]:
     """Return device and precision to connect with; what cannot be used is told by the check."""
     device, precision = raw.get("device", "auto"), raw.get("precision", "auto")
     try:
@@ -86,12 +86,23 @@ def _where(raw: dict[str, object]) -> tuple[str, str]:
     return str(device), str(precision) if precision in PRECISIONS else "auto"
 
 
-def _is_final(error: BaseException) -> bool:
+def is_final(error: BaseException) -> bool:
+    """Say whether an error would come again if the ranks were started again."""
     return user_message(error) is not None
 
 
 def attempt(config_path: str | Path, overrides: Sequence[str] = ()) -> Outcome:
-    """Train, and return what the user has to know of the end.
+    """Train, and return what the user has to know of the end; see `attempted`."""
+    return attempted(lambda: train(config_path, overrides), config_path, overrides)
+
+
+def attempted(training: Callable[[], Path], config_path: str | Path, overrides: Sequence[str]) -> Outcome:
+    """Let a training run, and return what the user has to know of its end.
+
+    Args:
+        training: returns the run folder.
+        config_path: its experiment YAML.
+        overrides: `dotted.path=value` texts that win over the file.
 
     Raises:
         RankLost: another rank is gone, which may not happen again.
@@ -99,7 +110,7 @@ def attempt(config_path: str | Path, overrides: Sequence[str] = ()) -> Outcome:
     """
     main_rank = environment_rank() == 0
     try:
-        folder = train(config_path, overrides)
+        folder = training()
     except Stopped as stopped:
         way = way_on(config_path, overrides, "there")
         text = f"Saved and {stopped}; {way[0].lower()}{way[1:]}."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import subprocess
@@ -18,6 +19,9 @@ from helpers.run_folder import assert_same, metrics
 from helpers.runs import ROOT, environment, training_command, wait_for_steps
 
 from trainer.checkpoint.folder import find_checkpoint
+from trainer.data.batches import Batches
+from trainer.engine.stop import Stopped, WaitEnded, ask_to_stop, stop_asked
+from trainer.offline_trainer import train
 
 
 def long_with_dropout(config: dict[str, Any]) -> None:
@@ -283,3 +287,43 @@ def test_two_ranks_finish_their_step_with_loader_workers_too(
     assert "Saved and stopped by SIGTERM" in said
     assert "loader worker" not in said
     assert process.returncode != 0
+
+
+class Starving(Batches):
+    """Gives the batches of demonstrations until one has to be waited for; then the run is asked to stop."""
+
+    def __init__(self, demonstrations: Batches, before: int) -> None:
+        self.steps_per_epoch = demonstrations.steps_per_epoch
+        self.micro_batches = demonstrations.micro_batches
+        self.samples_per_update = demonstrations.samples_per_update
+        self.demonstrations, self.before = demonstrations, before
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[dict[str, Any]]:
+        for batch in itertools.islice(self.demonstrations.epoch(epoch, start_step), self.before):
+            yield batch
+        ask_to_stop(signal.SIGTERM)
+        assert stop_asked() == signal.SIGTERM
+        raise WaitEnded("there is nothing to draw")
+
+    def example(self, samples: int) -> dict[str, Any]:
+        return self.demonstrations.example(samples)
+
+
+def test_a_run_that_waits_for_samples_stops_where_it_waits(
+    tiny_experiment: Callable[..., Path], tmp_path: Path
+) -> None:
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    try:
+        with pytest.raises(Stopped) as stopped:
+            train(
+                tiny_experiment(),
+                [f"train.save_dir={run}"],
+                batches=lambda demonstrations, path, runtime: Starving(demonstrations, 7),
+            )
+    finally:
+        ask_to_stop(0)
+    assert stopped.value.exit_code == 128 + signal.SIGTERM
+    assert (run / "latest").read_text().strip() == "step_7"
+    train(tiny_experiment(), [f"train.save_dir={run}"])
+    train(tiny_experiment(), [f"train.save_dir={whole}"])
+    assert [m["total"] for m in metrics(run)] == [m["total"] for m in metrics(whole)]

@@ -6,14 +6,14 @@ import dataclasses
 import os
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from trainer.config.loader import LocatedConfig, load_located
 from trainer.config.paths import config_file
 from trainer.engine.build_data import build_data
-from trainer.engine.check import check
+from trainer.engine.check import CheckedConfig, check
 from trainer.engine.exit_messages import Outcome, user_message
 from trainer.engine.run_folder import RAY_LAUNCH
 from trainer.engine.stop import ask_to_stop
@@ -22,11 +22,16 @@ from trainer.runtime import RankLost, select_device
 from trainer.runtime.ray.job import Interrupted, RayError, RayJob
 from trainer.runtime.ray.launch import run_on_ray
 
+Attempt = Callable[[str, Sequence[str]], Outcome]
+Prepare = Callable[[CheckedConfig, dict[str, Any]], dict[str, Any]]
+
 
 def train_on_ray(
     config_path: str | Path,
     overrides: Sequence[str] = (),
     *,
+    attempt: Attempt = attempt,
+    prepare: Prepare = lambda checked, fields: fields,
     num_workers: int = 1,
     address: str | None = None,
     max_failures: int = 3,
@@ -38,6 +43,8 @@ def train_on_ray(
         config_path: the experiment YAML; every machine of the cluster finds it, the data and the run folder
             at the same paths.
         overrides: `dotted.path=value` texts that win over the file.
+        attempt: what a rank does, a function of an importable module.
+        prepare: returns the fields of the job, from those of offline training.
         num_workers: number of ranks.
         address: `auto`, `host:port` or `ray://host:port`; None starts a cluster on this machine.
         max_failures: how often a lost rank is made good by going on from the last checkpoint.
@@ -48,18 +55,20 @@ def train_on_ray(
         located = load_located(path, overrides)
         device = str(located.data.get("device", "auto"))
         here = _checked_here(located, path, overrides, device)
-        build_data(check(here, num_workers), num_workers)
-        job = RayJob(
-            work=_work,
-            argument=(str(path), list(overrides), uuid.uuid4().hex),
-            ask_to_stop=ask_to_stop,
-            num_workers=num_workers,
-            address=address,
-            max_failures=max_failures,
-            cpus_per_worker=cpus_per_worker,
-            use_gpu=None if device == "auto" else device.startswith("cuda"),
-            environment=_variables(located),
-        )
+        checked = check(here, num_workers)
+        build_data(checked, num_workers)
+        fields: dict[str, Any] = {
+            "work": _work,
+            "argument": (attempt, str(path), list(overrides), uuid.uuid4().hex),
+            "ask_to_stop": ask_to_stop,
+            "num_workers": num_workers,
+            "address": address,
+            "max_failures": max_failures,
+            "cpus_per_worker": cpus_per_worker,
+            "use_gpu": None if device == "auto" else device.startswith("cuda"),
+            "environment": _variables(located),
+        }
+        job = RayJob(**prepare(checked, fields))
         return Outcome(**run_on_ray(job))
     except Interrupted as stop:
         text = str(stop)
@@ -77,9 +86,9 @@ def train_on_ray(
         return Outcome(2, f"Error: {message}")
 
 
-def _work(argument: tuple[str, list[str], str]) -> dict[str, Any]:
+def _work(argument: tuple[Attempt, str, list[str], str]) -> dict[str, Any]:
     """Train as one rank; an error that would come again is an outcome, others are raised and tried again."""
-    path, overrides, os.environ[RAY_LAUNCH] = argument
+    attempt, path, overrides, os.environ[RAY_LAUNCH] = argument
     return dataclasses.asdict(attempt(path, overrides))
 
 

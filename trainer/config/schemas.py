@@ -352,6 +352,13 @@ class ExperimentConfig(Section):
         """The seed of everything after the models were built: order, noise, dropout."""
         return self.seed if self.train.seed is None else self.train.seed
 
+    @property
+    def collecting_env(self) -> str | None:
+        """The simulator in which rollout workers collect, or None."""
+        evaluation, recording = self.train.evaluation, self.data.recording
+        named = [self.online and self.online.workers.env, evaluation and evaluation.env]
+        return next((env for env in (*named, recording and recording.env) if env), None)
+
     def total_steps(self, steps_per_epoch: int | None) -> int:
         """Number of updates of the run, for batches that give so many in an epoch; None without epochs.
 

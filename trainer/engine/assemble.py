@@ -217,7 +217,7 @@ def _announce_unread(checked: CheckedConfig, windows: Sequence[str], read: Colle
 def _check_robot(checked: CheckedConfig, facts: Mapping[str, Any]) -> None:
     """Refuse to evaluate on a robot that has not what the policy reads."""
     issues = Issues(checked.located)
-    check_same_robot(issues, checked.config, checked.robot, facts, facts["reads"] or ())
+    check_same_robot(issues, checked.config, checked.robots, facts, facts["reads"] or ())
     issues.raise_if_any()
 
 

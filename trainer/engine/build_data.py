@@ -68,7 +68,7 @@ def build_data(checked: CheckedConfig, world_size: int = 1, local_rank: int = 0)
     normalizer = _normalizer(issues, config, built.norm_stats)
     augmentation = _augmentation(issues, config, dataset)
     steps_per_epoch = _steps_per_epoch(issues, config, dataset, world_size)
-    check_same_robot(issues, config, checked.robot, dataset.facts(), [ACTION])
+    check_same_robot(issues, config, checked.robots, dataset.facts(), [ACTION])
     issues.raise_if_any()
     return Data(
         dataset=dataset,

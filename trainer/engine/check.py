@@ -22,13 +22,14 @@ from trainer.engine.inputs import (
     check_load_dir,
     check_resume_from,
     check_save_dir,
-    check_simulator,
+    check_simulators,
     find_models,
 )
 from trainer.evaluation.evaluate import SimulatedRobot
 from trainer.registry import (
     CALLBACK_REGISTRY,
     DATASET_BUILDER_REGISTRY,
+    EXPERT_REGISTRY,
     LOGGER_REGISTRY,
     LOSS_BUILDER_REGISTRY,
     METRIC_REGISTRY,
@@ -63,7 +64,7 @@ class CheckedConfig:
         loggers: those of `train.loggers`.
         metrics: name → metric of `train.metrics`.
         warnings: sentences about settings that have no effect.
-        robot: what the simulator of `train.evaluation` has, where there is one.
+        robots: config path of a simulator's name → what it says of its robot.
     """
 
     located: LocatedConfig
@@ -76,7 +77,7 @@ class CheckedConfig:
     loggers: Sequence[Logger] = ()
     metrics: Mapping[str, Metric] = field(default_factory=dict)
     warnings: Sequence[str] = ()
-    robot: SimulatedRobot | None = None
+    robots: Mapping[ConfigPath, SimulatedRobot] = field(default_factory=dict)
     as_read: ExperimentConfig | None = None
 
     @property
@@ -126,9 +127,9 @@ def check(
         metrics[name if name not in metrics else f"{name}_{path[-1]}"] = metric
     callbacks = {path: callback for path, _, callback in parts["callbacks"]}
     warnings: list[str] = []
-    robot = None
+    robots: Mapping[ConfigPath, SimulatedRobot] = {}
     if config is not None:
-        robot = check_simulator(issues, config)
+        robots = check_simulators(issues, config)
         check_device(issues, config, local_rank)
         check_effects(issues, config)
         check_load_dir(issues, config)
@@ -147,7 +148,7 @@ def check(
         loggers=[logger for _, _, logger in parts["loggers"]],
         metrics=metrics,
         warnings=warnings,
-        robot=robot,
+        robots=robots,
         as_read=config,
     )
 
@@ -186,6 +187,7 @@ def _specs(raw: Mapping[str, Any]) -> list[tuple[ConfigPath, Registry[Any], Mapp
         (("train", "trainer"), TRAINER_REGISTRY),
         (("train", "loss"), LOSS_BUILDER_REGISTRY),
         (("train", "optimizer"), OPTIMIZER_BUILDER_REGISTRY),
+        (("online", "expert"), EXPERT_REGISTRY),
     ]
     for name in mapping_at(raw, "model", "component_optims"):
         found.append((("model", "component_optims", name), OPTIMIZER_BUILDER_REGISTRY))

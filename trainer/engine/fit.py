@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from model_constructor import random_source
 
 from trainer.engine.experiment import Experiment
 from trainer.engine.faults import Faults, check_gradients_came, explained_faults
 from trainer.engine.run_folder import now, read_run_facts, write_first_batch, write_run_facts
-from trainer.engine.stop import Stopped, StopRequest
+from trainer.engine.stop import Stopped, StopRequest, WaitEnded
 from trainer.engine.tracking import combine
 from trainer.templates.reduced import plain
 from trainer.utils.log import log
@@ -45,7 +45,7 @@ def fit(experiment: Experiment) -> None:
             with pace.paused():
                 _measure(e)
         while not e.finished:
-            for metrics in _updates(e, faults):
+            for metrics in _updates(e, faults, stop, started):
                 rates = pace.tick()
                 per_epoch = e.batches.steps_per_epoch
                 position = {} if per_epoch is None else {"epoch": e.progress.iteration / per_epoch}
@@ -79,7 +79,7 @@ def fit(experiment: Experiment) -> None:
         log.info(f"Ended after {e.progress.iteration} updates: {e.stop_reason}.")
 
 
-def _updates(e: Experiment, faults: Faults) -> Iterator[Mapping[str, Any]]:
+def _updates(e: Experiment, faults: Faults, stop: StopRequest, started: float) -> Iterator[Mapping[str, Any]]:
     """Make the updates that are left of this epoch and of the run, and yield the metrics of each."""
     done = e.progress.iteration - e.progress.epoch * (e.batches.steps_per_epoch or 0)
     left = e.total_steps - e.progress.iteration
@@ -89,7 +89,11 @@ def _updates(e: Experiment, faults: Faults) -> Iterator[Mapping[str, Any]]:
     for _ in range(left):
         of_micro_batches = []
         for micro_batch in range(e.batches.micro_batches):
-            batch = faults.batch = e.augmented(next(batches), micro_batch)
+            try:
+                drawn = next(batches)
+            except WaitEnded:
+                _stop(e, stop.number, started)
+            batch = faults.batch = e.augmented(drawn, micro_batch)
             if e.progress.iteration == 0 and micro_batch == 0 and e.runtime.is_main:
                 write_first_batch(e.run, batch)
             context = e.context(micro_batch)
@@ -147,10 +151,15 @@ def _stop_if_asked(e: Experiment, stop: StopRequest, started: float, at_once: bo
         meets = at_once or e.progress.iteration % e.tracker.every == 0
         number = e.runtime.largest(number) if meets else 0
     if number:
-        e.save()
-        e.writer.wait()
-        _note_time(e, started, None)
-        raise Stopped(number)
+        _stop(e, number, started)
+
+
+def _stop(e: Experiment, number: int, started: float) -> NoReturn:
+    """Save the run as it is, and end it."""
+    e.save()
+    e.writer.wait()
+    _note_time(e, started, None)
+    raise Stopped(number)
 
 
 def _note_time(e: Experiment, started: float, finished: str | None) -> None:

@@ -16,6 +16,7 @@ from trainer.config.errors import ConfigValidationIssue
 from trainer.config.paths import find_input, output_path, path_mistake
 from trainer.config.schemas import ExperimentConfig
 from trainer.config.validation import Issues
+from trainer.evaluation.demonstrations import ScriptedExpert
 from trainer.evaluation.evaluate import SimulatedRobot, check_features
 from trainer.evaluation.simulators import make_simulator
 from trainer.runtime import select_device
@@ -127,16 +128,32 @@ def check_device(issues: Issues, config: ExperimentConfig, local_rank: int) -> N
         issues.add(("device",), str(error))
 
 
-def check_simulator(issues: Issues, config: ExperimentConfig) -> SimulatedRobot | None:
-    """The simulator of `train.evaluation` is there; return what it says of its robot."""
-    if config.train.evaluation is None:
-        return None
-    try:
-        with contextlib.closing(make_simulator(config.train.evaluation.env)) as simulator:
-            return SimulatedRobot.of(simulator)
-    except UsageError as error:
-        issues.add(("train", "evaluation", "env"), str(error))
-    return None
+def check_simulators(issues: Issues, config: ExperimentConfig) -> dict[ConfigPath, SimulatedRobot]:
+    """The simulators that are named are there; return what each says of its robot, by where it is named."""
+    robots: dict[ConfigPath, SimulatedRobot] = {}
+    named: dict[ConfigPath, str | None] = {}
+    if config.train.evaluation is not None:
+        named["train", "evaluation", "env"] = config.train.evaluation.env
+    if config.online is not None and config.online.workers.count > 0:
+        named["online", "workers", "env"] = config.online.workers.env
+    for here, env in named.items():
+        if env is None:
+            env = config.collecting_env
+            if env is None:
+                message = "no simulator is named, here or by train.evaluation or data.recording"
+                issues.add(here, message, "give it, or count: 0 where robots of your own collect")
+                continue
+        try:
+            with contextlib.closing(make_simulator(env)) as simulator:
+                robots[here] = SimulatedRobot.of(simulator, env)
+                scripted = isinstance(simulator, ScriptedExpert)
+        except UsageError as error:
+            issues.add(here, str(error))
+            continue
+        expert = None if config.online is None else config.online.expert
+        if here[0] == "online" and not scripted and expert is not None and expert.type == "scripted":
+            issues.add(("online", "expert", "type"), f"{env} has no scripted expert")
+    return robots
 
 
 def _has_path_mistake(issues: Issues, here: ConfigPath, value: str) -> bool:
@@ -149,24 +166,23 @@ def _has_path_mistake(issues: Issues, here: ConfigPath, value: str) -> bool:
 def check_same_robot(
     issues: Issues,
     config: ExperimentConfig,
-    robot: SimulatedRobot | None,
+    robots: Mapping[ConfigPath, SimulatedRobot],
     facts: Mapping[str, Any],
     read: Iterable[str],
 ) -> None:
-    """Note where the robot of `train.evaluation` has other features or another rate than the data.
+    """Note where the robot of a simulator has other features or another rate than the data.
 
     Args:
         issues: where it is noted.
         config: the configuration.
-        robot: that of the simulator; None where there is none, or none that can be used.
+        robots: those of the simulators that can be used, by where they are named.
         facts: what the dataset says of itself; nothing is compared that it does not say.
         read: names of the features to compare: the action, and observations that the policy reads.
     """
-    if config.train.evaluation is None or robot is None:
-        return
     features = facts.get("features", {})
     shapes = {name: features[name]["shape"] for name in read if name in features}
-    try:
-        check_features(shapes, config.train.evaluation.env, robot, facts.get("fps"))
-    except UsageError as error:
-        issues.add(("train", "evaluation", "env"), str(error))
+    for here, robot in robots.items():
+        try:
+            check_features(shapes, robot, facts.get("fps"))
+        except UsageError as error:
+            issues.add(here, str(error))

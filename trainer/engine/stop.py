@@ -26,7 +26,20 @@ class Stopped(AgreedEnd):
         self.exit_code = 128 + number
 
 
+class WaitEnded(Exception):
+    """A source of batches has given up waiting for samples, because the run is asked to stop."""
+
+
 _asked = 0
+_request: StopRequest | None = None
+
+
+def stop_asked() -> int:
+    """Return the signal on which the run of this process is to stop, or 0.
+
+    For whoever waits long for something within a step; a source of batches then raises `WaitEnded`.
+    """
+    return _asked if _request is None else _request.number
 
 
 def ask_to_stop(number: int) -> None:
@@ -62,6 +75,8 @@ class StopRequest:
         return self._number or _asked
 
     def __enter__(self) -> StopRequest:
+        global _request
+        _request = self
         with contextlib.suppress(ValueError):  # not in the main thread: whoever runs us there handles signals
             for number in STOP_SIGNALS:
                 if not ignored_on_purpose(number):
@@ -71,6 +86,8 @@ class StopRequest:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        global _request
+        _request = None
         failing = error is not None and not isinstance(error, AgreedEnd)
         # A collective may fail a moment before it is known that a rank is lost, and torchrun is as quick.
         self._ending = self._runtime.rank_is_lost or (failing and self._runtime.distributed)

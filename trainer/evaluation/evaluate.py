@@ -207,7 +207,7 @@ def evaluate(
         for _ in range(max(1, min(lockstep, len(starts)))):
             simulators.append(make_simulator(env))
             fit_cameras(simulators[-1], sizes)
-        check_features(features or {}, env, SimulatedRobot.of(simulators[0]), getattr(policy, "fps", None))
+        check_features(features or {}, SimulatedRobot.of(simulators[0], env), getattr(policy, "fps", None))
         limit = min(max_steps or simulators[0].max_steps, simulators[0].max_steps)
         crew = _FilmCrew(numbers, videos if out is not None else 0)
         seen = _cameras_of(policy, simulators[0])
@@ -264,35 +264,36 @@ class SimulatedRobot:
     """What a simulator says of its robot.
 
     Attributes:
+        env: name of the simulator and task.
         features: descriptions of observations and `action`, by name.
         cameras: those of its cameras.
         fps: actions per second.
         any_size: its pictures may have any size, as long as they are square.
     """
 
+    env: str
     features: Mapping[str, Any]
     cameras: Mapping[str, Any]
     fps: float
     any_size: bool = False
 
     @classmethod
-    def of(cls, simulator: Simulator) -> SimulatedRobot:
-        """Return the robot of a simulator."""
+    def of(cls, simulator: Simulator, env: str) -> SimulatedRobot:
+        """Return the robot of a simulator and its name."""
         if isinstance(simulator, RecordsThroughCameras):
             features = {**simulator.features, **simulator.sensors}
-            return cls(features, dict(simulator.cameras), simulator.fps, any_size=True)
-        return cls(dict(simulator.features), dict(getattr(simulator, "cameras", {})), simulator.fps)
+            return cls(env, features, dict(simulator.cameras), simulator.fps, any_size=True)
+        return cls(env, dict(simulator.features), dict(getattr(simulator, "cameras", {})), simulator.fps)
 
 
 def check_features(
-    wanted: Mapping[str, Sequence[int]], env: str, robot: SimulatedRobot, fps: float | None = None
+    wanted: Mapping[str, Sequence[int]], robot: SimulatedRobot, fps: float | None = None
 ) -> None:
     """Make sure that a simulator is that of the robot for which a policy is trained.
 
     Args:
         wanted: shapes of the observations that the policy reads and of its actions, by name.
-        env: name of the simulator and task.
-        robot: what it says of its robot.
+        robot: what the simulator says of its robot.
         fps: frames per second of the demonstrations, if known.
 
     Raises:
@@ -306,15 +307,15 @@ def check_features(
     for name, shape in wanted.items():
         offered = offers.get(name)
         if offered is None:
-            raise UsageError(f"the policy works with '{name}', which {env} does not have")
+            raise UsageError(f"the policy works with '{name}', which {robot.env} does not have")
         if tuple(shape) != tuple(offered["shape"]):
             raise UsageError(
-                f"the policy works with '{name}' of shape {tuple(shape)}; in {env} it has "
+                f"the policy works with '{name}' of shape {tuple(shape)}; in {robot.env} it has "
                 f"shape {tuple(offered['shape'])}"
             )
     if fps is not None and abs(fps - robot.fps) > 0.01 * robot.fps:
         raise UsageError(
-            f"the policy was trained on demonstrations of {fps:g} frames/s, and {env} takes "
+            f"the policy was trained on demonstrations of {fps:g} frames/s, and {robot.env} takes "
             f"{robot.fps:g} actions per second: each would last {fps / robot.fps:.3g} "
             f"times as long as it was recorded; train on demonstrations of {robot.fps:g} frames/s"
         )

@@ -31,8 +31,12 @@ _PASSED_ON = (
 )
 
 
-def import_ray() -> Any:
+def import_ray(own_cluster: bool = False) -> Any:
     """Return the module, made quiet.
+
+    Args:
+        own_cluster: a cluster is started on this machine, which nobody else is to reach: everything of it
+            listens on the loopback address alone.
 
     Raises:
         RayError: Ray is not installed.
@@ -44,6 +48,8 @@ def import_ray() -> Any:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_DISABLE_IMPORT_WARNING": "1",
     }
+    if own_cluster:
+        quiet["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # what Ray calls it; it is read on every system
     for name, value in quiet.items():
         os.environ.setdefault(name, value)
     try:
@@ -77,6 +83,7 @@ def cluster(ray: Any, job: RayJob) -> Iterator[None]:
             ray.init(
                 **({"address": job.address} if job.address else own),
                 **options,
+                namespace=job.namespace,
                 runtime_env={"env_vars": environment},
             )
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:

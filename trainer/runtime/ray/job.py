@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from trainer.utils.errors import UsageError
 
@@ -26,6 +27,15 @@ class Interrupted(Exception):
         self.number = number
 
 
+class Beside(Protocol):
+    """What runs on the cluster beside the ranks."""
+
+    @property
+    def failure(self) -> Exception | None:
+        """Why the ranks had better stop, or None as long as all is well."""
+        ...
+
+
 @dataclass(frozen=True)
 class RayJob:
     """What runs on the cluster.
@@ -42,6 +52,9 @@ class RayJob:
             asks for one elsewhere.
         use_gpu: a GPU for each rank; None where the cluster has that many.
         environment: names of further environment variables that the ranks need.
+        resources: Ray resources beside CPUs and GPUs that the node of each rank must have.
+        namespace: of the named actors of the job; None for one of its own.
+        beside: what runs on the cluster beside the ranks, from before they begin until after they end.
     """
 
     work: Callable[[Any], Any]
@@ -53,3 +66,6 @@ class RayJob:
     cpus_per_worker: int | None = None
     use_gpu: bool | None = None
     environment: list[str] = field(default_factory=list)
+    resources: dict[str, float] = field(default_factory=dict)
+    namespace: str | None = None
+    beside: Callable[[], contextlib.AbstractContextManager[Beside]] | None = None

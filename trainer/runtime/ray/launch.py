@@ -32,12 +32,13 @@ def run_on_ray(job: RayJob) -> Any:
     that was started here is shut down.
 
     Raises:
+        Exception: the failure of what runs beside the ranks; they have saved and stopped.
         RayError: Ray is not installed, the cluster is not there or has not enough to offer.
         RankLost: ranks were lost more often than `max_failures`; it names the last one.
         Interrupted: a signal came before the ranks began.
     """
     log_to_stderr()
-    ray = import_ray()
+    ray = import_ray(own_cluster=job.address is None)
     streams = {"stdout": ForgivingStream(sys.stdout), "stderr": ForgivingStream(sys.stderr)}
     # Ray itself talks on stdout of workers that died; what is worth knowing of that, we say.
     signals: list[int] = []
@@ -50,6 +51,7 @@ def run_on_ray(job: RayJob) -> Any:
         if signals:
             raise Interrupted(signals[0])
         use_gpu = use_gpus(ray, job)
+        beside = None if job.beside is None else stack.enter_context(job.beside())
         workers = f"{job.num_workers} worker{'s' * (job.num_workers > 1)}"
         place = f"the Ray cluster at {job.address}" if job.address else "a Ray cluster of their own"
         log.info(f"Starting {workers} on {place}.")
@@ -76,9 +78,14 @@ def run_on_ray(job: RayJob) -> Any:
                 if len(signals) > told:
                     told = len(signals)
                     mailbox.ask_to_stop.remote(signals[0])
+                elif not told and beside is not None and beside.failure is not None:
+                    told = 1
+                    mailbox.ask_to_stop.remote(signal.SIGTERM)
         with contextlib.suppress(ray.exceptions.RayError):
             ray.get(mailbox.close.remote(), timeout=10)
             reader.join(5)
+        if beside is not None and beside.failure is not None:
+            raise beside.failure
         (result,) = ending
         if isinstance(result, Exception):
             raise explained(ray, result, mailbox, job) from result
@@ -125,7 +132,7 @@ def _torch_trainer(ray: Any, job: RayJob, mailbox: Any, use_gpu: bool, folder: s
         scaling_config=ray.train.ScalingConfig(
             num_workers=job.num_workers,
             use_gpu=use_gpu,
-            resources_per_worker={"CPU": cores, **({"GPU": 1} if use_gpu else {})},
+            resources_per_worker={"CPU": cores, **({"GPU": 1} if use_gpu else {}), **job.resources},
         ),
         run_config=ray.train.RunConfig(
             name="run",

@@ -1,0 +1,116 @@
+"""Trains a policy on demonstrations and on what robots collect meanwhile, on a Ray cluster.
+
+`python trainer/online_trainer.py --train_config X.yaml` starts or joins a cluster with everything on it. With
+the actors `replay_buffer` and `policy_state_manager` running, `train_func` alone is a worker function of Ray
+Train: `TorchTrainer(train_func, train_loop_config="X.yaml", …)`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+# Run as a file, this folder is first on the path and the project is not: put that right before our imports.
+if __package__ in (None, ""):
+    here = Path(__file__).resolve().parent
+    sys.path[:] = [str(here.parent), *(p for p in sys.path if Path(p or ".").resolve() != here)]
+
+import click
+
+from trainer.checkpoint.lock import only_writer
+from trainer.config.loader import load_located
+from trainer.engine.assemble import assemble
+from trainer.engine.build_data import build_data
+from trainer.engine.check import CheckedConfig, check
+from trainer.engine.evaluation import EvaluationCallback
+from trainer.engine.exit_messages import Outcome
+from trainer.engine.fit import fit
+from trainer.offline_trainer import attempted, is_final, where_to_run
+from trainer.online.learner import Learner
+from trainer.runtime import connect
+from trainer.utils.log import let_nobody_listen, log
+
+
+def train_func(config: str | Mapping[str, Any]) -> Path:
+    """Train one rank of an online run, and return the run folder.
+
+    The actors `replay_buffer` and `policy_state_manager` must be running, in the namespace of this job.
+
+    Args:
+        config: path of the experiment YAML; or a mapping with `config_path` and `overrides`.
+
+    Raises:
+        ConfigLoadError, ConfigError: the configuration is wrong; nothing was started or written.
+        UsageError: an actor is not there, or its buffer holds episodes of another robot.
+        Stopped: a signal came; the run is saved.
+        RankLost: another rank is gone.
+    """
+    given = {"config_path": config} if isinstance(config, str) else config
+    located = load_located(given["config_path"], given.get("overrides", ()))
+    with connect(*where_to_run(located.data), is_final=is_final) as runtime:
+        checked = check_online(check(located, runtime.world_size, runtime.local_rank))
+        data = build_data(checked, runtime.world_size, runtime.local_rank)
+        for warning in (*checked.warnings, *data.warnings):
+            log.warning(warning)
+        learner = Learner(checked.config, data, runtime)
+        evaluation = EvaluationCallback(checked.config.train.evaluation)
+        with (
+            only_writer(checked.run, runtime.is_main),
+            assemble(checked, data, runtime, [evaluation, learner.publishing], learner.batches) as experiment,
+        ):
+            if experiment.progress.iteration:
+                log.info(f"Taking up {checked.run} after step {experiment.progress.iteration}.")
+            fit(experiment)
+    return checked.run
+
+
+def check_online(checked: CheckedConfig) -> CheckedConfig:
+    """Return a checked configuration that says how to train online.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    issues = checked.issues.copy()
+    if "online" not in issues.located.data:
+        issues.add(("online",), "there is no online section, so there is nothing to collect", "add `online:`")
+    issues.raise_if_any()
+    return checked
+
+
+def attempt(config_path: str | Path, overrides: Sequence[str] = ()) -> Outcome:
+    """Train as one rank, and return what the user has to know of the end; see `offline_trainer.attempt`."""
+    return attempted(
+        lambda: train_func({"config_path": str(config_path), "overrides": list(overrides)}),
+        config_path,
+        overrides,
+    )
+
+
+def run(config_path: str | Path, overrides: Sequence[str] = (), **options: Any) -> None:
+    """Train online, say how it ended, and exit accordingly.
+
+    Args:
+        config_path: the experiment YAML.
+        overrides: `dotted.path=value` texts that win over the file.
+        options: of `trainer.commands.train_on_ray.train_on_ray`.
+    """
+    let_nobody_listen()
+    from trainer.commands.train_online import train_online
+
+    train_online(config_path, overrides, **options).tell()
+
+
+@click.command()
+@click.option("--train_config", "config", required=True, type=click.Path(), help="Experiment YAML.")
+@click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override a value of the YAML.")
+@click.option("--num-workers", type=click.IntRange(min=1), default=1, help="Ranks of the learner.")
+@click.option("--address", help="A running cluster (auto, host:port, ray://host:port); else one is started.")
+def main(config: str, overrides: tuple[str, ...], num_workers: int, address: str | None) -> None:
+    """Train a policy on demonstrations and on what robots collect meanwhile."""
+    run(config, overrides, num_workers=num_workers, address=address)
+
+
+if __name__ == "__main__":
+    main()
