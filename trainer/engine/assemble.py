@@ -47,7 +47,7 @@ from trainer.engine.run_folder import (
     write_run_facts,
     write_yaml,
 )
-from trainer.engine.tracking import EVALUATIONS, METRICS, VALIDATIONS, Tracker, forget_from
+from trainer.engine.tracking import BESIDE, METRICS, Tracker, forget_from
 from trainer.engine.update import Update, UpdateSettings
 from trainer.engine.validation import Validation
 from trainer.modeling.component import Component, Components, Parallel, check_state
@@ -436,7 +436,7 @@ def _write_run_folder(checked: CheckedConfig, data: Data, experiment: Experiment
     if known.get("finished") and known_end == (experiment.progress.iteration, total_steps):
         return
     forget_from(run / METRICS, experiment.progress.iteration)
-    for file in (VALIDATIONS, EVALUATIONS):
+    for file in BESIDE:
         forget_from(run / file, experiment.progress.iteration + (not experiment.saving.unmeasured))
     write_yaml(run / CONFIG, resolved(config))
     for name, path in checked.component_paths.items():

@@ -28,7 +28,7 @@ from trainer.checkpoint.names import (
 from trainer.deployment.robot_policy import load_component, load_own_state, own_state
 from trainer.engine.finite import check_weights
 from trainer.engine.resume import is_in, set_aside_later
-from trainer.engine.tracking import EVALUATIONS, METRICS, VALIDATIONS
+from trainer.engine.tracking import BESIDE, METRICS
 from trainer.modeling.component import full_optimizer_state, load_optimizer_state
 from trainer.utils.log import log
 from trainer.utils.seed import random_state, restore_random_state, set_global_seed
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from trainer.engine.experiment import Experiment
 
 # What the run knows up to the moment of a checkpoint is on disk before the checkpoint counts.
-RECORDS = (METRICS, VALIDATIONS, EVALUATIONS)
+RECORDS = (METRICS, *BESIDE)
 
 
 class Saving:

@@ -22,6 +22,9 @@ from trainer.utils.files import whole_file
 METRICS = "metrics.jsonl"
 VALIDATIONS = "validations.jsonl"
 EVALUATIONS = "evaluations.jsonl"
+ONLINE = "online.jsonl"
+BESIDE = (VALIDATIONS, EVALUATIONS, ONLINE)
+"""What is measured beside training, each line after so many updates."""
 
 # Numbers that stand beside the scores in these files and are none.
 _FACTS = frozenset({"epoch", "episodes", "mean_length"})
@@ -73,7 +76,7 @@ class Tracker:
     def _rows_after(self, known: int) -> list[tuple[int, dict[str, float]]]:
         """Return what the files of the run hold of the steps after `known`, as `flush` and `note` gave it."""
         rows = dict(_row(line) for line in _lines(self.run / METRICS) if line["step"] > known)
-        for file in (VALIDATIONS, EVALUATIONS):
+        for file in BESIDE:
             for line in _lines(self.run / file):
                 step, scores = _row(line)
                 if step - 1 in rows:

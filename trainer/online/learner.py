@@ -1,70 +1,109 @@
-"""What the learner does beside the usual loop: it draws what robots have collected, and publishes its weights."""
+"""What the learner does beside the usual loop: it draws what robots have collected, and publishes weights."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from trainer.config.online import OnlineConfig
+from trainer.config.schemas import ExperimentConfig
 from trainer.data.batch_path import BatchPath
-from trainer.data.batches import Batch, Batches
+from trainer.data.batches import Batches
 from trainer.data.loader import BatchLoader
+from trainer.deployment.robot_policy import robot_facts
+from trainer.engine.build_data import Data
 from trainer.engine.experiment import Experiment
-from trainer.online.actors import find_actor
+from trainer.engine.tracking import ONLINE
+from trainer.online.actors import MANAGER, REPLAY, find_actor
 from trainer.online.mixed import DrawKey, MixedBatches
 from trainer.online.publisher import deployed_weights, policy_description
 from trainer.online.waiting import answer, wait_while
 from trainer.online.weights import architecture_of
 from trainer.runtime import Runtime
 from trainer.templates import Callback, TrainingDataset
-from trainer.utils.random import Random
 
-ONLINE = "online.jsonl"
+
+class Learner:
+    """One rank of the learner, connected to the actors of its run.
+
+    Args:
+        config: with an `online` section.
+        data: what the demonstrations are.
+        runtime: this rank.
+
+    Attributes:
+        publishing: the callback that publishes.
+
+    Raises:
+        UsageError: an actor is not there, or the episodes that it has are of another robot.
+    """
+
+    def __init__(self, config: ExperimentConfig, data: Data, runtime: Runtime) -> None:
+        assert config.online is not None
+        self._settings = config.online
+        self._replay = find_actor(REPLAY)
+        self._drawing = Drawing(self._replay, self._settings, data.dataset, config.run_seed)
+        answer(self._replay.describe.remote(robot_facts(data.dataset.facts())), "the replay buffer")
+        self.publishing = Publishing(self._settings, find_actor(MANAGER), self._replay)
+
+    def batches(self, demonstrations: Batches, path: BatchPath, runtime: Runtime) -> Batches:
+        """Return the batches of this rank: demonstrations and collected samples, mixed."""
+        assert isinstance(demonstrations, BatchLoader)
+        return MixedBatches(
+            demonstrations,
+            path,
+            self._drawing,
+            self._settings.ratio,
+            rank=runtime.rank,
+            world_size=runtime.world_size,
+        )
 
 
 class Drawing:
-    """Draws the collected share of every batch: of demonstrations until robots collect, then of the replay buffer.
+    """Draws the collected share of a batch: in the first updates from demonstrations, then from the buffer.
 
     Args:
         replay: the actor.
         settings: the `online` section.
-        demonstrations: the dataset from which the first `offline_steps` updates are drawn whole.
-        seed: of those draws.
+        demonstrations: for the first `offline_steps` updates.
+        seed: of all draws.
     """
 
     def __init__(
         self, replay: Any, settings: OnlineConfig, demonstrations: TrainingDataset, seed: int
     ) -> None:
-        self._replay, self._settings = replay, settings
+        self._replay, self._offline = replay, settings.offline_steps
         self._demonstrations, self._seed = demonstrations, seed
 
-    def __call__(self, count: int, key: DrawKey) -> Batch:
-        """Return `count` raw samples as a dataset gives them.
+    def __call__(self, count: int, key: DrawKey) -> Mapping[str, Any]:
+        """Return `count` raw samples, as a dataset gives them.
 
         Raises:
-            WaitEnded: the run is asked to stop while there is nothing to draw from.
+            WaitEnded: the run is asked to stop while there is nothing to draw.
         """
-        if key.update < self._settings.offline_steps:
-            chosen = np.random.default_rng([self._seed, *key]).integers(len(self._demonstrations), size=count)
-            return self._demonstrations.__getitems__(chosen)
-        wait_while(lambda: answer(self._replay.may_update.remote(key.update), "the replay buffer"))
-        drawn: Batch = answer(self._replay.sample.remote(count, (self._seed, *key)), "the replay buffer")
+        if key.update < self._offline:
+            random = np.random.default_rng([self._seed, key.update])
+            chosen = random.integers(len(self._demonstrations), size=key.first + count)
+            return self._demonstrations.__getitems__(chosen[key.first :])
+        online = key.update - self._offline
+        wait_while(lambda: answer(self._replay.may_update.remote(online), "the replay buffer"))
+        call = self._replay.sample.remote(count, (self._seed, key.update), key.first)
+        drawn: Mapping[str, Any] = answer(call, "the replay buffer")
         return drawn
 
 
 class Publishing(Callback):
-    """Sends the weights that would be deployed to the robots, and notes what came of it.
+    """Sends the weights that would be deployed to the robots, and notes what they have collected.
 
     Every rank calls it, since sharded weights are gathered; rank 0 sends. Nothing waits for the cluster: what
     is noted at a publication was asked for at the one before.
 
     Args:
         settings: the `online` section.
-        manager: the `policy_state_manager` actor.
-        replay: the `replay_buffer` actor.
+        manager: the actor.
+        replay: the actor.
     """
 
     def __init__(self, settings: OnlineConfig, manager: Any, replay: Any) -> None:
@@ -74,7 +113,7 @@ class Publishing(Callback):
         self._counts: Any = None
 
     def before_training(self, experiment: Experiment) -> None:
-        """Publish what a run that is taken up, or starts from weights of before, begins with."""
+        """Publish what a run that is taken up, or that starts from weights of before, begins with."""
         if experiment.progress.iteration >= self._settings.offline_steps and not experiment.finished:
             self._publish(experiment)
 
@@ -85,9 +124,11 @@ class Publishing(Callback):
             self._publish(experiment)
 
     def after_training(self, experiment: Experiment) -> None:
-        """Publish the end of the run."""
+        """Publish the end of the run, and wait until it has arrived."""
         if self._published != experiment.progress.iteration:
             self._publish(experiment)
+        if experiment.runtime.is_main:
+            answer(self._version, "the policy state manager")
 
     def _publish(self, e: Experiment) -> None:
         e.tracker.flush()
@@ -97,9 +138,15 @@ class Publishing(Callback):
             return
         import ray
 
-        self._note(e)
-        self._replay.note_updates.remote(e.progress.iteration)
-        description = policy_description(e) if self._version is None else None
+        description = None
+        if self._version is None:
+            description = policy_description(e)
+        else:
+            version = answer(self._version, "the policy state manager")
+            counts = answer(self._counts, "the replay buffer")
+            scores = {"weights_version": float(version), **counts.scores()}
+            e.tracker.note(ONLINE, {"step": e.progress.iteration}, scores)
+        self._replay.note_updates.remote(max(0, e.progress.iteration - self._settings.offline_steps))
         self._version = self._manager.update_weights.remote(
             [ray.put(weights)],
             architecture=architecture_of(weights),
@@ -107,11 +154,3 @@ class Publishing(Callback):
             description=description,
         )
         self._counts = self._replay.counts.remote()
-
-    def _note(self, e: Experiment) -> None:
-        """Write down what was asked for when the version before this one was published."""
-        if self._version is None:
-            return
-        version = answer(self._version, "the policy state manager")
-        counts = answer(self._counts, "the replay buffer")
-        e.tracker.note(ONLINE, {"step": e.progress.iteration, "version": version}, counts.scores())

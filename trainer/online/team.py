@@ -5,16 +5,171 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
-from trainer.config.online import OnlineConfig
-from trainer.online.actors import MANAGER, REPLAY, ReplayBufferActor
+from trainer.config.schemas import ExperimentConfig
+from trainer.online.actors import LASTING, MANAGER, REPLAY
+from trainer.online.replay import ReplayBuffer
 from trainer.online.state_manager import PolicyStateManagerActor
-from trainer.online.worker import RolloutWorkerActor
+from trainer.online.status import Status
+from trainer.online.worker import RolloutWorkerActor, WorkerSettings
 from trainer.utils.errors import UsageError
 from trainer.utils.log import log
 
-_STATUS_SECONDS = 15.0
-_CLOSING_SECONDS = 120.0
+FOLDER = "online"
+"""Of the run folder: what the actors keep."""
+
+_LOOK_SECONDS = 2.0
+_SAY_SECONDS = 15.0
+_CLOSING_SECONDS = 300.0
+_THREADS = 8
+
+
+class Team:
+    """Starts everybody, looks after them while the ranks train, and says how it goes; a context manager.
+
+    Ray starts an actor again that is lost. A worker's `run` is called again then; what a worker raises that
+    its user can mend ends the run.
+
+    Args:
+        config: with an `online` section.
+        run: the run folder.
+
+    Raises:
+        UsageError: when it is entered: a run of the same namespace is there already, or an actor cannot begin.
+    """
+
+    def __init__(self, config: ExperimentConfig, run: Path) -> None:
+        assert config.online is not None
+        self._config, self._online, self._folder = config, config.online, run / FOLDER
+        self._failure: Exception | None = None
+        self._over = threading.Event()
+        self._workers: list[Any] = []
+        self._running: dict[Any, Any] = {}
+
+    @property
+    def failure(self) -> Exception | None:
+        """Why the ranks had better stop, or None."""
+        return self._failure
+
+    def __enter__(self) -> Team:
+        import ray
+
+        self._ray = ray
+        online, place = self._online, self._online.placement
+        flow = {
+            "start_windows": online.start_windows or self._config.data.batch_size,
+            "update_ratio": online.update_ratio,
+            "update_slack": online.update_slack,
+        }
+        replay = online.replay.model_dump()
+        seed, budget = self._config.run_seed, online.expert_budget
+        self._replay = self._start(
+            REPLAY,
+            ray.remote(ReplayBuffer).options(max_concurrency=_THREADS, resources=place.replay_buffer),
+            lambda actor: actor.remote(self._folder, replay, seed, expert_budget=budget, **flow),
+        )
+        self._manager = self._start(
+            MANAGER,
+            ray.remote(PolicyStateManagerActor).options(resources=place.policy_state_manager),
+            lambda actor: actor.remote(self._folder),
+        )
+        for call in (self._replay.counts.remote(), self._manager.version.remote()):
+            self._raised(call)
+        worker = ray.remote(RolloutWorkerActor).options(
+            max_concurrency=_THREADS, resources=place.workers, **LASTING
+        )
+        for index in range(online.workers.count):
+            settings = WorkerSettings.of(self._config, index)
+            self._workers.append(worker.options(name=settings.name).remote(settings))
+        self._running = {one.run.remote(): one for one in self._workers}
+        self._status = Status(self._online)
+        self._watcher = threading.Thread(target=self._watch, name="team", daemon=True)
+        self._watcher.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Let the workers end, and what was collected become a dataset."""
+        self._over.set()
+        self._watcher.join()
+        with contextlib.suppress(self._ray.exceptions.RayError):
+            for worker in self._workers:
+                worker.stop.remote()
+            self._ray.wait(list(self._running), num_returns=len(self._running) or 1, timeout=30)
+            self._look()
+            for worker in self._workers:
+                self._ray.kill(worker)
+            counts = self._ray.get(self._replay.counts.remote(), timeout=_CLOSING_SECONDS)
+            if counts.episodes:
+                log.info(f"Writing {counts.episodes} collected episodes to {self._folder / 'dataset'}.")
+                self._ray.get(self._replay.compact.remote(), timeout=_CLOSING_SECONDS)
+            self._ray.get(self._manager.close.remote(), timeout=_CLOSING_SECONDS)
+        log.info(self._status.summary())
+        for actor in (self._replay, self._manager):
+            self._ray.kill(actor)
+
+    def _start(self, name: str, actor: Any, make: Callable[[Any], Any]) -> Any:
+        """Start a named actor that Ray starts again whenever it is lost."""
+        try:
+            return make(actor.options(name=name, **LASTING))
+        except ValueError as error:
+            if "already" not in str(error):
+                raise
+            raise UsageError(
+                f"there is an actor '{name}' on this cluster already, of another online run; give this one a "
+                "--namespace of its own"
+            ) from None
+
+    def _raised(self, call: Any) -> Any:
+        """Return what a call gives, and raise what it raises as it was there."""
+        try:
+            return self._ray.get(call)
+        except self._ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, UsageError):
+                raise error.cause from None
+            raise
+        except self._ray.exceptions.ActorDiedError as error:
+            text = str(error)
+            raise UsageError(
+                f"an actor of this run could not begin: {' '.join(text.split())[-600:]}"
+            ) from None
+
+    def _watch(self) -> None:
+        """Look after the workers and say how it goes, until it is over."""
+        said = time.monotonic()
+        while not self._over.wait(_LOOK_SECONDS) and self._failure is None:
+            try:
+                self._look()
+                if time.monotonic() - said >= _SAY_SECONDS:
+                    said = time.monotonic()
+                    log.info(self._status.line())
+            except self._ray.exceptions.RayError as error:
+                log.debug(f"the actors do not answer: {error}")  # Ray is starting one again
+
+    def _look(self) -> None:
+        """Take in what the workers report; call those again whose `run` was cut off."""
+        ended, _ = self._ray.wait(list(self._running), num_returns=len(self._running) or 1, timeout=0)
+        for call in ended:
+            worker = self._running.pop(call)
+            try:
+                self._raised(call)
+            except UsageError as error:
+                self._failure = error
+            except Exception as error:
+                log.warning(f"A rollout worker is started again: {' '.join(str(error).split())[:300]}")
+                if not self._over.is_set():
+                    self._running[worker.run.remote()] = worker
+        reports = [worker.report.remote() for worker in self._workers]
+        there, _ = self._ray.wait(reports, num_returns=len(reports) or 1, timeout=_LOOK_SECONDS)
+        for report in there:
+            with contextlib.suppress(self._ray.exceptions.RayError):
+                self._status.add(self._ray.get(report))
+        counts, version = self._replay.counts.remote(), self._manager.version.remote()
+        there, _ = self._ray.wait([counts, version], num_returns=2, timeout=_LOOK_SECONDS)
+        if len(there) == 2:
+            self._status.note(self._ray.get(counts), self._ray.get(version))
