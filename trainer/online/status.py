@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import deque
 
@@ -98,6 +99,6 @@ class Status:
 def _histogram(values: list[int] | list[float], edges: tuple[float, ...]) -> str:
     """Return how many values lie from each edge up to the next: `0: 12, 1: 3, 2 and more: 1`."""
     counts, _ = np.histogram(values, [*edges, np.inf])
-    names = [f"{a:g}" if a + 1 == b else f"{a:g} to {b:g}" for a, b in zip(edges, edges[1:], strict=False)]
+    names = [f"{a:g}" if a + 1 == b else f"{a:g} to {b:g}" for a, b in itertools.pairwise(edges)]
     names.append(f"{edges[-1]:g} and more")
     return ", ".join(f"{name}: {count}" for name, count in zip(names, counts, strict=True) if count)

@@ -39,7 +39,7 @@ class Team:
         run: the run folder.
 
     Raises:
-        UsageError: when it is entered: a run of the same namespace is there already, or an actor cannot begin.
+        UsageError: when entered: a run of the same namespace is there already, or an actor cannot begin.
     """
 
     def __init__(self, config: ExperimentConfig, run: Path) -> None:
