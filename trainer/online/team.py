@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -65,26 +65,24 @@ class Team:
             "update_ratio": online.update_ratio,
             "update_slack": online.update_slack,
         }
-        replay = online.replay.model_dump()
-        seed, budget = self._config.run_seed, online.expert_budget
         self._replay = self._start(
             REPLAY,
-            ray.remote(ReplayBuffer).options(max_concurrency=_THREADS, resources=place.replay_buffer),
-            lambda actor: actor.remote(self._folder, replay, seed, expert_budget=budget, **flow),
+            ReplayBuffer,
+            place.replay_buffer,
+            self._folder,
+            online.replay.model_dump(),
+            self._config.run_seed,
+            expert_budget=online.expert_budget,
+            **flow,
         )
         self._manager = self._start(
-            MANAGER,
-            ray.remote(PolicyStateManagerActor).options(resources=place.policy_state_manager),
-            lambda actor: actor.remote(self._folder),
+            MANAGER, PolicyStateManagerActor, place.policy_state_manager, self._folder
         )
         for call in (self._replay.counts.remote(), self._manager.version.remote()):
             self._raised(call)
-        worker = ray.remote(RolloutWorkerActor).options(
-            max_concurrency=_THREADS, resources=place.workers, **LASTING
-        )
         for index in range(online.workers.count):
             settings = WorkerSettings.of(self._config, index)
-            self._workers.append(worker.options(name=settings.name).remote(settings))
+            self._workers.append(self._start(settings.name, RolloutWorkerActor, place.workers, settings))
         self._running = {one.run.remote(): one for one in self._workers}
         self._status = Status(self._online)
         self._watcher = threading.Thread(target=self._watch, name="team", daemon=True)
@@ -113,10 +111,13 @@ class Team:
         for actor in (self._replay, self._manager):
             self._ray.kill(actor)
 
-    def _start(self, name: str, actor: Any, make: Callable[[Any], Any]) -> Any:
+    def _start(
+        self, name: str, cls: type, resources: Mapping[str, float], *arguments: Any, **named: Any
+    ) -> Any:
         """Start a named actor that Ray starts again whenever it is lost."""
+        options = {"name": name, "max_concurrency": _THREADS, "resources": resources, **LASTING}
         try:
-            return make(actor.options(name=name, **LASTING))
+            return self._ray.remote(**options)(cls).remote(*arguments, **named)
         except ValueError as error:
             if "already" not in str(error):
                 raise
