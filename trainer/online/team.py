@@ -25,7 +25,8 @@ FOLDER = "online"
 _LOOK_SECONDS = 2.0
 _SAY_SECONDS = 15.0
 _CLOSING_SECONDS = 300.0
-_THREADS = 8
+_THREADS = {ReplayBuffer: 8, RolloutWorkerActor: 4}
+"""Calls that an actor answers at a time, if more than one."""
 
 
 class Team:
@@ -115,7 +116,7 @@ class Team:
         self, name: str, cls: type, resources: Mapping[str, float], *arguments: Any, **named: Any
     ) -> Any:
         """Start a named actor that Ray starts again whenever it is lost."""
-        options = {"name": name, "max_concurrency": _THREADS, "resources": resources, **LASTING}
+        options = {"name": name, "max_concurrency": _THREADS.get(cls, 1), "resources": resources, **LASTING}
         try:
             return self._ray.remote(**options)(cls).remote(*arguments, **named)
         except ValueError as error:
