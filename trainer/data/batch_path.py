@@ -71,6 +71,13 @@ class BatchPath:
         packed = PackedBatch(batch)
         return packed.pin_memory() if self.pins_memory else packed
 
+    def beside_step(self, batch: Batch) -> Batch | PackedBatch:
+        """Return what `on_host` gave as far as it can be made beside the step; `on_device` does the rest.
+
+        On a CPU that is all of it; elsewhere frames become floats on the device.
+        """
+        return self.on_device(batch) if self.device.type == "cpu" else self.packed(batch)
+
     def on_device(self, batch: Batch | PackedBatch) -> Batch:
         """Return what `on_host` gave, packed or not, on the device, its frames as floats.
 

@@ -123,6 +123,16 @@ class BatchLoader(Batches):
                 generator=self._worker_seeds,
             )
 
+    def leave_out(self, rows: np.ndarray) -> None:
+        """Leave some rows of every global batch to another source, from the next epoch on.
+
+        Batches then hold what remains of them, and may be empty dicts.
+
+        Args:
+            rows: bool `(samples_per_update,)`, True where the row is given by somebody else.
+        """
+        self.sampler.leave_out(rows)
+
     def sample(self, indices: np.ndarray) -> Batch:
         """Return chosen samples as one batch, ready like those of an epoch."""
         return self.path(self._dataset.__getitems__(indices))
@@ -162,10 +172,7 @@ class BatchLoader(Batches):
 
     def _without_worker(self, item: _Item) -> Batch | PackedBatch:
         """Return a batch as far as it can be made beside the step."""
-        batch = self._host_batches[item]
-        # On a CPU that is all of it; elsewhere frames become floats on the device.
-        on_cpu = self.path.device.type == "cpu"
-        return self.path.on_device(batch) if on_cpu else self.path.packed(batch)
+        return self.path.beside_step(self._host_batches[item])
 
 
 class _Item(NamedTuple):
@@ -200,6 +207,8 @@ class _HostBatches(Dataset[Batch]):
         if self._expects:
             with self._lock:
                 self._expect(item.epoch, item.start_step)
+        if not len(item.indices):  # another source gives the whole batch
+            return {}
         return self._path.on_host(self._dataset.__getitems__(item.indices))
 
     def _expect(self, epoch: int, start_step: int) -> None:
@@ -211,7 +220,8 @@ class _HostBatches(Dataset[Batch]):
         # Batches go to the workers in turn, each epoch from the first on.
         first, workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
         batches = (self._sampler.batches(epoch, start_step), self._sampler.batches(epoch + 1))
-        samples = np.concatenate([own[first::workers].reshape(-1) for own in batches])
+        none = np.empty(0, np.int64)  # of a worker that has no batch
+        samples = np.concatenate([none, *(one for own in batches for one in own[first::workers])])
         self._dataset.expect(samples, self._memory // workers)
 
 

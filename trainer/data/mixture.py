@@ -159,9 +159,22 @@ class MixtureDataset(TrainingDataset):
             own = np.flatnonzero(which == place)
             part = self._datasets[place].__getitems__(rows[own] - self._starts[place])
             fetched.append(Fetched(self.names[place], torch.from_numpy(own), part))
+        return self._joined(fetched, which)
+
+    def as_part(self, samples: Batch, place: int = 0) -> Samples:
+        """Return further samples of one dataset, as it has them, as the mixture has its own.
+
+        Args:
+            samples: feature → tensor `(B, …)` or list of B.
+            place: of the dataset in `names`.
+        """
+        which = np.full(len(next(iter(samples.values()))), place, np.int64)
+        return self._joined([Fetched(self.names[place], torch.arange(len(which)), samples)], which)
+
+    def _joined(self, fetched: Sequence[Fetched], which: np.ndarray) -> Samples:
         batch: Batch = {}
         for column in self._columns:
-            batch.update(column.gather(fetched, len(rows)))
+            batch.update(column.gather(fetched, len(which)))
         batch[DATASET_INDEX] = torch.from_numpy(which)
         return Samples(batch)
 

@@ -64,6 +64,7 @@ class GlobalBatchSampler:
         self.micro_batches = micro_batches
         self.seed = seed
         self.steps_per_epoch = length // global_batch
+        self._given: np.ndarray | None = None
         self._draw = order
         self._cached: dict[int, np.ndarray] = {}
 
@@ -72,11 +73,28 @@ class GlobalBatchSampler:
         assert 0 <= step < self.steps_per_epoch, f"step {step} of {self.steps_per_epoch}"
         return self.batches(epoch, step)[micro_batch]
 
-    def batches(self, epoch: int, start_step: int = 0) -> np.ndarray:
-        """Return this rank's samples of all micro-batches from step `start_step` on, int64 `(n, B)`."""
+    def leave_out(self, rows: np.ndarray) -> None:
+        """Leave some rows of every global batch to another source; all others hold what they held before.
+
+        Args:
+            rows: bool `(G,)`, True where the row is given by somebody else.
+        """
+        batches = rows.reshape(self.micro_batches, self.world_size, self.batch_size)
+        self._given = batches[:, self.rank]
+
+    def batches(self, epoch: int, start_step: int = 0) -> np.ndarray | list[np.ndarray]:
+        """Return this rank's samples of all micro-batches from step `start_step` on.
+
+        Returns:
+            int64 `(n, B)`; where rows are left out, n arrays of those that remain of each.
+        """
         used = self.steps_per_epoch * self.micro_batches * self.world_size
         places = self._order(epoch)[: used * self.batch_size].reshape(-1, self.world_size, self.batch_size)
-        return places[start_step * self.micro_batches :, self.rank]
+        own = places[start_step * self.micro_batches :, self.rank]
+        if self._given is None:
+            return own
+        remain = ~self._given
+        return [one[remain[i % self.micro_batches]] for i, one in enumerate(own)]
 
     def _order(self, epoch: int) -> np.ndarray:
         found = self._cached.get(epoch)

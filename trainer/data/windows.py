@@ -110,10 +110,40 @@ class WindowGather:
                     f"a window of {window.span} frames of '{window.key}' is longer than every episode; "
                     f"the longest has {longest} frames",
                 )
-        self._columns = {window.key: columns.get(window.key) for window in windows}
         # One row per frame, so that a batch needs no search for its episodes.
-        self._first = np.repeat(starts, lengths)
-        self._last = np.repeat(starts + lengths - 1, lengths)
+        self._begin(columns, windows, np.repeat(starts, lengths), np.repeat(starts + lengths - 1, lengths))
+
+    @classmethod
+    def of_runs(
+        cls,
+        columns: Mapping[str, np.ndarray],
+        windows: Sequence[Window],
+        first: np.ndarray,
+        last: np.ndarray,
+    ) -> WindowGather:
+        """Return one whose windows end where each row says, however short what lies between is.
+
+        Making it copies nothing, so that one is made anew where columns have grown.
+
+        Args:
+            columns: feature → array `(N, *shape)`, as for a gather of episodes.
+            windows: what to gather.
+            first: the first row that a window of each row may reach, int64 `(N,)`.
+            last: the last one.
+        """
+        gather = cls.__new__(cls)
+        gather._begin(columns, windows, first, last)
+        return gather
+
+    def _begin(
+        self,
+        columns: Mapping[str, np.ndarray],
+        windows: Sequence[Window],
+        first: np.ndarray,
+        last: np.ndarray,
+    ) -> None:
+        self._columns = {window.key: columns.get(window.key) for window in windows}
+        self._first, self._last = first, last
         # Windows with the same offsets share their row numbers.
         self._by_offsets: dict[tuple[int, ...], list[Window]] = {}
         for window in windows:

@@ -47,11 +47,12 @@ class LeRobotWriter:
     bytes.
 
     Args:
-        root: the folder to make; it must not exist.
+        root: the folder to make; it must not exist, unless `replace`.
         fps: frames per second.
         features: name → `{"dtype", "shape", "names"}` of each feature to be written: numbers, or cameras,
             whose dtype is `video` and shape (H, W, 3). Bookkeeping (`timestamp`, `index`, …) is added by
             itself.
+        replace: an older dataset at `root` makes way when the new one is complete.
         robot_type: the robot's name.
         metadata: anything JSON can hold that should stand in `info.json`, under the key `trainer`, as it is
             when the block ends.
@@ -72,6 +73,7 @@ class LeRobotWriter:
         *,
         fps: int | float,
         features: Mapping[str, Mapping[str, Any]],
+        replace: bool = False,
         robot_type: str | None = None,
         metadata: Mapping[str, Any] | None = None,
         data_file_mb: float = DATA_FILE_MB,
@@ -89,6 +91,7 @@ class LeRobotWriter:
         bookkeeping = {name: Feature(name, dtype, (1,)) for name, dtype in BOOKKEEPING.items()}
         self._features = self._own | bookkeeping
         self._schema = data_schema(self._features)
+        self._replaces = replace
         self._robot_type = robot_type
         self._metadata = metadata
         self._data_file_mb = data_file_mb
@@ -107,9 +110,9 @@ class LeRobotWriter:
         self._folder: Path | None = None
 
     def __enter__(self) -> LeRobotWriter:
-        if self.root.exists():
+        if self.root.exists() and not self._replaces:
             raise DatasetError(f"{self.root}: it exists already; give another name or remove it")
-        self._folder = folder = self._stack.enter_context(whole_folder(self.root))
+        self._folder = folder = self._stack.enter_context(whole_folder(self.root, self._replaces))
         self._videos = {
             name: VideoFiles(
                 folder, feature, self._fps, self._video_encoder, self._video_options, self._video_file_mb
