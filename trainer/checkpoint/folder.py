@@ -354,14 +354,14 @@ def load_tensors(path: Path, device: torch.device | str = "cpu") -> Any:
         raise CheckpointError(f"{path} cannot be read as a state of tensors: {error}") from error
 
 
-def check_fits(component: str, wanted: Mapping[str, Any], found: Any, path: Path) -> None:
+def check_fits(component: str, wanted: Mapping[str, Any], found: Any, path: Path | str) -> None:
     """Make sure that weights are those of a component.
 
     Args:
         component: name of the component.
         wanted: its state.
         found: what the file holds.
-        path: the file.
+        path: the file, or what else the weights come from.
 
     Raises:
         CheckpointError: they are not, and which parameters differ.

@@ -34,8 +34,9 @@ PathText = Annotated[Text, pydantic.AfterValidator(_usable_path)]
 """The name of a file or folder that a file system would take."""
 FRAMEWORK_ARGUMENTS = frozenset(
     {"models", "components", "optimizers", "loss", "device", "policy", "update", "opt_params", "params"}
+    | {"action_range"}
 )
-"""What the framework passes itself to trainers, policies, losses, optimizers and dataset factories."""
+"""What the framework passes itself to trainers, policies, losses, optimizers, dataset factories, experts."""
 
 
 def receivers(plugin: Any) -> tuple[Target, ...]:

@@ -35,13 +35,22 @@ from trainer.data.stats_file import load_stats
 from trainer.deployment.temporal_ensemble import TemporalEnsemble
 from trainer.modeling.factories import PolicyConstructorModelFactory
 from trainer.modeling.observations import PREFIX
-from trainer.registry import LOSS_BUILDER_REGISTRY, TRAINER_REGISTRY, PluginError, load_trusted_plugins
+from trainer.registry import (
+    LOSS_BUILDER_REGISTRY,
+    TRAINER_REGISTRY,
+    PluginError,
+    load_plugins,
+    load_trusted_plugins,
+)
 from trainer.runtime import select_device
 from trainer.templates import Context, Objective, Policy
 from trainer.utils.errors import UsageError
 from trainer.utils.random import RowRandom
 
 Built = TypeVar("Built", bound=Objective)
+Weights = Mapping[str, Mapping[str, Tensor]]
+OWN = ""
+"""Stands among components for the policy itself: the state that it has beside them."""
 
 
 class DeployedPolicy:
@@ -59,6 +68,7 @@ class DeployedPolicy:
         device: where the policy computes.
         n_action_steps: actions of a chunk that are executed before the next one is asked for.
         temporal_ensembling: m of `TemporalEnsemble`; None executes chunks one after the other.
+        models: the components of the policy, where newer weights may come.
 
     Attributes:
         observations: what `act` must be given; feature → `trainer.data.columns.Column`.
@@ -75,8 +85,10 @@ class DeployedPolicy:
         device: torch.device,
         n_action_steps: int | None = None,
         temporal_ensembling: float | None = None,
+        models: nn.ModuleDict | None = None,
     ) -> None:
         self.policy = policy
+        self.models = models
         self.normalizer = normalizer
         self.device = device
         self.action_key = ACTION
@@ -141,6 +153,20 @@ class DeployedPolicy:
         if self._ensemble is not None:
             self._ensemble.keep(chosen)
 
+    @property
+    def asks_next(self) -> bool:
+        """Whether the next `act` asks the policy for a chunk; else it goes on with the one that there is."""
+        return self._step % (self.n_action_steps * self.stride) == 0
+
+    def load_weights(self, weights: Weights) -> None:
+        """Take over newer weights; the episode goes on, and they count from the next chunk on.
+
+        Raises:
+            CheckpointError: they are not those of this policy; nothing is taken over then.
+        """
+        assert self.models is not None
+        load_weights(self.policy, self.models, weights)
+
     def act(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
         """Return the next action.
 
@@ -163,7 +189,7 @@ class DeployedPolicy:
         frame = {k: self._measured(k, observation[k]) for k in self.observation_windows if self._reads(k)}
         self._history = [*(self._history or [frame] * (self.memory - 1)), frame][-self.memory :]
         position = self._step % (self.n_action_steps * self.stride)
-        if position == 0:
+        if self.asks_next:
             self._plan = self._predict()
             if self._ensemble is not None:
                 self._plan = self._ensemble.next(self._plan)[:, None]
@@ -279,21 +305,53 @@ def load_policy(
     """
     folder = find_checkpoint(expanded(checkpoint_dir))
     read_manifest(folder)
+    return policy_from(folder, {}, device, n_action_steps, dataset, trust, temporal_ensembling)
+
+
+def policy_from(
+    folder: Path,
+    weights: Weights,
+    device: str = "auto",
+    n_action_steps: int | None = None,
+    dataset: str | None = None,
+    trust: Sequence[str] | None = (),
+    temporal_ensembling: float | bool | None = None,
+) -> DeployedPolicy:
+    """Build a policy from the files of a checkpoint, and weights that may come from elsewhere.
+
+    Args:
+        folder: the files; of components whose weights are given, only the model YAML.
+        weights: component → its state; those that are missing are read from the folder. `OWN` names the state
+            that the policy has beside its components.
+        device: see `load_policy`.
+        n_action_steps: likewise.
+        dataset: likewise.
+        trust: likewise; None trusts whatever the files name, because they come from a run of one's own.
+        temporal_ensembling: likewise.
+
+    Raises:
+        CheckpointError: files or weights do not fit, or ask for code without trust.
+        ValueError: the policy was trained on no such dataset.
+    """
     config: dict[str, Any] = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
     facts = json.loads((folder / DATASET).read_text(encoding="utf-8"))
     try:
-        load_trusted_plugins(config["plugins"], trust)
+        if trust is None:
+            load_plugins(config["plugins"])
+        else:
+            load_trusted_plugins(config["plugins"], trust)
     except PluginError as error:
         raise CheckpointError(f"{folder} needs a module that is not here: {error}") from error
     names = list(config["model"]["component_config_paths"])
     chosen = select_device(device)
     try:
-        with only_trusted(trust):
+        with contextlib.nullcontext() if trust is None else only_trusted(trust):
             models = build_models({n: folder / MODELS / f"{n}.yaml" for n in names}, pretrained=False)
     except ConfigError as error:
         raise CheckpointError(f"a model of {folder} cannot be built: {error}") from error
     for name in names:
-        load_component(models[name], folder / f"{name}.pt")
+        if name not in weights:
+            load_component(models[name], folder / f"{name}.pt")
     models.requires_grad_(False).eval().to(chosen)
     trainer_spec = config["train"]["trainer"]
     trainer_class = TRAINER_REGISTRY.get(trainer_spec["type"])
@@ -306,8 +364,9 @@ def load_policy(
     params = _converted(trainer_class, trainer_spec)
     policy: Policy = build_policy(policy_class, models, build_loss(_loss_spec(config)), params)
     policy.to(chosen).eval()
-    if (folder / OWN_STATE).exists():
+    if OWN not in weights and (folder / OWN_STATE).exists():
         load_own_state(policy, models, load_tensors(folder / OWN_STATE))
+    load_weights(policy, models, weights)
     stats = load_stats(folder / STATS) if (folder / STATS).exists() else {}
     normalizer = Normalizer(stats, config["data"]["normalization"]).for_dataset(dataset)
     configured = TemporalEnsemblingConfig.model_validate(config["train"].get("temporal_ensembling") or {})
@@ -321,7 +380,31 @@ def load_policy(
         chosen,
         n_action_steps,
         temporal_ensembling=None if m is False else m,
+        models=models,
     )
+
+
+def load_weights(policy: Objective, models: nn.ModuleDict, weights: Weights) -> None:
+    """Let a policy have other weights, strictly.
+
+    Args:
+        policy: whose they are.
+        models: its components.
+        weights: component → its state, and `OWN` → that of the policy beside its components.
+
+    Raises:
+        CheckpointError: they are not those of this policy; it stays as it was.
+    """
+    for name, state in weights.items():
+        if name != OWN and name not in models:
+            raise CheckpointError(f"the weights are of a component '{name}', which the policy does not have")
+        if name != OWN:
+            check_fits(name, models[name].state_dict(), state, "what was published")
+    if OWN in weights:
+        load_own_state(policy, models, weights[OWN])
+    for name, state in weights.items():
+        if name != OWN:
+            models[name].load_state_dict(state, strict=True)
 
 
 def load_component(module: nn.Module, path: Path) -> None:

@@ -163,9 +163,9 @@ def converted(config: ExperimentConfig) -> ExperimentConfig:
 
 
 def import_builtins() -> None:
-    """Register the callbacks, loggers and metrics that come with the framework."""
-    for name in ("callbacks", "loggers", "metrics"):
-        importlib.import_module(f"trainer.engine.{name}")
+    """Register the callbacks, loggers, metrics and experts that come with the framework."""
+    for name in ("engine.callbacks", "engine.loggers", "engine.metrics", "evaluation.experts"):
+        importlib.import_module(f"trainer.{name}")
 
 
 def _import_plugins(issues: Issues) -> None:

@@ -171,8 +171,8 @@ class Saving:
                 name=e.moment,
                 tensors=tensors,
                 frozen=frozenset(f"{n}.pt" for n, c in e.components.items() if not c.trained),
-                files=self._files(),
-                facts=self._facts(),
+                files=self.files(),
+                facts=self.facts(),
                 flushed=[e.run / f for f in RECORDS],
                 prepare=self._check_of(tensors, averaged, e.progress.iteration),
             )
@@ -195,12 +195,14 @@ class Saving:
     def _callbacks(self) -> list[list[Any]]:
         return [[type(c).__name__, c.state_dict()] for c in self.e.callbacks]
 
-    def _files(self) -> list[Path]:
+    def files(self) -> list[Path]:
+        """Return the small files of the run folder that make a checkpoint self-contained."""
         run = self.e.run
         files = [run / CONFIG, run / DATASET, *sorted((run / MODELS).glob("*.yaml"))]
         return [*files, run / STATS] if self.e.stats else files
 
-    def _facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, Any]:
+        """Return what a manifest says of the run at this moment."""
         e = self.e
         return {
             **vars(e.progress),

@@ -44,6 +44,7 @@ def play(
     cameras: Sequence[str] = (),
     watch: Watch | None = None,
     ended: Callable[[int, Outcome], None] | None = None,
+    stop: Callable[[int], bool] = lambda row: False,
 ) -> list[Outcome]:
     """Play one episode per start seed in lockstep: one call of the policy per control step.
 
@@ -59,6 +60,7 @@ def play(
         cameras: what the policy may look through; a picture is drawn when it is read from an observation.
         watch: sees every state of every running episode.
         ended: is told of each episode as it ends.
+        stop: asked after every step of a row; its episode ends where it returns True.
 
     Raises:
         UsageError: the policy returned NaN, an infinite number, or actions of a wrong shape; or it sees
@@ -80,7 +82,7 @@ def play(
         going = []
         for place, row in enumerate(rows):
             step = simulators[row].step(actions[place])
-            over = step.success or step.done
+            over = step.success or step.done or stop(row)
             observations[row] = step.observation
             outcome = outcomes[row]
             outcome.length += 1

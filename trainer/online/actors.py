@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from trainer.online.replay import ReplayBuffer
 from trainer.utils.errors import UsageError
 
 NAMESPACE = "online"
@@ -12,43 +11,47 @@ NAMESPACE = "online"
 
 REPLAY, MANAGER = "replay_buffer", "policy_state_manager"
 
-LASTING = {"max_restarts": -1, "max_task_retries": -1, "num_cpus": 0}
+LASTING: dict[str, Any] = {"max_restarts": -1, "max_task_retries": -1, "num_cpus": 0}
 """Options of an actor that Ray starts again, as often as it is lost, and whose calls are made again."""
 
-_THREADS = 8
-"""Calls that the replay buffer answers at a time: one that waits for the disk keeps no other waiting."""
+THREADS = {REPLAY: 8, MANAGER: 1}
+"""Calls that an actor answers at a time; of those of a worker, 4: `run` goes on beside the others."""
 
 
-def replay_buffer_actor() -> Any:
-    """Return the actor class of the replay buffer; `.remote(…)` takes the arguments of `ReplayBuffer`."""
+def lasting_actor(name: str, cls: type, resources: dict[str, float] | None = None) -> Any:
+    """Return the actor class of a named actor; `.remote(…)` takes the arguments of the plain class.
+
+    Args:
+        name: by which others find it.
+        cls: the plain class.
+        resources: Ray resources that its node must have.
+    """
     import ray
 
-    options: dict[str, Any] = {"name": REPLAY, "max_concurrency": _THREADS, **LASTING}
-    return ray.remote(**options)(ReplayBuffer)
+    options = {"name": name, "max_concurrency": THREADS.get(name, 4), "resources": resources or {}}
+    return ray.remote(**options, **LASTING)(cls)
 
 
-def __getattr__(name: str) -> Any:
-    """Give `ReplayBufferActor`, for which Ray is imported when it is asked for."""
-    if name == "ReplayBufferActor":
-        return replay_buffer_actor()
-    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+def find_actor(name: str, namespace: str | None = None) -> Any:
+    """Return the handle of a named actor.
 
-
-def find_actor(name: str) -> Any:
-    """Return the handle of a named actor, in the job's own namespace or in `NAMESPACE`.
+    Args:
+        name: `replay_buffer` or `policy_state_manager`.
+        namespace: where it is; the job's own, or else `NAMESPACE`, if not given.
 
     Raises:
-        UsageError: it is in neither.
+        UsageError: there is none.
     """
     import ray
 
     own = ray.get_runtime_context().namespace
-    for namespace in dict.fromkeys((own, NAMESPACE)):
+    places = list(dict.fromkeys([own, NAMESPACE] if namespace is None else [namespace]))
+    for place in places:
         try:
-            return ray.get_actor(name, namespace=namespace)
+            return ray.get_actor(name, namespace=place)
         except ValueError:
             continue
     raise UsageError(
-        f"there is no Ray actor '{name}' in the namespaces '{own}' and '{NAMESPACE}' of this cluster; start "
-        "it first, as `trainer online` does"
+        f"this Ray cluster has no actor '{name}' in the namespace {' or '.join(places)}; start the run with "
+        "`trainer online`, or the actor before it"
     )

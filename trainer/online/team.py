@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from trainer.config.schemas import ExperimentConfig
-from trainer.online.actors import LASTING, MANAGER, REPLAY
+from trainer.online.actors import MANAGER, REPLAY, lasting_actor
 from trainer.online.replay import ReplayBuffer
 from trainer.online.state_manager import PolicyStateManagerActor
 from trainer.online.status import Status
@@ -25,8 +24,6 @@ FOLDER = "online"
 _LOOK_SECONDS = 2.0
 _SAY_SECONDS = 15.0
 _CLOSING_SECONDS = 300.0
-_THREADS = {ReplayBuffer: 8, RolloutWorkerActor: 4}
-"""Calls that an actor answers at a time, if more than one."""
 
 
 class Team:
@@ -112,13 +109,10 @@ class Team:
         for actor in (self._replay, self._manager):
             self._ray.kill(actor)
 
-    def _start(
-        self, name: str, cls: type, resources: Mapping[str, float], *arguments: Any, **named: Any
-    ) -> Any:
+    def _start(self, name: str, cls: type, resources: dict[str, float], *arguments: Any, **named: Any) -> Any:
         """Start a named actor that Ray starts again whenever it is lost."""
-        options = {"name": name, "max_concurrency": _THREADS.get(cls, 1), "resources": resources, **LASTING}
         try:
-            return self._ray.remote(**options)(cls).remote(*arguments, **named)
+            return lasting_actor(name, cls, resources).remote(*arguments, **named)
         except ValueError as error:
             if "already" not in str(error):
                 raise

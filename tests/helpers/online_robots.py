@@ -1,0 +1,144 @@
+"""What collects in the tests: a small simulator, an expert, and a replay buffer that only remembers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from helpers.tiny_experiment import ACTION, STATE
+from trainer.online.episode import Episode, EpisodeError
+from trainer.online.publisher import deployed_weights, policy_description
+from trainer.registry import EXPERT_REGISTRY, SIMULATOR_REGISTRY
+from trainer.templates import Callback, SimulatorStep
+
+GAINS = np.random.default_rng(5).normal(size=(STATE, ACTION)).astype(np.float32)
+
+
+@SIMULATOR_REGISTRY.register("drift")
+class Drift:
+    """A state that drifts; the expert's action is a fixed function of it. `by:N` succeeds after N steps."""
+
+    fps = 10
+    max_steps = 12
+    features: ClassVar[dict[str, Any]] = {
+        "observation.state": {"dtype": "float32", "shape": (STATE,), "names": None},
+        "action": {"dtype": "float32", "shape": (ACTION,), "names": None},
+    }
+
+    def __init__(self, task: str = "") -> None:
+        self.task = task
+        self._after = int(task.partition(":")[2] or 10**6)
+        self.taken: list[np.ndarray] = []
+
+    def reset(self, seed: int) -> dict[str, np.ndarray]:
+        self.seed, self.steps = seed, 0
+        self._random = np.random.default_rng(seed)
+        self._state = self._random.normal(size=STATE).astype(np.float32)
+        self.taken = []
+        return {"observation.state": self._state.copy()}
+
+    def step(self, action: np.ndarray) -> SimulatorStep:
+        self.steps += 1
+        self.taken.append(np.array(action))
+        self._state = (self._state + 0.1 * self._random.normal(size=STATE)).astype(np.float32)
+        success = self.steps >= self._after
+        return SimulatorStep({"observation.state": self._state.copy()}, 0.0, success, float(success), False)
+
+    def expert_action(self, observation: dict[str, np.ndarray]) -> np.ndarray:
+        return observation["observation.state"] @ GAINS
+
+    def render(self) -> np.ndarray:
+        return np.zeros((8, 8, 3), np.uint8)
+
+    def close(self) -> None:
+        pass
+
+
+@EXPERT_REGISTRY.register("by_the_clock")
+class ByTheClock:
+    """Takes over from step `start` to step `end`, and fails at step `fails` of some starts."""
+
+    def __init__(
+        self, start: int = 0, end: int = 10**6, fails: int | None = None, every_start: bool = True
+    ) -> None:
+        self.start, self.end, self.fails, self.every_start = start, end, fails, every_start
+
+    def reset(self, robot: Any) -> None:
+        self.robot = robot
+
+    def act(self, observation: Mapping[str, np.ndarray]) -> np.ndarray:
+        failing = self.every_start or self.robot.seed % 2
+        if self.fails is not None and self.robot.steps >= self.fails and failing:
+            raise RuntimeError("the cable came loose")
+        return self.robot.expert_action(dict(observation))
+
+    def takes_over(self, observation: Mapping[str, np.ndarray], action: np.ndarray) -> bool:
+        return self.start <= self.robot.steps < self.end
+
+
+class Remembers:
+    """A replay buffer that keeps episodes in a list."""
+
+    def __init__(self, budget: int | None = None, longest: int = 4) -> None:
+        self.episodes: list[Episode] = []
+        self.keys: list[str] = []
+        self.budget, self.longest = budget, longest
+        self.grants: dict[str, int] = {}
+        self.reason: str | None = None
+
+    def add(self, episode: Episode, key: str | None = None) -> int:
+        if len(episode) < self.longest:
+            raise EpisodeError(f"the episode has {len(episode)} steps, fewer than {self.longest}")
+        self.episodes.append(episode)
+        self.keys.append(str(key))
+        self.return_labels(episode.labels, episode.source)
+        return len(self.episodes) - 1
+
+    def grant_labels(self, asked: int, source: str = "") -> int:
+        if self.budget is None:
+            return asked
+        others = sum(count for name, count in self.grants.items() if name != source)
+        self.grants[source] = max(0, min(asked, self.budget - self.labels - others))
+        return self.grants[source]
+
+    def return_labels(self, labels: int | None = None, source: str = "") -> None:
+        self.grants[source] = max(0, self.grants.get(source, 0) - (labels or 0))
+
+    def may_collect(self) -> str | None:
+        return self.reason
+
+    def counts(self) -> Any:
+        return type("Counts", (), {"episodes": len(self.episodes)})
+
+    @property
+    def labels(self) -> int:
+        return sum(episode.labels for episode in self.episodes)
+
+
+class Publishes(Callback):
+    """Publishes at the end of a run, and every so many updates.
+
+    Args:
+        manager: takes the versions.
+        every: updates between two versions.
+        bf16: of `deployed_weights`.
+    """
+
+    def __init__(self, manager: Any, every: int | None = None, bf16: bool = False) -> None:
+        self.manager, self.every, self.bf16 = manager, every, bf16
+        self.sent: list[dict[str, dict[str, np.ndarray]]] = []
+
+    def after_step(self, experiment: Any, metrics: Mapping[str, Any]) -> None:
+        if self.every is not None and experiment.progress.iteration % self.every == 0:
+            self.publish(experiment)
+
+    def after_training(self, experiment: Any) -> None:
+        self.publish(experiment)
+
+    def publish(self, experiment: Any) -> None:
+        self.sent.append(deployed_weights(experiment, self.bf16))
+        description = policy_description(experiment)
+        step = experiment.progress.iteration
+        self.manager.update_weights(self.sent[-1], step=step, description=description)
