@@ -79,7 +79,7 @@ class Team:
         for call in (self._replay.counts.remote(), self._manager.version.remote()):
             self._raised(call)
         for index in range(online.workers.count):
-            settings = WorkerSettings.of(self._config, index)
+            settings = WorkerSettings.of(self._config, self._config.collecting_env or "", index)
             self._workers.append(self._start(settings.name, RolloutWorkerActor, place.workers, settings))
         self._running = {one.run.remote(): one for one in self._workers}
         self._status = Status(self._online)
