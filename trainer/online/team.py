@@ -29,8 +29,8 @@ _CLOSING_SECONDS = 300.0
 class Team:
     """Starts everybody, looks after them while the ranks train, and says how it goes; a context manager.
 
-    Ray starts an actor again that is lost. A worker's `run` is called again then; what a worker raises that
-    its user can mend ends the run.
+    Ray starts an actor again that is lost. A worker's `run` is called again then; what a worker raises ends the
+    run.
 
     Args:
         config: with an `online` section.
@@ -154,12 +154,12 @@ class Team:
             worker = self._running.pop(call)
             try:
                 self._raised(call)
-            except UsageError as error:
-                self._failure = error
-            except Exception as error:
-                log.warning(f"A rollout worker is started again: {' '.join(str(error).split())[:300]}")
+            except self._ray.exceptions.RayActorError:
                 if not self._over.is_set():
+                    log.warning("A rollout worker was lost; it begins new episodes.")
                     self._running[worker.run.remote()] = worker
+            except Exception as error:
+                self._failure = error
         reports = [worker.report.remote() for worker in self._workers]
         there, _ = self._ray.wait(reports, num_returns=len(reports) or 1, timeout=_LOOK_SECONDS)
         for report in there:
