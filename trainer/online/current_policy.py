@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,8 @@ class CurrentPolicy:
     def __init__(
         self, manager: Any, reader: str, device: str = "auto", n_action_steps: int | None = None
     ) -> None:
-        self._manager, self._reader = manager, reader
+        self._manager = manager
+        self._reader = f"{reader} {uuid.uuid4().hex}"  # started again, it has nothing of what it had before
         self._device, self._n_action_steps = device, n_action_steps
         self._published: float | None = None
         self.policy: DeployedPolicy | None = None

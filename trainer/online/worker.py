@@ -6,7 +6,7 @@ import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -33,6 +33,8 @@ TROUBLES_IN_A_ROW = 3
 """So many episodes in a row for which the expert raises, or that cannot be stored, end the run."""
 
 _POLL_SECONDS = 0.2
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -167,9 +169,15 @@ class RolloutWorker:
 
     def report(self) -> WorkerReport:
         """Return what was done since the last call."""
-        report, self._report = self._report, WorkerReport(self._settings.name, waiting=self._report.waiting)
-        report.version = self._current.version
-        return report
+        now = self._report  # `run` adds to it meanwhile
+        return WorkerReport(
+            now.name,
+            _taken(now.episodes),
+            _taken(now.delays),
+            _taken(now.dropped),
+            now.waiting,
+            self._current.version,
+        )
 
     def collect_round(self) -> None:
         """Play one episode in each simulator, and store those that are whole."""
@@ -298,6 +306,11 @@ class RolloutWorker:
         """Return what the robot is to do: the one task of the demonstrations, or that of the simulator."""
         tasks = self._current.facts.get("tasks") or ()
         return str(next(iter(tasks))) if len(tasks) == 1 else self._simulators[0].task or self._settings.env
+
+
+def _taken(items: list[T]) -> list[T]:
+    """Return what is in a list now, and leave there what another thread adds."""
+    return [items.pop(0) for _ in range(len(items))]
 
 
 class RolloutWorkerActor(RolloutWorker):
