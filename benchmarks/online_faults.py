@@ -151,9 +151,7 @@ def _found(run: Path, before: Mapping[str, str], known: list[float]) -> dict[str
 def falls_short(facts: Mapping[str, Any]) -> bool:
     """Say whether a case is anything but right."""
     whole = facts["updates"] == 600 and facts["episodes"] == facts["in_dataset"] > 0
-    return bool(
-        facts["exit"] or facts["lost"] or facts["versions_fell"] or not whole or not facts["killed"]
-    )
+    return bool(facts["exit"] or facts["lost"] or facts["versions_fell"] or not whole or not facts["killed"])
 
 
 def main() -> None:

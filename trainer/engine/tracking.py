@@ -27,7 +27,7 @@ BESIDE = (VALIDATIONS, EVALUATIONS, ONLINE)
 """What is measured beside training, each line after so many updates."""
 
 # Numbers that stand beside the scores in these files and are none.
-_FACTS = frozenset({"epoch", "episodes", "mean_length"})
+_FACTS = frozenset({"epoch", "episodes", "mean_length", "seconds"})
 
 Line = dict[str, Any]
 

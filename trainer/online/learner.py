@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -109,6 +110,7 @@ class Publishing(Callback):
     def __init__(self, settings: OnlineConfig, manager: Any, replay: Any) -> None:
         self._settings, self._manager, self._replay = settings, manager, replay
         self._published = -1
+        self._began = time.monotonic()
         self._version: Any = None
         self._counts: Any = None
 
@@ -145,7 +147,8 @@ class Publishing(Callback):
             version = answer(self._version, "the policy state manager")
             counts = answer(self._counts, "the replay buffer")
             scores = {"weights_version": float(version), **counts.scores()}
-            e.tracker.note(ONLINE, {"step": e.progress.iteration}, scores)
+            seconds = round(time.monotonic() - self._began, 1)
+            e.tracker.note(ONLINE, {"step": e.progress.iteration, "seconds": seconds}, scores)
         self._replay.note_updates.remote(max(0, e.progress.iteration - self._settings.offline_steps))
         self._version = self._manager.update_weights.remote(
             [ray.put(weights)],
