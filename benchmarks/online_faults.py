@@ -1,17 +1,18 @@
 """Kills parts of an online run at random moments, and looks whether anything that was accepted is lost.
 
 `python benchmarks/online_faults.py --seed 0` records five demonstrations of Meta-World's push-v3 and trains
-online from them, once for each kill of the plan, with SIGKILL to the replay buffer, the policy state manager, a
-rollout worker, a rank of the learner, or everything at once (then the same command is given again). Of each run
-it looks whether it came to its end, whether every episode that was in the journal before the kill is there
-afterwards byte for byte, whether versions of the weights only rose, and whether the LeRobot dataset holds all
-episodes. Prints one line per case on stderr and JSON on stdout; exits with 1 if any case falls short.
+online from them, once for each kill of the plan: SIGKILL to the replay buffer, the policy state manager, a
+rollout worker, a rank of the learner, or everything at once (then the same command is given again). Of each
+run it looks whether it came to its end, whether every episode that was in the journal before the kill is
+there afterwards byte for byte, whether versions of the weights only rose, and whether the LeRobot dataset
+holds all episodes. Prints one line per case on stderr and JSON on stdout; exits with 1 if any falls short.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -143,7 +144,7 @@ def _found(run: Path, before: Mapping[str, str], known: list[float]) -> dict[str
         "lost": sum(after.get(name) != checksum for name, checksum in before.items()),
         "in_dataset": in_dataset,
         "updates": updates(run),
-        "versions_fell": any(b <= a for a, b in zip(seen, seen[1:], strict=False))
+        "versions_fell": any(b <= a for a, b in itertools.pairwise(seen))
         or (bool(known) and bool(seen) and seen[-1] < known[-1]),
     }
 

@@ -1,9 +1,9 @@
 """Compares training online with the same budget of updates spent on the demonstrations alone.
 
-`python benchmarks/online_results.py --tasks push-v3 pick-place-v3 --seeds 0 1 2` records five demonstrations of
-each task, trains `examples/configs/metaworld_push_online.yaml` on them twice, with `trainer online` and with
-`trainer train`, and evaluates both on the same 50 unseen starts. Prints a table with success and its 95 %
-interval, expert labels and minutes, and JSON with the curve of the collected success on stdout.
+`python benchmarks/online_results.py --tasks push-v3 pick-place-v3 --seeds 0 1 2` records five demonstrations
+of each task, trains `examples/configs/metaworld_push_online.yaml` on them twice, with `trainer online` and
+with `trainer train`, and evaluates both on the same 50 unseen starts. Prints each result as JSON, with the
+curve of what was collected, and a table of success and its 95 % interval, expert labels and minutes.
 """
 
 from __future__ import annotations

@@ -29,8 +29,8 @@ _CLOSING_SECONDS = 300.0
 class Team:
     """Starts everybody, looks after them while the ranks train, and says how it goes; a context manager.
 
-    Ray starts an actor again that is lost. A worker's `run` is called again then; what a worker raises ends the
-    run.
+    Ray starts an actor again that is lost, and a worker's `run` is called again then; what a worker raises
+    ends the run.
 
     Args:
         config: with an `online` section.
