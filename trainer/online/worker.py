@@ -277,12 +277,12 @@ class RolloutWorker:
         policy = self._current.policy
         assert policy is not None
         columns = recorded_columns(self._current.facts)
-        robot = SimulatedRobot.of(self._simulators[0])
+        robot = SimulatedRobot.of(self._simulators[0], self._settings.env)
         sizes = {name: c.shape[-1] for name, c in columns.items() if c.is_picture}
         shapes = {
             name: (*c.shape[1:], c.shape[0]) if c.is_picture else c.shape for name, c in columns.items()
         }
-        check_features(shapes, self._settings.env, robot, policy.fps)
+        check_features(shapes, robot, policy.fps)
         for simulator in self._simulators:
             fit_cameras(simulator, sizes)
         self._cameras = list(sizes)
