@@ -299,8 +299,7 @@ class Starving(Batches):
         self.demonstrations, self.before = demonstrations, before
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[dict[str, Any]]:
-        for batch in itertools.islice(self.demonstrations.epoch(epoch, start_step), self.before):
-            yield batch
+        yield from itertools.islice(self.demonstrations.epoch(epoch, start_step), self.before)
         ask_to_stop(signal.SIGTERM)
         assert stop_asked() == signal.SIGTERM
         raise WaitEnded("there is nothing to draw")

@@ -16,12 +16,13 @@ from trainer.data.loader import BatchLoader
 from trainer.deployment.robot_policy import robot_facts
 from trainer.engine.build_data import Data
 from trainer.engine.experiment import Experiment
+from trainer.engine.stop import WaitEnded
 from trainer.engine.tracking import ONLINE
 from trainer.online.actors import MANAGER, REPLAY, find_actor
 from trainer.online.mixed import DrawKey, MixedBatches
 from trainer.online.publisher import deployed_weights, policy_description
 from trainer.online.waiting import answer, wait_while
-from trainer.online.weights import architecture_of
+from trainer.online.weights import Weights, architecture_of
 from trainer.runtime import Runtime
 from trainer.templates import Callback, TrainingDataset
 
@@ -59,6 +60,7 @@ class Learner:
             self._settings.ratio,
             rank=runtime.rank,
             world_size=runtime.world_size,
+            cancel=self._drawing.cancel,
         )
 
 
@@ -77,22 +79,33 @@ class Drawing:
     ) -> None:
         self._replay, self._offline = replay, settings.offline_steps
         self._demonstrations, self._seed = demonstrations, seed
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        """Let draws that wait give up."""
+        self._cancelled = True
 
     def __call__(self, count: int, key: DrawKey) -> Mapping[str, Any]:
         """Return `count` raw samples, as a dataset gives them.
 
         Raises:
-            WaitEnded: the run is asked to stop while there is nothing to draw.
+            WaitEnded: the run is over or asked to stop while there is nothing to draw.
         """
         if key.update < self._offline:
             random = np.random.default_rng([self._seed, key.update])
             chosen = random.integers(len(self._demonstrations), size=key.first + count)
             return self._demonstrations.__getitems__(chosen[key.first :])
         online = key.update - self._offline
-        wait_while(lambda: answer(self._replay.may_update.remote(online), "the replay buffer"))
+        wait_while(lambda: self._reason_to_wait(online))
         call = self._replay.sample.remote(count, (self._seed, key.update), key.first)
         drawn: Mapping[str, Any] = answer(call, "the replay buffer")
         return drawn
+
+    def _reason_to_wait(self, update: int) -> str | None:
+        if self._cancelled:
+            raise WaitEnded("the run is over")
+        reason: str | None = answer(self._replay.may_update.remote(update), "the replay buffer")
+        return reason
 
 
 class Publishing(Callback):
@@ -138,8 +151,6 @@ class Publishing(Callback):
         self._published = e.progress.iteration
         if not e.runtime.is_main:
             return
-        import ray
-
         description = None
         if self._version is None:
             description = policy_description(e)
@@ -151,9 +162,16 @@ class Publishing(Callback):
             e.tracker.note(ONLINE, {"step": e.progress.iteration, "seconds": seconds}, scores)
         self._replay.note_updates.remote(max(0, e.progress.iteration - self._settings.offline_steps))
         self._version = self._manager.update_weights.remote(
-            [ray.put(weights)],
+            by_reference(weights),
             architecture=architecture_of(weights),
             step=e.progress.iteration,
             description=description,
         )
         self._counts = self._replay.counts.remote()
+
+
+def by_reference(weights: Weights) -> Any:
+    """Return weights as an actor passes them on: a list of one reference to them."""
+    import ray
+
+    return [ray.put(weights)]

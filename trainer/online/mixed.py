@@ -75,6 +75,8 @@ class MixedBatches(Batches):
         ratio: the share of collected samples.
         rank: this rank.
         world_size: number of ranks.
+        cancel: called when batches are drawn no more in the middle of an epoch; whoever waits in `draw` then
+            gives up, since nobody waits for him.
 
     Raises:
         ValueError: the share is less than half a sample of a global batch.
@@ -89,7 +91,9 @@ class MixedBatches(Batches):
         *,
         rank: int = 0,
         world_size: int = 1,
+        cancel: Callable[[], None] = lambda: None,
     ) -> None:
+        self._cancel = cancel
         self.steps_per_epoch: int = demonstrations.steps_per_epoch
         self.micro_batches = demonstrations.micro_batches
         self.samples_per_update = demonstrations.samples_per_update
@@ -121,12 +125,18 @@ class MixedBatches(Batches):
             contextlib.closing(Prefetcher(calls, _AHEAD)) as drawn,
             contextlib.closing(demonstrations),  # type: ignore[type-var]  # a generator
         ):
-            slots = (slot for _ in updates for slot in self._slots)
-            for slot, others in zip(slots, demonstrations, strict=True):
-                began = time.perf_counter()
-                collected = self._path.on_device(next(drawn))
-                self._waited += time.perf_counter() - began
-                yield slot.joined(others, collected)
+            slots = [slot for _ in updates for slot in self._slots]
+            left = len(slots)
+            try:
+                for slot, others in zip(slots, demonstrations, strict=True):
+                    began = time.perf_counter()
+                    collected = self._path.on_device(next(drawn))
+                    self._waited += time.perf_counter() - began
+                    left -= 1
+                    yield slot.joined(others, collected)
+            finally:
+                if left:
+                    self._cancel()
 
     def example(self, samples: int) -> Batch:
         """Return demonstrations, for nothing may be collected before training."""

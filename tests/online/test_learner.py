@@ -1,0 +1,149 @@
+"""The learner of an online run, with actors of this process: what it draws, publishes and notes."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers.actors import use_local_actors
+
+from trainer.config.errors import ConfigError
+from trainer.engine.stop import Stopped, ask_to_stop
+from trainer.online.replay import ReplayBuffer
+from trainer.online.state_manager import PolicyStateManager
+from trainer.online.weights import unpack
+from trainer.online_trainer import train_func
+
+ONLINE = {
+    "workers": {"count": 0},
+    "offline_steps": 4,
+    "start_windows": 20,
+    "publish": {"every_n_steps": 5},
+}
+
+
+def online(config: dict[str, Any]) -> None:
+    config["online"] = ONLINE
+    config["train"].update(epoch=None, max_steps=24)
+
+
+class Watched(ReplayBuffer):
+    """A replay buffer that notes every draw, and takes in episodes once the first weights are published."""
+
+    draws: list[tuple[Any, ...]]
+
+    def sample(self, batch_size: int, draw: Any = None, first: int = 0) -> Any:
+        self.draws.append((batch_size, tuple(draw), first))
+        return super().sample(batch_size, draw, first)
+
+
+class Manager(PolicyStateManager):
+    """A manager that lets a robot collect when the first version comes, and keeps all weights."""
+
+    def __init__(self, folder: Path, replay: ReplayBuffer) -> None:
+        super().__init__(folder)
+        self.replay = replay
+        self.all: list[tuple[int | None, Any]] = []
+
+    def update_weights(self, weights: Any, **known: Any) -> int:
+        self.all.append((known["step"], unpack(weights)))
+        version = super().update_weights(weights, **known)
+        if version == 1:
+            threading.Timer(0.2, self.collect).start()
+        return version
+
+    def collect(self) -> None:
+        rng = np.random.default_rng(0)
+        for number in range(2):
+            state = rng.normal(size=(30, 5)).astype(np.float32)
+            action = np.full((30, 2), 1000.0 + number, np.float32)
+            self.replay.add({"observation.state": state, "action": action, "task": "follow"})
+
+
+@pytest.fixture
+def actors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Watched, Manager]:
+    replay = Watched(tmp_path / "online", start_windows=20)
+    replay.draws = []
+    manager = Manager(tmp_path / "online", replay)
+    use_local_actors(monkeypatch, replay_buffer=replay, policy_state_manager=manager)
+    return replay, manager
+
+
+def test_an_online_run_learns_from_both_publishes_and_notes(
+    tiny_experiment: Callable[..., Path], tmp_path: Path, actors: tuple[Watched, Manager]
+) -> None:
+    replay, manager = actors
+    run = train_func(str(tiny_experiment(online)))
+    # Half of a batch of 16 is drawn, for every update after the offline ones, and some ahead.
+    assert [(count, update, first) for count, (_, update), first in replay.draws[:20]] == [
+        (8, update, 0) for update in range(4, 24)
+    ]
+    assert [step for step, _ in manager.all] == [4, 9, 14, 19, 24]
+    lines = [json.loads(line) for line in (run / "online.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["weights_version"]) for line in lines] == [(9, 1), (14, 2), (19, 3), (24, 4)]
+    assert lines[-1]["collected_episodes"] == 2
+    assert lines[-1]["collected_steps"] == 60
+    metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    # Actions that lie a thousand standard deviations away show in the loss, from the fifth update on.
+    assert max(line["total"] for line in metrics[:4]) < 100 < min(line["total"] for line in metrics[4:])
+
+
+def test_what_is_published_is_what_a_checkpoint_of_then_has(
+    tiny_experiment: Callable[..., Path], tmp_path: Path, actors: tuple[Watched, Manager]
+) -> None:
+    run = train_func(str(tiny_experiment(online)))
+    folder = run / (run / "latest").read_text().strip()
+    step, weights = actors[1].all[-1]
+    assert step == 24
+    for name, state in weights.items():
+        saved = torch.load(folder / f"{name}.pt", weights_only=True)
+        assert state.keys() == saved.keys()
+        assert all(torch.equal(torch.as_tensor(state[key]), saved[key]) for key in saved)
+
+
+def test_a_learner_that_waits_for_robots_stops_on_a_signal_and_goes_on(
+    tiny_experiment: Callable[..., Path], actors: tuple[Watched, Manager], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = actors[1]
+    collect = manager.collect
+    monkeypatch.setattr(manager, "collect", lambda: ask_to_stop(15))
+    path = tiny_experiment(online)
+    try:
+        with pytest.raises(Stopped):
+            train_func(str(path))
+    finally:
+        ask_to_stop(0)
+    run = path.parent / "run"
+    assert (run / "latest").read_text().strip() == "step_4"
+    collect()
+    train_func(str(path))
+    lines = [json.loads(line) for line in (run / "online.jsonl").read_text().splitlines()]
+    versions = [line["weights_version"] for line in lines]
+    assert versions == sorted(set(versions)), "versions only rise, over restarts too"
+    assert [step for step, _ in manager.all] == [4, 4, 9, 14, 19, 24]
+
+
+def test_another_dataset_is_refused_with_what_differs(
+    tiny_experiment: Callable[..., Path], actors: tuple[Watched, Manager]
+) -> None:
+    train_func(str(tiny_experiment(online)))
+
+    def longer(config: dict[str, Any]) -> None:
+        online(config)
+        config["data"]["datamodule"]["params"]["obs_proprio_history"] = 1
+        config["train"]["save_dir"] += "_other"
+
+    with pytest.raises(Exception, match="were collected for other samples") as refused:
+        train_func(str(tiny_experiment(longer, "other")))
+    assert "observation.state" in str(refused.value)
+
+
+def test_a_file_without_the_section_is_refused(tiny_experiment: Callable[..., Path]) -> None:
+    with pytest.raises(ConfigError, match="there is no online section"):
+        train_func(str(tiny_experiment()))
