@@ -164,7 +164,7 @@ class MixedBatches(Batches):
         if not slot.count:
             return {}
         raw = self._draw(slot.count, DrawKey(update, slot.first))
-        return self._path.beside_step(self._path.on_host({key: _tensor(value) for key, value in raw.items()}))
+        return self._path.beside_step(self._path.on_host(as_tensors(raw)))
 
 
 class _Slot:
@@ -209,8 +209,11 @@ class _Slot:
         return whole
 
 
-def _tensor(value: Any) -> Any:
-    if not isinstance(value, np.ndarray):
-        return value
-    # What comes from another process of Ray may only be read.
-    return torch.from_numpy(value if value.flags.writeable else value.copy())
+def as_tensors(raw: Mapping[str, Any]) -> Batch:
+    """Return a raw batch with tensors in place of arrays; what may only be read, as from Ray, is copied."""
+    return {
+        key: torch.from_numpy(value if value.flags.writeable else value.copy())
+        if isinstance(value, np.ndarray)
+        else value
+        for key, value in raw.items()
+    }

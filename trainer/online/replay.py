@@ -230,7 +230,8 @@ class ReplayBuffer:
             asked: labels that the episode needs at most.
             source: as of the episode; who plays several at once has a name for each.
         """
-        return self._budget.grant(source, asked, self._counts.labels)
+        with self._adding:  # an episode's labels have come in, or are granted still: never neither
+            return self._budget.grant(source, asked, self._counts.labels)
 
     def return_labels(self, labels: int | None = None, source: str = "") -> None:
         """Take back labels that were granted to a source and not given, all of them if no number is given."""
