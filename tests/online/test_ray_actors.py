@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.online_robots import Publishes, Remembers
+from helpers.runs import PATIENCE_SECONDS
 
 from trainer.config.online import OnlineConfig
 from trainer.offline_trainer import train
@@ -73,7 +74,7 @@ def test_two_readers_each_get_each_newest_version_exactly_once(ray, manager):
     @ray.remote(num_cpus=0)
     def read(name, last):
         own = Remote(find_actor(MANAGER), MANAGER)
-        seen, until = [], time.monotonic() + 60
+        seen, until = [], time.monotonic() + PATIENCE_SECONDS
         while (not seen or seen[-1][0] < last) and time.monotonic() < until:
             state = own.get_state(name)
             if state is not None:
@@ -156,7 +157,7 @@ def test_weights_outlive_the_process_that_published_them(ray, manager, tmp_path)
     ray.kill(learner)
 
     def fetch():
-        until = time.monotonic() + 60
+        until = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < until:  # it takes Ray a moment to notice
             resolved(state["weights"])
 
@@ -179,12 +180,12 @@ def test_a_worker_collects_through_kills_and_stops_when_told(ray, manager, tiny_
     running = worker.run.remote()
 
     def wait_for(enough):
-        until = time.monotonic() + 60
+        until = time.monotonic() + PATIENCE_SECONDS
         while not enough(ray.get(replay.counts.remote()).episodes):
             assert time.monotonic() < until
             time.sleep(0.1)
 
-    until = time.monotonic() + 60
+    until = time.monotonic() + PATIENCE_SECONDS
     while ray.get(worker.report.remote()).waiting != "no weights have been published yet":
         assert time.monotonic() < until
         time.sleep(0.1)
@@ -202,13 +203,13 @@ def test_a_worker_collects_through_kills_and_stops_when_told(ray, manager, tiny_
     there = ray.get(replay.counts.remote()).episodes
     wait_for(lambda count: count >= there + 4)
 
-    robot = OnlineRobot("arm", device="cpu", patience=30)
+    robot = OnlineRobot("arm", device="cpu", patience=PATIENCE_SECONDS)
     robot.act({"observation.state": np.zeros(5)})
     assert robot.version == 1
     current = CurrentPolicy(Remote(manager, MANAGER), "another", "cpu")
     assert current.refresh()
     ray.get(worker.stop.remote())
-    ray.get(running, timeout=60)
+    ray.get(running, timeout=PATIENCE_SECONDS)
     ray.kill(worker)
     ray.kill(replay)
     plain.close()
