@@ -14,14 +14,14 @@ from trainer.evaluation.starts import start_seed_sequence, start_seeds
 
 
 @given(st.integers(0, 2**40), st.integers(0, 2**40), st.integers(0, 60), st.integers(0, 60))
-def test_recording_and_evaluation_never_share_a_start(
+def test_recording_evaluation_and_collection_never_share_a_start(
     seed: int, other: int, recorded: int, tried: int
 ) -> None:
     a, b = start_seeds(seed, recorded, "recording"), start_seeds(other, tried, "evaluation")
-    assert not set(a) & set(b)
-    assert len(set(a)) == recorded
-    assert len(set(b)) == tried
+    c = start_seeds(seed, recorded, "collection")
+    assert len({*a, *b, *c}) == recorded + tried + recorded
     assert all(0 <= s < 2**31 for s in a + b)
+    assert all(2**31 <= s < 2**32 for s in c)
 
 
 def test_more_starts_begin_with_the_same_ones() -> None:
@@ -34,6 +34,7 @@ def test_the_starts_of_a_seed_never_change() -> None:
     """Published results name their seed; other starts under it would make them irreproducible."""
     assert start_seeds(0, 3, "recording") == [1826701614, 1367864806, 1097657232]
     assert start_seeds(0, 3, "evaluation") == [1121323795, 1910699505, 2132340199]
+    assert start_seeds(0, 3, "collection") == [4250865301, 2321051950, 2763614148]
 
 
 def test_wrong_seeds_and_purposes_are_refused() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -78,6 +78,12 @@ class ByTheClock:
         return self.start <= self.robot.steps < self.end
 
 
+class Counted(NamedTuple):
+    """How many episodes there are."""
+
+    episodes: int
+
+
 class Remembers:
     """A replay buffer that keeps episodes in a list."""
 
@@ -110,7 +116,7 @@ class Remembers:
         return self.reason
 
     def counts(self) -> Any:
-        return type("Counts", (), {"episodes": len(self.episodes)})
+        return Counted(len(self.episodes))
 
     @property
     def labels(self) -> int:

@@ -60,8 +60,9 @@ def test_a_robot_of_ones_own(tiny_experiment, tmp_path):
     assert robot.version == 2  # within an episode they stay
     with pytest.raises(EpisodeError, match="2 steps, fewer than 4"):
         robot.end_episode(success=False)
-    robot.act(observation)
+    robot.begin_episode()
     assert robot.version == 3
+    robot.act(observation)
     with pytest.raises(ValueError, match=r"needs observation\.state.*it was given nothing"):
         robot.act({})
     robot.drop_episode()

@@ -90,6 +90,13 @@ class OnlineRobot:
         """What `act` must be given; feature → shape and type, as in the dataset."""
         return {name: column for name, column in self._columns.items() if name != ACTION}
 
+    def begin_episode(self) -> None:
+        """Begin an episode, for which newer weights are taken up now; `act` does it where nobody did."""
+        self._current.refresh()
+        assert self._current.policy is not None
+        self._current.policy.reset(self._played)
+        self._recorder = Recorder(self._columns, self.name)
+
     def act(
         self, observation: Mapping[str, np.ndarray], intervention: np.ndarray | None = None
     ) -> np.ndarray:
@@ -103,17 +110,16 @@ class OnlineRobot:
         Raises:
             ValueError: something is missing, or is not what the dataset can hold; nothing is noted then.
         """
-        policy = self._current.policy
-        assert policy is not None
         if self._recorder is None:
-            self._current.refresh()
-            policy.reset(self._played)
-            self._recorder = Recorder(self._columns, self.name)
+            self.begin_episode()
+        policy, recorder = self._current.policy, self._recorder
+        assert policy is not None
+        assert recorder is not None
         action = policy.act(observation)  # also while a person acts: it remembers what was seen
         mode, labelled = AUTO, intervention is not None
         if intervention is not None:
             action, mode = np.asarray(intervention, action.dtype), HUMAN
-        self._recorder.add(observation, action, mode, labelled, self._current.version)
+        recorder.add(observation, action, mode, labelled, self._current.version)
         return action
 
     def end_episode(self, success: bool, task: str = "") -> int | None:
