@@ -3,8 +3,9 @@
     PYTHONPATH=.:policy_constructor <env>/bin/python benchmarks/replay_sampling.py
 
 Run it with the Python of an environment where torchrl is installed beside what this project needs. One
-process asks both for batches of 256 windows in turns, one call after the other, and has tensors of its own
-in the end. A window is two observations and sixteen actions. torchrl keeps the same steps in three ways:
+process asks both for batches of 256 windows in turns, one after the other, and has tensors of its own in the
+end. A window is two observations and sixteen actions. Here a call brings small batches of several updates, as
+the learner draws them, or one. torchrl has the steps in three ways, and a call brings one batch:
 
 - `slices`: one by one; a sample is a slice of all 17 steps that a window spans (`SliceSampler`).
 - `windows`: every step is stored with its own window, so that a sample is one row (`RandomSampler`): the
@@ -21,13 +22,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import itertools
 import json
 import os
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +42,12 @@ from tensordict import TensorDict
 from torchrl.data import LazyTensorStorage, RandomSampler, RayReplayBuffer, SliceSampler
 
 from trainer.online.actors import ReplayBufferActor
-from trainer.online.mixed import as_tensors
+from trainer.online.ahead import DrawnAhead
+from trainer.online.mixed import DrawKey, as_tensors
 
 BATCH, HORIZON, LENGTH = 256, 16, 100
 STATE, ACTION, CAMERA = "observation.state", "action", "observation.images.head"
-CASES = {"state": 400, "images": 20}
+CASES = {"state": 100, "images": 20}
 """Case → episodes of 100 steps; with images of 96 × 96 pixels there is one camera."""
 
 Steps = dict[str, np.ndarray]
@@ -65,8 +68,8 @@ def collect(case: str) -> list[Steps]:
     return episodes
 
 
-def here(case: str, episodes: list[Steps], folder: Path) -> Callable[[], int]:
-    """Return what draws a batch from our actor."""
+def here(case: str, episodes: list[Steps], folder: Path) -> dict[str, Callable[[], int]]:
+    """Return what draws a batch from our actor: as the learner does, and by a call for each."""
     facts: dict[str, Any] = {
         "fps": 10,
         "tasks": ["push"],
@@ -84,12 +87,22 @@ def here(case: str, episodes: list[Steps], folder: Path) -> Callable[[], int]:
     for steps in episodes:
         ray.get(actor.add.remote(steps))
 
-    def draw() -> int:
-        sample = as_tensors(ray.get(actor.sample.remote(BATCH)))
-        assert sample[ACTION].shape == (BATCH, HORIZON, 4)
+    updates = itertools.count()
+    ahead = DrawnAhead(
+        lambda count, key, several: ray.get(actor.sample.remote(count, (0, key.update), key.first, several))
+    )
+
+    def as_learner() -> int:
+        return checked(ahead(BATCH, DrawKey(next(updates), 0)))
+
+    def alone() -> int:
+        return checked(ray.get(actor.sample.remote(BATCH, (0, next(updates)))))
+
+    def checked(drawn: Mapping[str, Any]) -> int:
+        assert as_tensors(drawn)[ACTION].shape == (BATCH, HORIZON, 4)
         return BATCH
 
-    return draw
+    return {"here": as_learner, "here, a call each": alone}
 
 
 def windows_of(steps: Steps) -> Steps:
@@ -162,11 +175,11 @@ def turn(draw: Callable[[], int], seconds: float) -> tuple[float, float]:
 def measure(case: str, folder: Path, rounds: int, seconds: float) -> dict[str, Any]:
     """Return medians over the rounds, and the range of the ratios."""
     episodes = collect(case)
-    sides = {"here": here(case, episodes, folder)}
+    sides = here(case, episodes, folder)
     for way in ("slices", "windows", "windows, distributed"):
         sides[way] = there(way, episodes)
     for draw in sides.values():
-        for _ in range(3):
+        for _ in range(10):
             draw()
     speeds: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
     for _ in range(rounds):
@@ -181,10 +194,10 @@ def measure(case: str, folder: Path, rounds: int, seconds: float) -> dict[str, A
 def compared(speeds: dict[str, list[float]]) -> dict[str, Any]:
     """Return medians, and the median and range of the ratios of turns of one round."""
     found: dict[str, Any] = {"windows_per_s": {n: round(statistics.median(v)) for n, v in speeds.items()}}
-    for name in list(speeds)[1:]:
-        ratios = sorted(own / other for own, other in zip(speeds["here"], speeds[name], strict=True))
+    for own, name in itertools.product(list(speeds)[:2], list(speeds)[2:]):
+        ratios = sorted(one / other for one, other in zip(speeds[own], speeds[name], strict=True))
         middle, *ends = (round(r, 2) for r in (statistics.median(ratios), ratios[0], ratios[-1]))
-        found[f"here / {name}"] = f"{middle} ({ends[0]} to {ends[1]})"
+        found[f"{own} / {name}"] = f"{middle} ({ends[0]} to {ends[1]})"
     return found
 
 

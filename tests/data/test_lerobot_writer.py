@@ -177,3 +177,15 @@ def test_a_killed_writer_leaves_no_dataset_and_is_no_hindrance(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["set.incomplete"]
     write_dataset(tmp_path / "set", make_episodes())
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+def test_an_older_dataset_makes_way_when_the_new_one_is_whole(tmp_path):
+    root = write_dataset(tmp_path / "set", make_episodes([5]))
+    with pytest.raises(DatasetError, match="exists already"):
+        write_dataset(root, make_episodes([7, 8]))
+    with pytest.raises(DatasetError, match="lacks the feature"):
+        write_dataset(root, [*make_episodes([7]), {}], replace=True)
+    assert LeRobotReader(root).episodes.length.tolist() == [5]
+    write_dataset(root, make_episodes([7, 8]), replace=True)
+    assert LeRobotReader(root).episodes.length.tolist() == [7, 8]
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]

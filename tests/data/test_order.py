@@ -88,3 +88,28 @@ def test_a_dataset_smaller_than_one_global_batch():
         GlobalBatchSampler(9, 0)
     with pytest.raises(ValueError, match="no rank 2 among 2"):
         GlobalBatchSampler(9, 1, rank=2, world_size=2)
+
+
+@pytest.mark.parametrize(("ranks", "micro_batches"), [(1, 1), (2, 1), (1, 3), (2, 3)])
+def test_rows_that_are_left_out_change_no_other(ranks, micro_batches):
+    size, place = 12, np.array([0, 1, 4, 5, 6, 11])
+    given = np.isin(np.arange(size), place)
+    samplers = [
+        GlobalBatchSampler(
+            103, size // ranks // micro_batches, rank=rank, world_size=ranks, micro_batches=micro_batches
+        )
+        for rank in range(ranks)
+    ]
+    for sampler in samplers:
+        sampler.leave_out(given)
+    whole = GlobalBatchSampler(103, size)
+    for step in range(whole.steps_per_epoch):
+        parts = [
+            sampler.indices(2, step, micro_batch)
+            for micro_batch in range(micro_batches)
+            for sampler in samplers
+        ]
+        assert np.concatenate(parts).tolist() == whole.indices(2, step)[~given].tolist()
+    rest = samplers[0].batches(2, start_step=3)
+    every = samplers[0].batches(2)[3 * micro_batches :]
+    assert all(np.array_equal(one, other) for one, other in zip(rest, every, strict=True))

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from helpers.policies import CAMERA
 from helpers.tiny_experiment import ACTION, STATE
 from trainer.online.episode import Episode, EpisodeError
 from trainer.online.publisher import deployed_weights, policy_description
@@ -51,6 +52,45 @@ class Drift:
 
     def render(self) -> np.ndarray:
         return np.zeros((8, 8, 3), np.uint8)
+
+    def close(self) -> None:
+        pass
+
+
+@SIMULATOR_REGISTRY.register("painter")
+class Painter:
+    """A robot with a camera, which shows a number: the control step."""
+
+    fps = 10
+    max_steps = 6
+    task = ""
+    features: ClassVar[dict[str, Any]] = {
+        "observation.state": {"dtype": "float32", "shape": (2,), "names": None},
+        "action": {"dtype": "float32", "shape": (2,), "names": None},
+    }
+    cameras: ClassVar[dict[str, Any]] = {
+        CAMERA: {"dtype": "video", "shape": (96, 96, 3), "names": ["height", "width", "channels"]}
+    }
+
+    def __init__(self, task: str = "") -> None:
+        self.steps = 0
+
+    def reset(self, seed: int) -> dict[str, np.ndarray]:
+        self.steps = 0
+        return {"observation.state": np.zeros(2, np.float32)}
+
+    def step(self, action: np.ndarray) -> SimulatorStep:
+        self.steps += 1
+        seen = {"observation.state": np.full(2, self.steps, np.float32)}
+        return SimulatorStep(seen, 0.0, False, 0.0, False)
+
+    def picture(self, camera: str) -> np.ndarray:
+        shown = np.full((96, 96, 3), self.steps, np.uint8)
+        shown[:10, :, 1] = 200
+        return shown
+
+    def render(self) -> np.ndarray:
+        return self.picture(CAMERA)
 
     def close(self) -> None:
         pass

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 import torch
 from helpers.collected import BESIDE, WINDOWS, demonstrations, whole_dataset_episodes
-from helpers.dataset_samples import FEATURES, make_episodes, write_dataset
+from helpers.dataset_samples import FEATURES, FILM_FEATURES, film_episodes, make_episodes, write_dataset
 
 from trainer.data.batch_path import BatchPath
 from trainer.data.dataset import WindowedDataset
 from trainer.data.lerobot import LeRobotReader
 from trainer.data.loader import BatchLoader
 from trainer.data.mixture import MixtureDataset, Part
+from trainer.data.windows import Window
 from trainer.online.mixed import DrawKey, MixedBatches, collected_rows
 from trainer.online.replay import ReplayBuffer
 from trainer.utils.errors import UsageError
@@ -247,3 +248,21 @@ def test_collected_samples_are_those_of_the_robot_of_a_mixture(
     np.testing.assert_array_equal(batch["action"][..., :2], sample["action"])
     assert batch["action_dim_is_pad"].tolist() == [[False, False, True]] * 4
     assert batch["dataset_index"].tolist() == [0] * 4
+
+
+def test_frames_that_are_kept_for_later_batches_are_those_of_the_rows_that_remain(tmp_path: Path) -> None:
+    root = write_dataset(tmp_path / "films", film_episodes([20, 15]), features=FILM_FEATURES)
+    top = "observation.images.top"
+    films = WindowedDataset(LeRobotReader(root), [Window(top, (0,)), Window("action", (0, 1))])
+
+    def draw(count: int, key: DrawKey) -> dict[str, Any]:
+        black = np.zeros((count, 3, 32, 48), np.uint8)
+        return {**films.__getitems__(np.arange(count)), top: black}
+
+    batches = mixed(films, draw, frame_memory=10 * 2**20)
+    plain = BatchLoader(films, batch_size=10, seed=3)
+    for epoch in (0, 1):
+        for batch, before in zip(batches.epoch(epoch), plain.epoch(epoch), strict=True):
+            given = batch[top].flatten(1).amax(1) == 0
+            assert int(given.sum()) == 3
+            assert torch.equal(batch[top][~given], before[top][~given])

@@ -139,7 +139,10 @@ def test_a_draw_is_a_pure_function_of_the_contents_and_the_numbers(tmp_path: Pat
     same(drawn, again.sample(64, (7, 3)))
     parts = [again.sample(24, (7, 3)), again.sample(40, (7, 3), first=24)]
     np.testing.assert_array_equal(drawn["index"], np.concatenate([part["index"] for part in parts]))
-    assert not np.array_equal(drawn["index"], again.sample(64, (7, 4))["index"])
+    next_one = again.sample(64, (7, 4))["index"]
+    assert not np.array_equal(drawn["index"], next_one)
+    at_once = again.sample(64, (7, 3), updates=2)["index"]
+    np.testing.assert_array_equal(at_once, np.concatenate([drawn["index"], next_one]))
     without = [again.sample(64)["index"] for _ in range(2)]
     assert not np.array_equal(*without)
 

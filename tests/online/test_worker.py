@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import yaml
 from helpers.online_robots import GAINS, Publishes, Remembers
+from helpers.policies import CAMERA, write_films
+from helpers.tiny_experiment import HISTORY, decoder_yaml, encoder_yaml, experiment
 
 from trainer.config.online import OnlineConfig
 from trainer.deployment.robot_policy import load_policy
@@ -22,9 +25,6 @@ STATE = "observation.state"
 @pytest.fixture(scope="module")
 def published(tmp_path_factory, tiny_dataset):
     """Return a manager with a trained policy, and its run folder."""
-    import yaml
-    from helpers.tiny_experiment import decoder_yaml, encoder_yaml, experiment
-
     folder = tmp_path_factory.mktemp("run")
     (folder / "models").mkdir()
     (folder / "models/observation_encoder.yaml").write_text(yaml.safe_dump(encoder_yaml()))
@@ -205,6 +205,30 @@ def test_an_episode_ends_at_success(published):
     replay = Remembers()
     worker(published, replay, env="drift/by:5").collect_round()
     assert [(len(e), e.success) for e in replay.episodes] == [(5, True), (5, True)]
+
+
+def test_pictures_are_recorded_as_the_dataset_has_them(tiny_experiment, tmp_path):
+    encoder = encoder_yaml()
+    encoder["model"]["graph"]["modules"]["embedding"]["dims"][0] = 2 * HISTORY
+
+    def change(config):
+        config["model"]["component_config_paths"]["observation_encoder"] = "pose.yaml"
+        params = config["data"]["datamodule"]["params"]
+        params |= {"root": str(write_films(tmp_path / "films")), "features": [STATE, CAMERA]}
+        config["train"]["epoch"] = 1
+
+    (tmp_path / "pose.yaml").write_text(yaml.safe_dump(encoder))
+    manager, replay = PolicyStateManager(tmp_path / "online"), Remembers()
+    train(tiny_experiment(change), callbacks=[Publishes(manager)])
+    worker((manager,), replay, env="painter").collect_round()
+    for episode in replay.episodes:
+        pictures = episode.columns[CAMERA]
+        assert (pictures.shape, pictures.dtype) == ((6, 3, 96, 96), np.uint8)
+        np.testing.assert_array_equal(pictures[:, 0, 50, 50], range(6))
+        np.testing.assert_array_equal(pictures[:, 1, 9, 0], 200)
+        np.testing.assert_array_equal(episode.columns[STATE][:, 0], range(6))
+        assert episode.task == "go"
+    manager.close()
 
 
 def test_newer_weights_come_between_episodes_or_at_chunks(published, tmp_path):

@@ -188,7 +188,9 @@ class ReplayBuffer:
             joined = {name: np.concatenate([np.asarray(p[name]) for p in parts]) for name in parts[0]}
             return self.add({**joined, "source": source, **about}, key)
 
-    def sample(self, batch_size: int, draw: Sequence[int] | None = None, first: int = 0) -> Sample:
+    def sample(
+        self, batch_size: int, draw: Sequence[int] | None = None, first: int = 0, updates: int = 1
+    ) -> Sample:
         """Draw windows, with replacement; a pure function of what is in memory and of the arguments.
 
         Args:
@@ -196,9 +198,11 @@ class ReplayBuffer:
             draw: numbers that choose the windows, such as seed and update; the next ones if not given.
             first: the place of the first of these windows among those that `draw` chooses: drawn in parts,
                 windows are those that are drawn at once.
+            updates: also draw for the updates after that one, the last of the numbers being that of the
+                update: B windows of each, one update's after the other's.
 
         Returns:
-            Feature → array `(B, …)`, raw, as the dataset of the experiment gives them; `task` is a list.
+            Feature → array `(updates · B, …)`, raw, as the experiment's dataset gives it; `task` is a list.
 
         Raises:
             UsageError: there is no window yet that may be drawn.
@@ -210,7 +214,9 @@ class ReplayBuffer:
                 "says so"
             )
         numbers = (self._seed, next(self._draws)) if draw is None else draw
-        return contents.samples(contents.draw(shares(numbers, first, batch_size)))
+        *stream, update = numbers
+        chosen = [shares((*stream, update + i), first, batch_size) for i in range(updates)]
+        return contents.samples(contents.draw(np.concatenate(chosen)))
 
     def size(self) -> Size:
         """Return how much there is to draw from."""
