@@ -28,7 +28,11 @@ def lasting_actor(name: str, cls: type, resources: dict[str, float] | None = Non
     """
     import ray
 
-    options = {"name": name, "max_concurrency": THREADS.get(name, 4), "resources": resources or {}}
+    options: dict[str, Any] = {
+        "name": name,
+        "max_concurrency": THREADS.get(name, 4),
+        "resources": resources or {},
+    }
     return ray.remote(**options, **LASTING)(cls)
 
 
