@@ -26,7 +26,7 @@ SIDEWAYS = {
     ("pages", "checkpoint"),
     ("evaluation", "deployment"),
 }
-ENTRIES = {"cli", "offline_trainer", "online_trainer", "commands", "__main__"}
+ENTRIES = {"cli", "offline_trainer", "ray_trainer", "online_trainer", "commands", "__main__"}
 
 
 def room(module: str) -> str:
@@ -153,7 +153,14 @@ def test_imports_run_downwards_only(path: Path) -> None:
 
 
 # The console command gathers the subcommands, and these run the offline trainer.
-ENTRY_LEVELS = [{"offline_trainer", "online_trainer"}, {"commands"}, {"cli"}, {"__main__"}]
+ENTRY_LEVELS = [
+    {"offline_trainer"},
+    {"ray_trainer"},
+    {"online_trainer"},
+    {"commands"},
+    {"cli"},
+    {"__main__"},
+]
 
 
 @pytest.mark.parametrize("path", TRAINER_FILES, ids=module_name)

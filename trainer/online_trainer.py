@@ -7,6 +7,8 @@ Train: `TorchTrainer(train_func, train_loop_config="X.yaml", …)`.
 
 from __future__ import annotations
 
+import functools
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,7 +30,10 @@ from trainer.engine.evaluation import EvaluationCallback
 from trainer.engine.exit_messages import Outcome
 from trainer.engine.fit import fit
 from trainer.offline_trainer import attempted, is_final, where_to_run
+from trainer.online.actors import NAMESPACE
 from trainer.online.learner import Learner
+from trainer.online.team import Team
+from trainer.ray_trainer import train_on_ray
 from trainer.runtime import connect
 from trainer.utils.log import let_nobody_listen, log
 
@@ -88,17 +93,48 @@ def attempt(config_path: str | Path, overrides: Sequence[str] = ()) -> Outcome:
     )
 
 
+def train_online(
+    config_path: str | Path, overrides: Sequence[str] = (), *, namespace: str = NAMESPACE, **options: Any
+) -> Outcome:
+    """Train the experiment of a YAML file online; mistakes are found here, before a cluster is touched.
+
+    Args:
+        config_path: the experiment YAML, with an `online` section.
+        overrides: `dotted.path=value` texts that win over the file.
+        namespace: in which other processes of the cluster find the actors of this run.
+        options: of `trainer.ray_trainer.train_on_ray`.
+    """
+    # Run as a file, this module is not the one that workers import.
+    from trainer.online_trainer import attempt
+
+    prepare = functools.partial(_beside, namespace=namespace)
+    return train_on_ray(config_path, overrides, attempt=attempt, prepare=prepare, **options)
+
+
+def _beside(checked: CheckedConfig, fields: dict[str, Any], namespace: str) -> dict[str, Any]:
+    """Return the fields of the job with whoever collects beside the learner, who leaves them a core each."""
+    config = check_online(checked).config
+    assert config.online is not None
+    cores, ranks = os.cpu_count() or 1, fields["num_workers"]
+    if fields["address"] is None and fields["cpus_per_worker"] is None:
+        fields["cpus_per_worker"] = max(1, (cores - config.online.workers.count) // ranks)
+    return {
+        **fields,
+        "namespace": namespace,
+        "resources": config.online.placement.learner,
+        "beside": lambda: Team(config, checked.run),
+    }
+
+
 def run(config_path: str | Path, overrides: Sequence[str] = (), **options: Any) -> None:
     """Train online, say how it ended, and exit accordingly.
 
     Args:
         config_path: the experiment YAML.
         overrides: `dotted.path=value` texts that win over the file.
-        options: of `trainer.commands.train_on_ray.train_on_ray`.
+        options: of `train_online`.
     """
     let_nobody_listen()
-    from trainer.commands.train_online import train_online
-
     train_online(config_path, overrides, **options).tell()
 
 

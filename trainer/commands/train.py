@@ -53,7 +53,7 @@ def train(
 
         run(config, overrides)
         return
-    from trainer.commands.train_on_ray import train_on_ray
+    from trainer.ray_trainer import train_on_ray
     from trainer.utils.log import let_nobody_listen
 
     let_nobody_listen()

@@ -1,4 +1,4 @@
-"""Training as the ranks of a Ray cluster: the same function in every worker, the same end for the user."""
+"""Trains as the ranks of a Ray cluster: the same function in every worker, the same end for the user."""
 
 from __future__ import annotations
 
