@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import threading
 import time
@@ -30,14 +31,15 @@ class PolicyStateManager:
     Args:
         folder: of the run; everything is kept in its `weights`.
         get: returns what a reference means.
-        put: returns a reference to a value, or whatever readers are to be given in its place.
+        put: returns a reference to a value, or whatever readers are to be given in its place; without Ray a
+            copy, which its sender cannot change.
     """
 
     def __init__(
         self,
         folder: str | Path,
         get: Callable[[Any], Any] = lambda reference: reference,
-        put: Callable[[Any], Any] = lambda value: value,
+        put: Callable[[Any], Any] = copy.deepcopy,
     ) -> None:
         self._folder = Path(folder) / FOLDER
         self._folder.mkdir(parents=True, exist_ok=True)
