@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.checkpoint.folder import CheckpointError
+from trainer.checkpoint.writer import stand_back
 from trainer.online.weights import architecture_of, pack, read_state, write_state
 from trainer.utils.errors import UsageError
 from trainer.utils.files import whole_folder, write_json
@@ -202,6 +203,7 @@ class PolicyStateManager:
 
     def _write_newest(self) -> None:
         """Write the newest version whenever there is one that is not on disk."""
+        stand_back()
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._closed or self._unwritten())
