@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import statistics
@@ -102,19 +103,23 @@ def measure(ray: Any, folder: Path, arguments: argparse.Namespace) -> dict[str, 
     located = load_located(save_stall.write_experiment(folder, arguments))
     manager = ray.remote(name=MANAGER, num_cpus=0)(PolicyStateManagerActor).remote(folder / "online")
     robot = ray.remote(num_cpus=0)(Robot).remote(arguments.threads)
-    published, bare = [], []
+    published, bare, moments, parts = [], [], [], []
     with contextlib.ExitStack() as stack:
         runtime = stack.enter_context(connect("cpu"))
         checked = check(located)
         experiment = stack.enter_context(assemble(checked, build_data(checked), runtime))
 
         def publish(description: Any = None) -> None:
+            moments.append(time.perf_counter())
             weights = deployed_weights(experiment, arguments.bf16)
-            call = manager.update_weights.remote(
-                [ray.put(weights)], architecture=architecture_of(weights), description=description
-            )
-            ray.get(call)
+            moments.append(time.perf_counter())
+            sent = [ray.put(weights)]
+            moments.append(time.perf_counter())
+            architecture = architecture_of(weights)
+            ray.get(manager.update_weights.remote(sent, architecture=architecture, description=description))
+            moments.append(time.perf_counter())
             ray.get(robot.take_up.remote())
+            moments.append(time.perf_counter())
 
         def put_and_load() -> None:
             ray.get(robot.take_bare.remote([ray.put(arrays)]))
@@ -125,13 +130,16 @@ def measure(ray: Any, folder: Path, arguments: argparse.Namespace) -> dict[str, 
         for _ in range(arguments.rounds):
             ray.get(manager.flush.remote())  # what is written beside belongs to no turn
             bare.append(timed(put_and_load))
+            moments.clear()
             published.append(timed(publish))
+            parts.append([after - before for before, after in itertools.pairwise(moments)])
     ratios = [ours / theirs for ours, theirs in zip(published, bare, strict=True)]
     return {
         "parameters": count,
         "bf16": arguments.bf16,
         "published_s": [round(s, 3) for s in published],
         "bare_s": [round(s, 3) for s in bare],
+        "weights_put_announced_taken_up_s": [[round(s, 3) for s in one] for one in parts],
         "published_over_bare": round(statistics.median(ratios), 3),
         "quartiles": [round(q, 3) for q in statistics.quantiles(ratios, n=4)],
         "versions": {**library_versions(), "ray": ray.__version__},

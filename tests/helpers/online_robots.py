@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
@@ -17,7 +18,7 @@ from trainer.templates import Callback, SimulatorStep
 GAINS = np.random.default_rng(5).normal(size=(STATE, ACTION)).astype(np.float32)
 
 
-@SIMULATOR_REGISTRY.register("drift")
+@SIMULATOR_REGISTRY.register("drifting")
 class Drift:
     """A state that drifts; the expert's action is a fixed function of it. `by:N` succeeds after N steps."""
 
@@ -184,7 +185,7 @@ class Publishes(Callback):
         self.publish(experiment)
 
     def publish(self, experiment: Any) -> None:
-        self.sent.append(deployed_weights(experiment, self.bf16))
+        self.sent.append(copy.deepcopy(deployed_weights(experiment, self.bf16)))
         description = policy_description(experiment)
         step = experiment.progress.iteration
         self.manager.update_weights(self.sent[-1], step=step, description=description)

@@ -35,7 +35,7 @@ def described(folder: Path, facts: dict[str, Any] | None = None, **settings: Any
 def episodes() -> list[Episode]:
     given = np.array(MODE) != AUTO
     return [
-        collected(12, 0, success=False, start_seed=41),
+        collected(12, 0, success=False, start_seed=np.int64(41)),
         collected(10, 1, mode=MODE, labelled=given, version=4, task="push", source="robot"),
         collected(9, 2, version=5),
     ]

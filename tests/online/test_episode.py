@@ -65,6 +65,10 @@ BAD: dict[str, tuple[Callable[[Episode], Any], str]] = {
         with_columns(action=np.full((10, 2), "left")),
         "has in 'action', at step 0, what does not fit: <U4 is not made of numbers that float32 can hold",
     ),
+    "rows of different lengths": (
+        with_columns(action=[[0.0, 1.0]] * 9 + [[0.0]]),
+        "has 'action' with rows of different lengths",
+    ),
     "a mode that is none": (
         lambda e: replace(e, control_mode=np.array([0] * 9 + [7])),
         "has the control_mode 7 at step 9; it is one of 0 (auto), 1 (expert), 2 (human)",
@@ -108,6 +112,15 @@ def test_a_bad_episode_is_refused_in_one_sentence_and_nothing_is_stored(tmp_path
     assert replay.counts().episodes == 0
     assert list((tmp_path / "journal").iterdir()) == []
     assert replay.add(collected(10, cameras=True), key="a") == 0
+
+
+def test_columns_that_are_no_columns_are_refused_without_an_episode_around_them(tmp_path: Path) -> None:
+    replay = ReplayBuffer(tmp_path)
+    replay.describe(plain_facts())
+    for action in (None, 3.0, [[0.0, 1.0]] * 9 + [[0.0]], "left"):
+        with pytest.raises(EpisodeError, match="it was not stored"):
+            replay.add({ACTION: action, STATE: collected(10).columns[STATE]})
+    assert replay.size() == (0, 0)
 
 
 def test_an_episode_without_columns_is_refused(tmp_path: Path) -> None:

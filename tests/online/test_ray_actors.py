@@ -175,7 +175,7 @@ def test_a_worker_collects_through_kills_and_stops_when_told(ray, manager, tiny_
     online = OnlineConfig.model_validate(
         {"mode": "dagger", "expert": {"type": "scripted"}, "workers": {"envs": 2}}
     )
-    settings = WorkerSettings(online, "drift", plugins=("helpers.online_robots",))
+    settings = WorkerSettings(online, "drifting", plugins=("helpers.online_robots",))
     worker = ray.remote(max_concurrency=4, **LASTING)(RolloutWorkerActor).remote(settings)
     running = worker.run.remote()
 

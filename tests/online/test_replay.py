@@ -76,6 +76,15 @@ def test_pictures_are_those_that_were_sent_without_loss_and_also_when_read_again
             np.testing.assert_array_equal(sample[wrist][6 * number :][:6], np.stack([before, sent], 1))
 
 
+def test_whoever_sends_an_episode_may_use_the_arrays_again(tmp_path: Path) -> None:
+    episode, replay = collected(6, cameras=True), buffer(tmp_path, seeing_facts())
+    replay.add(episode)
+    before = all_samples(replay)
+    for column in episode.columns.values():
+        column[:] = 0
+    same(all_samples(replay), before)
+
+
 def test_pictures_may_have_their_channels_last(tmp_path: Path) -> None:
     one, other = buffer(tmp_path / "a", seeing_facts()), buffer(tmp_path / "b", seeing_facts())
     episode = collected(6, cameras=True)
@@ -229,6 +238,17 @@ def test_steps_whose_beginning_was_lost_with_the_actor_are_refused(tmp_path: Pat
     with pytest.raises(EpisodeError, match="only steps 0 to 0 of 6 are here"):
         replay.add_steps("robot", {n: c[6:] for n, c in episode.columns.items()}, first=6, end=True)
     assert replay.add_steps("robot", episode.columns, first=0, end=True) == 0
+
+
+def test_steps_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
+    replay, columns = buffer(tmp_path), collected(10).columns
+    replay.add_steps("robot", columns, first=0)
+    with pytest.raises(EpisodeError, match="has steps that do not go together"):
+        replay.add_steps("robot", {**columns, ACTION: np.zeros((10, 3))}, first=10, end=True)
+    replay.add_steps("robot", columns, first=0)
+    with pytest.raises(EpisodeError, match="has steps with different columns"):
+        replay.add_steps("robot", {ACTION: columns[ACTION]}, first=10, end=True)
+    assert replay.size() == (0, 0)
 
 
 def test_what_cannot_be_drawn_says_so(tmp_path: Path) -> None:

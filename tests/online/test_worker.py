@@ -38,7 +38,7 @@ def published(tmp_path_factory, tiny_dataset):
     manager.close()
 
 
-def worker(published, replay, mode="policy", expert=None, env="drift/reach", budget=None, **workers):
+def worker(published, replay, mode="policy", expert=None, env="drifting/reach", budget=None, **workers):
     online = OnlineConfig.model_validate(
         {
             "mode": mode,
@@ -193,7 +193,7 @@ def test_what_is_no_action_is_no_label(published, monkeypatch):
 
 def test_episodes_that_cannot_be_stored_are_told_of_and_end_the_run(published):
     replay = Remembers(longest=50)
-    robot = worker(published, replay, env="drift/by:3", envs=1)
+    robot = worker(published, replay, env="drifting/by:3", envs=1)
     robot.collect_round()
     robot.collect_round()
     assert robot.report().dropped == 2 * ["the episode has 3 steps, fewer than 50"]
@@ -203,7 +203,7 @@ def test_episodes_that_cannot_be_stored_are_told_of_and_end_the_run(published):
 
 def test_an_episode_ends_at_success(published):
     replay = Remembers()
-    worker(published, replay, env="drift/by:5").collect_round()
+    worker(published, replay, env="drifting/by:5").collect_round()
     assert [(len(e), e.success) for e in replay.episodes] == [(5, True), (5, True)]
 
 
@@ -271,7 +271,7 @@ def test_modes_go_with_the_share_of_the_run(published, tmp_path):
     }
     manager = PolicyStateManager(tmp_path)
     manager.update_weights(published[2], step=10, description=published[0].description())
-    settings = WorkerSettings(OnlineConfig.model_validate(online), "drift/reach")
+    settings = WorkerSettings(OnlineConfig.model_validate(online), "drifting/reach")
     robot = RolloutWorker(settings, manager, replay)
     assert robot._reason_to_wait() is None
     robot.collect_round()
@@ -325,9 +325,9 @@ def test_a_worker_that_is_started_again_goes_on_to_other_starts(published):
 @pytest.mark.parametrize(
     ("env", "expert", "text"),
     [
-        ("drfit", None, "there is no simulator 'drfit'"),
-        ("drift", {"type": "scriptd"}, "no expert is registered as 'scriptd'"),
-        ("drift", {"type": "scripted", "params": {"patient": 3}}, "'scripted' cannot be made.*patient"),
+        ("drftng", None, "there is no simulator 'drftng'"),
+        ("drifting", {"type": "scriptd"}, "no expert is registered as 'scriptd'"),
+        ("drifting", {"type": "scripted", "params": {"patient": 3}}, "'scripted' cannot be made.*patient"),
     ],
 )
 def test_what_is_not_there_is_said_at_once(published, env, expert, text):
@@ -339,5 +339,5 @@ def test_another_robot_than_that_of_the_demonstrations_is_refused(published):
     robot = worker(published, Remembers())
     for simulator in robot._simulators:
         simulator.features = {**simulator.features, "action": {"dtype": "float32", "shape": (3,)}}
-    with pytest.raises(UsageError, match=r"'action' of shape \(2,\); in drift/reach it has shape \(3,\)"):
+    with pytest.raises(UsageError, match=r"'action' of shape \(2,\); in drifting/reach it has shape \(3,\)"):
         robot.collect_round()

@@ -50,7 +50,7 @@ class CheckpointWriter:
         self.keep = keep
         self.epochs = epochs
         self.written: Path | None = None
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="checkpoint", initializer=_stand_back)
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="checkpoint", initializer=stand_back)
         self._jobs: list[Future[None]] = []
 
     def submit(self, snapshot: Snapshot) -> None:
@@ -162,7 +162,7 @@ class CheckpointWriter:
         return f"checkpoint {name} could not be written to {self.run}: {why}{intact}"
 
 
-def _stand_back() -> None:
+def stand_back() -> None:
     """Let this thread compute where the training leaves a core to it, if the system has such a thing."""
     with contextlib.suppress(OSError, AttributeError):
         thread = threading.get_native_id()

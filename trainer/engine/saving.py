@@ -215,15 +215,17 @@ class Saving:
         }
 
     def weights_to_deploy(self) -> dict[str, dict[str, Any]]:
-        """Return component → a copy on the host of what to use on a robot: the average where there is one.
+        """Return component → what to use on a robot: the average where there is one.
 
-        All ranks meet. Frozen components are left out: what is used on a robot is what they are.
+        All ranks meet. These may be the live tensors, so the next update changes them. Frozen components are
+        left out: what is used on a robot is what they are.
         """
         averaged, states = self.e.update.averaged(), {}
         for name, component in self.e.components.items():
             if component.trained:
-                with deployed_in_place(self.e.optimizers.get(name)):
-                    states[name] = to_host(averaged.get(name) or component.full_state())
+                with deployed_in_place(self.e.optimizers.get(name)) as differs:
+                    state = averaged.get(name) or component.full_state()
+                    states[name] = to_host(state) if differs else state
         return states
 
     def _is_best(self, scores: Mapping[str, float]) -> bool:

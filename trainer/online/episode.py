@@ -86,7 +86,7 @@ def as_episode(given: Episode | Mapping[str, Any], description: Description) -> 
     own = {key: given[key] for key in _OWN if key in given}
     if not columns:
         raise EpisodeError("an episode has no columns; give an array (T, …) for each feature of the dataset")
-    length = len(np.atleast_1d(next(iter(columns.values()))))
+    length = _rows(next(iter(columns.values())))
     mode = np.asarray(own.pop("control_mode", np.full(length, AUTO)))
     usual = {
         "labelled": mode != AUTO,
@@ -155,11 +155,19 @@ def _checked(episode: Episode, described: Description) -> Episode:
         task=str(episode.task),
         success=bool(episode.success),
         source=str(episode.source),
+        start_seed=None if episode.start_seed is None else int(episode.start_seed),
     )
 
 
+def _rows(given: Any) -> int:
+    return len(given) if hasattr(given, "__len__") else 0
+
+
 def _column(given: Any, column: Column) -> np.ndarray:
-    array = np.asarray(given)
+    try:
+        array = np.asarray(given)
+    except ValueError:
+        raise ValueError(f"has '{column.name}' with rows of different lengths") from None
     if column.is_picture:
         return _pictures(column, array)
     return _numbers(column.name, array, column.dtype, column.shape)

@@ -151,7 +151,8 @@ class EpisodeMemory:
         self._values.append(columns, length)
         self._marks.append(marks, length)
         self._lengths.append(length)
-        self._pictures.append({c.name: episode.columns[c.name] for c in self.description.cameras})
+        # Copies, for whoever sends them may use his arrays again, and those from Ray lie in its memory.
+        self._pictures.append({c.name: episode.columns[c.name].copy() for c in self.description.cameras})
         self._place += 1
         while len(self._marks) > self.settings.capacity and len(self._lengths) > 1:
             self._values.drop(self._lengths[0])

@@ -176,10 +176,15 @@ class _Slot:
     """
 
     def __init__(self, first: int, collected: np.ndarray) -> None:
-        self.first, self.count, self._size = first, int(collected.sum()), len(collected)
-        # In which order the rows of both, one source's after the other's, make the batch.
+        self.first, self.count = first, int(collected.sum())
+        self._is_own: list[bool] = collected.tolist()
         self._collected = torch.from_numpy(np.flatnonzero(collected))
         self._others = torch.from_numpy(np.flatnonzero(~collected))
+
+    def _to(self, device: torch.device) -> None:
+        """Move the row numbers once: a copy in every step would wait for all that the device has to do."""
+        if self._others.device != device:
+            self._others, self._collected = self._others.to(device), self._collected.to(device)
 
     def joined(self, others: Batch, collected: Batch) -> Batch:
         """Return the batch of which these are parts, on their device; it has what the demonstrations have."""
@@ -195,18 +200,16 @@ class _Slot:
             )
         own = collected[key]
         if not isinstance(other, Tensor):
-            values = dict(zip(self._others.tolist(), other, strict=True))
-            values |= zip(self._collected.tolist(), own, strict=True)
-            return [values[row] for row in range(self._size)]
+            values = iter(other), iter(own)
+            return [next(values[is_own]) for is_own in self._is_own]
         if own.shape[1:] != other.shape[1:] or own.dtype != other.dtype:
             raise UsageError(
                 f"a sample of the demonstrations has '{key}' as {other.dtype} {list(other.shape[1:])}, and a "
                 f"collected one as {own.dtype} {list(own.shape[1:])}"
             )
-        whole = other.new_empty((self._size, *other.shape[1:]))
-        whole[self._others.to(other.device)] = other
-        whole[self._collected.to(other.device)] = own
-        return whole
+        whole = other.new_empty((len(self._is_own), *other.shape[1:]))
+        self._to(other.device)
+        return whole.index_copy_(0, self._others, other).index_copy_(0, self._collected, own)
 
 
 def as_tensors(raw: Mapping[str, Any]) -> Batch:

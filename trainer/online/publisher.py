@@ -8,7 +8,6 @@ import json
 import numpy as np
 import torch
 
-from trainer.checkpoint.host_memory import to_host
 from trainer.checkpoint.names import MANIFEST
 from trainer.deployment.robot_policy import OWN, own_state
 from trainer.engine.experiment import Experiment
@@ -24,7 +23,8 @@ def deployed_weights(experiment: Experiment, bf16: bool = False) -> dict[str, di
     """Return what a checkpoint of now would have, of the components that train. All ranks meet.
 
     The average where there is one, and what a schedule-free optimizer deploys. What the policy has beside its
-    components stands under `""`.
+    components stands under `""`. On a CPU the arrays may share the memory of the weights, so they are sent or
+    copied before the next update.
 
     Args:
         experiment: the run.
@@ -37,7 +37,7 @@ def deployed_weights(experiment: Experiment, bf16: bool = False) -> dict[str, di
     weights = experiment.saving.weights_to_deploy()
     own = own_state(policy, experiment.models)
     if own:
-        weights[OWN] = to_host(own)
+        weights[OWN] = own
     return pack(weights, bf16)
 
 

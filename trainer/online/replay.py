@@ -185,7 +185,12 @@ class ReplayBuffer:
             self._running.pop(source)
             if any(part.keys() != parts[0].keys() for part in parts):
                 raise EpisodeError(f"the episode of '{source}' has steps with different columns")
-            joined = {name: np.concatenate([np.asarray(p[name]) for p in parts]) for name in parts[0]}
+            try:
+                joined = {name: np.concatenate([np.asarray(p[name]) for p in parts]) for name in parts[0]}
+            except ValueError as problem:
+                raise EpisodeError(
+                    f"the episode of '{source}' has steps that do not go together: {problem}"
+                ) from None
             return self.add({**joined, "source": source, **about}, key)
 
     def sample(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import threading
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.checkpoint.folder import CheckpointError
+from trainer.checkpoint.writer import stand_back
 from trainer.online.weights import architecture_of, pack, read_state, write_state
 from trainer.utils.errors import UsageError
 from trainer.utils.files import whole_folder, write_json
@@ -30,14 +32,15 @@ class PolicyStateManager:
     Args:
         folder: of the run; everything is kept in its `weights`.
         get: returns what a reference means.
-        put: returns a reference to a value, or whatever readers are to be given in its place.
+        put: returns a reference to a value, or whatever readers are to be given in its place; without Ray a
+            copy, which its sender cannot change.
     """
 
     def __init__(
         self,
         folder: str | Path,
         get: Callable[[Any], Any] = lambda reference: reference,
-        put: Callable[[Any], Any] = lambda value: value,
+        put: Callable[[Any], Any] = copy.deepcopy,
     ) -> None:
         self._folder = Path(folder) / FOLDER
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -200,6 +203,7 @@ class PolicyStateManager:
 
     def _write_newest(self) -> None:
         """Write the newest version whenever there is one that is not on disk."""
+        stand_back()
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._closed or self._unwritten())
