@@ -34,13 +34,13 @@ def online(config: dict[str, Any]) -> None:
 
 
 class Watched(ReplayBuffer):
-    """A replay buffer that notes every draw, and takes in episodes once the first weights are published."""
+    """A replay buffer that notes for which updates it was drawn from."""
 
-    draws: list[tuple[Any, ...]]
+    draws: list[tuple[int, int, int]]
 
-    def sample(self, batch_size: int, draw: Any = None, first: int = 0) -> Any:
-        self.draws.append((batch_size, tuple(draw), first))
-        return super().sample(batch_size, draw, first)
+    def sample(self, batch_size: int, draw: Any = None, first: int = 0, updates: int = 1) -> Any:
+        self.draws += [(batch_size, draw[1] + ahead, first) for ahead in range(updates)]
+        return super().sample(batch_size, draw, first, updates)
 
 
 class Manager(PolicyStateManager):
@@ -81,9 +81,7 @@ def test_an_online_run_learns_from_both_publishes_and_notes(
     replay, manager = actors
     run = train_func(str(tiny_experiment(online)))
     # Half of a batch of 16 is drawn, for every update after the offline ones, and some ahead.
-    assert [(count, update, first) for count, (_, update), first in replay.draws[:20]] == [
-        (8, update, 0) for update in range(4, 24)
-    ]
+    assert replay.draws[:20] == [(8, update, 0) for update in range(4, 24)]
     assert [step for step, _ in manager.all] == [4, 9, 14, 19, 24]
     lines = [json.loads(line) for line in (run / "online.jsonl").read_text().splitlines()]
     assert [(line["step"], line["weights_version"]) for line in lines] == [(9, 1), (14, 2), (19, 3), (24, 4)]

@@ -19,6 +19,7 @@ from trainer.engine.experiment import Experiment
 from trainer.engine.stop import WaitEnded
 from trainer.engine.tracking import ONLINE
 from trainer.online.actors import MANAGER, REPLAY, find_actor
+from trainer.online.ahead import DrawnAhead
 from trainer.online.mixed import DrawKey, MixedBatches
 from trainer.online.publisher import deployed_weights, policy_description
 from trainer.online.waiting import answer, wait_while
@@ -80,6 +81,7 @@ class Drawing:
         self._replay, self._offline = replay, settings.offline_steps
         self._demonstrations, self._seed = demonstrations, seed
         self._cancelled = False
+        self._collected = DrawnAhead(self._from_buffer)
 
     def cancel(self) -> None:
         """Let draws that wait give up."""
@@ -95,9 +97,11 @@ class Drawing:
             random = np.random.default_rng([self._seed, key.update])
             chosen = random.integers(len(self._demonstrations), size=key.first + count)
             return self._demonstrations.__getitems__(chosen[key.first :])
-        online = key.update - self._offline
-        wait_while(lambda: self._reason_to_wait(online))
-        call = self._replay.sample.remote(count, (self._seed, key.update), key.first)
+        return self._collected(count, key)
+
+    def _from_buffer(self, count: int, key: DrawKey, updates: int) -> Mapping[str, Any]:
+        wait_while(lambda: self._reason_to_wait(key.update - self._offline))
+        call = self._replay.sample.remote(count, (self._seed, key.update), key.first, updates)
         drawn: Mapping[str, Any] = answer(call, "the replay buffer")
         return drawn
 
