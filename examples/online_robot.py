@@ -22,6 +22,7 @@ from trainer.evaluation.rollout import fit_cameras, picture_of
 from trainer.evaluation.simulators import make_simulator
 from trainer.evaluation.starts import start_seed_sequence
 from trainer.online.robot import OnlineRobot
+from trainer.registry import load_plugins
 from trainer.templates import Simulator
 
 
@@ -56,6 +57,7 @@ def play_episode(robot: OnlineRobot, simulator: Simulator, seed: int, patience: 
 @click.option("--address", default="auto", help="Ray cluster on which the run trains.")
 @click.option("--namespace", help="Of the run, if it was given one.")
 @click.option("--env", required=True, help="Simulator, such as metaworld/push-v3.")
+@click.option("--plugin", "plugins", multiple=True, help="Module that registers a simulator of yours.")
 @click.option("--name", default="robot", help="Of this robot; no two have one name.")
 @click.option("--episodes", type=int, help="How many; without end if not given.")
 @click.option("--patience", type=int, help="Steps after which the person takes over; never if not given.")
@@ -64,12 +66,14 @@ def main(
     address: str,
     namespace: str | None,
     env: str,
+    plugins: tuple[str, ...],
     name: str,
     episodes: int | None,
     patience: int | None,
     seed: int,
 ) -> None:
     """Collect episodes with a simulator as if it were a robot."""
+    load_plugins(plugins)
     robot = OnlineRobot(name, address, namespace)
     simulator = make_simulator(env)
     fit_cameras(simulator, {n: c.shape[-1] for n, c in robot.observations.items() if c.is_picture})

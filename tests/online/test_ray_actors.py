@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -28,12 +30,15 @@ ROOT = Path(__file__).parents[2]
 LASTING = {"max_restarts": -1, "max_task_retries": -1, "num_cpus": 0}
 
 
+def search_path():
+    return os.pathsep.join(str(ROOT / folder) for folder in ("", "policy_constructor", "tests"))
+
+
 @pytest.fixture(scope="module")
 def ray():
     from trainer.runtime.ray.cluster import import_ray
 
     ray = import_ray()
-    paths = os.pathsep.join(str(ROOT / folder) for folder in ("", "policy_constructor", "tests"))
     ray.init(
         address="local",
         num_cpus=2,
@@ -41,7 +46,7 @@ def ray():
         include_dashboard=False,
         log_to_driver=False,
         object_store_memory=200 * 2**20,
-        runtime_env={"env_vars": {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}},
+        runtime_env={"env_vars": {"PYTHONPATH": search_path(), "OMP_NUM_THREADS": "1"}},
     )
     yield ray
     ray.shutdown()
@@ -202,6 +207,12 @@ def test_a_worker_collects_through_kills_and_stops_when_told(ray, manager, tiny_
     killed(ray, manager)
     there = ray.get(replay.counts.remote()).episodes
     wait_for(lambda count: count >= there + 4)
+
+    words = ["--address", ray.get_runtime_context().gcs_address, "--env", "drifting", "--episodes", "2"]
+    script = [sys.executable, str(ROOT / "examples/online_robot.py"), "--plugin", "helpers.online_robots"]
+    known = {"RAY_AUTH_MODE": "token", **os.environ, "PYTHONPATH": search_path()}
+    said = subprocess.run([*script, *words], env=known, text=True, capture_output=True, timeout=300)
+    assert "episode 1: version 1, no success" in said.stdout, said.stderr
 
     robot = OnlineRobot("arm", device="cpu", patience=PATIENCE_SECONDS)
     robot.act({"observation.state": np.zeros(5)})

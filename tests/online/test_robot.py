@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers.online_robots import Drift, Publishes, Remembers
+from helpers.online_robots import GAINS, Drift, Publishes, Remembers
 from helpers.tiny_experiment import STATE
 
+from examples.online_robot import play_episode
 from trainer.deployment.robot_policy import load_policy
 from trainer.offline_trainer import train
 from trainer.online.episode import AUTO, HUMAN, EpisodeError
@@ -74,6 +75,21 @@ def test_a_robot_of_ones_own(tiny_experiment, tmp_path):
     manager.close()
 
 
+def test_the_example_plays_with_somebody_beside_the_robot(tiny_experiment, tmp_path):
+    manager, replay = PolicyStateManager(tmp_path / "online"), Remembers()
+    train(tiny_experiment(), callbacks=[Publishes(manager)])
+    robot = OnlineRobot("arm", device="cpu", manager=manager, replay=replay)
+    assert play_episode(robot, Drift("by:9"), 3, patience=4)
+    assert not play_episode(robot, Drift(), 3, patience=None)
+    helped, alone = replay.episodes
+    np.testing.assert_array_equal(helped.control_mode, 4 * [AUTO] + 5 * [HUMAN])
+    np.testing.assert_allclose(
+        helped.columns["action"][4:], helped.columns["observation.state"][4:] @ GAINS, rtol=1e-5
+    )
+    assert (len(alone), alone.labels, alone.success) == (12, 0, False)
+    manager.close()
+
+
 def test_a_run_that_publishes_nothing_is_waited_for_so_long(tmp_path):
     manager = PolicyStateManager(tmp_path)
     with pytest.raises(UsageError, match=r"no weights in 0\.1 s; robots collect once"):
@@ -85,6 +101,8 @@ def test_without_a_cluster_the_address_is_asked_for():
     pytest.importorskip("ray")
     with pytest.raises(UsageError, match="give OnlineRobot the address"):
         OnlineRobot("arm")
+    with pytest.raises(UsageError, match=r"there is no Ray cluster at '127\.0\.0\.1:9'"):
+        OnlineRobot("arm", "127.0.0.1:9")
 
 
 def test_a_shape_that_the_dataset_cannot_hold_is_refused(tiny_experiment, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +16,7 @@ from trainer.online.current_policy import CurrentPolicy
 from trainer.online.episode import AUTO, HUMAN
 from trainer.online.recorder import Recorder, recorded_columns
 from trainer.online.remote import Remote
+from trainer.runtime.ray.cluster import check_reachable, import_ray
 from trainer.utils.errors import UsageError
 
 
@@ -147,8 +150,7 @@ class OnlineRobot:
 
 
 def _connect(address: str | None) -> None:
-    import ray
-
+    ray = import_ray()
     if ray.is_initialized():
         return
     if address is None:
@@ -156,8 +158,11 @@ def _connect(address: str | None) -> None:
             "no Ray cluster is connected; give OnlineRobot the address that the run was started with, such "
             "as auto on the same machine"
         )
+    if ":" in address:
+        check_reachable(address)
     try:
-        ray.init(address=address, log_to_driver=False, configure_logging=False)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UsageError(f"there is no Ray cluster at '{address}': {reason}") from error
+        reason = " ".join(str(error).split())[:300]
+        hint = "" if "RAY_AUTH_MODE" in os.environ else "; if it asks for a token, set RAY_AUTH_MODE=token"
+        raise UsageError(f"the Ray cluster at '{address}' cannot be used: {reason}{hint}") from error

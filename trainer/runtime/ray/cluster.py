@@ -68,7 +68,7 @@ def cluster(ray: Any, job: RayJob) -> Iterator[None]:
         yield
         return
     if job.address and ":" in job.address:
-        _check_reachable(job.address)
+        check_reachable(job.address)
     cores = os.cpu_count() or 1
     own = {
         "address": "local",  # also where the environment names a cluster
@@ -100,8 +100,15 @@ def cluster(ray: Any, job: RayJob) -> Iterator[None]:
         ray.shutdown()
 
 
-def _check_reachable(address: str) -> None:
-    """Ray itself takes a minute to find out that nobody is there."""
+def check_reachable(address: str) -> None:
+    """Raise at once where nobody is there; Ray itself takes a minute to find out.
+
+    Args:
+        address: `host:port` or `ray://host:port`.
+
+    Raises:
+        RayError: nobody is.
+    """
     host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
