@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers.collected import CAMERAS, collected
+from helpers.runs import ROOT, environment
 
+from trainer.data.lerobot import LeRobotReader
 from trainer.online.episode import EXPERT
 from trainer.online.journal import Journal, JournalError
+from trainer.online.replay import ReplayBuffer
 
 
 def test_an_episode_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -85,3 +92,38 @@ def test_a_disk_that_is_full_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
     ):
         journal.append(0, collected())
     assert list(tmp_path.iterdir()) == []
+
+
+ADDING = """
+import sys
+from helpers.collected import collected, plain_facts
+from trainer.online.replay import ReplayBuffer
+replay = ReplayBuffer(sys.argv[1], {"compact_every": 10})
+replay.describe(plain_facts())
+for number in range(replay.counts().episodes, 10_000):
+    print(replay.add(collected(8, number), key=number), flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_every_episode_that_was_accepted_is_there(tmp_path: Path) -> None:
+    accepted: list[int] = []
+    for pause in np.random.default_rng(0).uniform(0, 0.4, 6):
+        command = [sys.executable, "-c", ADDING, str(tmp_path)]
+        env = {**environment(), "PYTHONPATH": os.pathsep.join(sys.path)}
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env, cwd=ROOT) as process:
+            assert process.stdout is not None
+            accepted.append(int(process.stdout.readline()))
+            time.sleep(pause)
+            process.kill()
+            accepted += [int(line) for line in process.stdout if line.endswith("\n")]
+    replay = ReplayBuffer(tmp_path)
+    # What was on its way may be there too, but nothing twice.
+    assert accepted == sorted(set(accepted))
+    assert replay.counts().episodes == len(replay._journal.numbers())
+    assert set(accepted) <= set(replay._journal.numbers())
+    for number in replay._journal.numbers():
+        episode = replay._journal.read(number).episode
+        np.testing.assert_array_equal(episode.columns["action"], collected(8, number).columns["action"])
+    assert LeRobotReader(replay.compact()).info.total_episodes == replay.counts().episodes
+    assert not list(tmp_path.rglob("*incomplete*"))
