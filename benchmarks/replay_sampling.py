@@ -41,9 +41,10 @@ import torchrl
 from tensordict import TensorDict
 from torchrl.data import LazyTensorStorage, RandomSampler, RayReplayBuffer, SliceSampler
 
-from trainer.online.actors import ReplayBufferActor
+from trainer.online.actors import lasting_actor
 from trainer.online.ahead import DrawnAhead
 from trainer.online.mixed import DrawKey, as_tensors
+from trainer.online.replay import ReplayBuffer
 
 BATCH, HORIZON, LENGTH = 256, 16, 100
 STATE, ACTION, CAMERA = "observation.state", "action", "observation.images.head"
@@ -82,7 +83,7 @@ def here(case: str, episodes: list[Steps], folder: Path) -> dict[str, Callable[[
     if case == "images":
         facts["windows"][CAMERA] = [-1, 0]
         facts["features"][CAMERA] = {"dtype": "video", "shape": [96, 96, 3], "names": None}
-    actor = ReplayBufferActor.options(name=None).remote(str(folder / case), {"compact_every": 10**6})
+    actor = lasting_actor(case, ReplayBuffer).remote(str(folder / case), {"compact_every": 10**6})
     ray.get(actor.describe.remote(facts))
     for steps in episodes:
         ray.get(actor.add.remote(steps))

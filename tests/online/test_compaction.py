@@ -156,3 +156,13 @@ def test_what_cannot_be_written_leaves_the_older_dataset_and_is_said(
 def test_nothing_is_no_dataset(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="no episode was added"):
         described(tmp_path).compact()
+
+
+def test_lerobot_opens_it(tmp_path: Path) -> None:
+    pytest.importorskip("lerobot", reason="lerobot, the peer of this comparison, is not installed")
+    from helpers.peer_lerobot import compare
+
+    replay = described(tmp_path)
+    for episode in episodes():
+        replay.add(episode)
+    compare(replay.compact(), {STATE: (-1, 0), ACTION: (0, 1, 2, 3)}, samples=60)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from helpers.collected import collected, plain_facts
 
-from trainer.online.actors import NAMESPACE, REPLAY, find_actor
+from trainer.online.actors import NAMESPACE, REPLAY, find_actor, lasting_actor
 from trainer.online.episode import EpisodeError
 from trainer.online.replay import ReplayBuffer
 from trainer.utils.errors import UsageError
@@ -37,10 +37,9 @@ def cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-def started(folder: Path, **options: Any) -> Any:
-    from trainer.online.actors import ReplayBufferActor
-
-    actor = ReplayBufferActor.options(namespace=NAMESPACE, **options).remote(str(folder), {"capacity": 70})
+def started(folder: Path) -> Any:
+    kind = lasting_actor(REPLAY, ReplayBuffer).options(namespace=NAMESPACE)
+    actor = kind.remote(str(folder), {"capacity": 70})
     ray.get(actor.describe.remote(plain_facts()))
     return actor
 
@@ -86,7 +85,7 @@ def test_a_bad_episode_is_the_same_error_from_another_process(cluster: None, tmp
 
 
 def test_actors_are_found_by_name_or_missed_in_one_sentence(cluster: None, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="there is no Ray actor 'policy_state_manager' in the namespaces"):
+    with pytest.raises(UsageError, match="no actor 'policy_state_manager' in the namespace"):
         find_actor("policy_state_manager")
     actor = started(tmp_path)
     assert ray.get(find_actor(REPLAY).size.remote()) == (0, 0)
