@@ -159,10 +159,19 @@ def test_nothing_is_no_dataset(tmp_path: Path) -> None:
 
 
 def test_lerobot_opens_it(tmp_path: Path) -> None:
-    pytest.importorskip("lerobot", reason="lerobot, the peer of this comparison, is not installed")
-    from helpers.peer_lerobot import compare
+    pytest.importorskip("lerobot", reason="lerobot, which is to open it, is not installed")
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
-    replay = described(tmp_path)
-    for episode in episodes():
+    replay, own = described(tmp_path), episodes()
+    for episode in own:
         replay.add(episode)
-    compare(replay.compact(), {STATE: (-1, 0), ACTION: (0, 1, 2, 3)}, samples=60)
+    theirs = LeRobotDataset("local/collected", root=replay.compact())
+    assert (len(theirs), theirs.num_episodes) == (31, 3)
+    steps = [(episode, step) for episode in own for step in range(len(episode))]
+    for frame, (episode, step) in enumerate(steps):
+        found = theirs[frame]
+        for name in (STATE, ACTION):
+            np.testing.assert_array_equal(found[name], episode.columns[name][step])
+        for name in ("control_mode", "labelled", "policy_version"):
+            assert found[name] == getattr(episode, name)[step]
+        assert found["task"] == episode.task
