@@ -25,7 +25,7 @@ demo: setup ## record demonstrations, train a policy, try it out, write the repo
 
 docs: ## build the site of docs/ into site/; a broken link fails
 	test -x $(DOCS_BIN)/mkdocs || { $(PYTHON) -m venv .venv-docs && $(DOCS_BIN)/pip install --quiet 'mkdocs>=1.6,<2' 'mkdocs-material>=9.5'; }
-	$(DOCS_BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(DOCS_BIN)/mkdocs build --strict
 
 lint: setup
 	$(BIN)/ruff check .

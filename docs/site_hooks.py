@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from mkdocs.structure.files import File, Files
+from mkdocs.structure.files import File, Files, InclusionLevel
 
 ROOT = Path(__file__).resolve().parents[1]
 LINK = re.compile(r"(?<!\!)\[([^\]]*)\]\(([^)#\s]+)(#[^)\s]*)?\)")
@@ -29,7 +29,8 @@ def on_files(files: Files, config: Any) -> Files:
             made = target and _page_of(target)
             if target is None or made is None or files.get_file_from_path(made) is not None:
                 continue
-            files.append(File.generated(config, made, content=_content(target)))
+            page = File.generated(config, made, content=_content(target), inclusion=InclusionLevel.NOT_IN_NAV)
+            files.append(page)
             if target.suffix == ".md":
                 waiting.append(target)
     return files
