@@ -68,6 +68,9 @@ class RunInfo:
     steps_per_epoch: int | None = None
     epochs: int | None = None
     train_seconds: float | None = None
+    samples_per_step: float | None = None
+    peak_memory: dict[str, float] = field(default_factory=dict)
+    name: str | None = None
     revision: str | None = None
     dirty: bool = False
     versions: dict[str, str] = field(default_factory=dict)
@@ -142,7 +145,7 @@ class Feature:
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """The facts of `dataset.json`; episode lengths in frames."""
+    """The facts of `dataset.json`; episode lengths in frames; `made` says in pairs how it came about."""
 
     root: str | None
     repo_id: str | None
@@ -155,6 +158,7 @@ class DatasetInfo:
     longest: float | None
     tasks: tuple[str, ...]
     features: tuple[Feature, ...]
+    made: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -263,6 +267,9 @@ def _run_info(raw: dict[str, Any], folder: Path) -> RunInfo:
         steps_per_epoch=as_integer(raw.get("steps_per_epoch")),
         epochs=as_integer(raw.get("epochs")),
         train_seconds=as_number(raw.get("train_seconds")),
+        samples_per_step=as_number(raw.get("samples_per_step")),
+        peak_memory=_numbers(raw.get("peak_memory")),
+        name=as_text(raw.get("name")),
         revision=as_text(git.get("revision")),
         dirty=git.get("dirty") is True,
         versions=as_text_mapping(raw.get("versions")),
@@ -304,7 +311,37 @@ def _dataset_info(raw: dict[str, Any]) -> DatasetInfo:
         longest=as_number(lengths.get("max")),
         tasks=as_texts(raw.get("tasks")),
         features=tuple(_feature(name, entry, windows.get(name)) for name, entry in features.items()),
+        made=_made(as_mapping(raw.get("made"))),
     )
+
+
+_MADE = {
+    "recorded_with": "Recorded in",
+    "seed": "Seed of the starts",
+    "attempts": "Attempts of the expert",
+    "steps_after_success": "Steps after success",
+    "converted_from": "Converted from",
+    "source": "Source",
+}
+
+
+def _made(raw: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Return how a dataset came about, in a reader's words."""
+    told = [
+        (word, str(raw[key])) for key, word in _MADE.items() if isinstance(raw.get(key), str | int | float)
+    ]
+    splits = {name: len(as_sequence(ids)) for name, ids in as_mapping(raw.get("splits")).items()}
+    if splits:
+        told.append(("Splits", ", ".join(f"{name}: {count} episodes" for name, count in splits.items())))
+    versions = as_text_mapping(raw.get("versions"))
+    if versions:
+        told.append(("With", ", ".join(f"{name} {version}" for name, version in versions.items())))
+    return tuple(told)
+
+
+def _numbers(raw: Any) -> dict[str, float]:
+    found = {str(name): as_number(value) for name, value in as_mapping(raw).items()}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _feature(name: str, raw: dict[str, Any], window: Any) -> Feature:
