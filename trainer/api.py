@@ -147,9 +147,12 @@ def evaluate(
     seed: int = 0,
     out: str | Path | None = None,
     videos: int = 4,
+    max_steps: int | None = None,
+    lockstep: int = 50,
+    progress: bool = True,
     device: str = "auto",
+    n_action_steps: int | None = None,
     trust: Sequence[str] = (),
-    **more: Any,
 ) -> EvaluationResult:
     """Try a policy out on starts that no recording used.
 
@@ -160,9 +163,12 @@ def evaluate(
         seed: chooses the starts.
         out: folder for `results.json` and the films; None writes nothing.
         videos: episodes that are filmed, where there is a folder.
+        max_steps: the longest an episode may take; the simulator's own limit if not given.
+        lockstep: episodes that are played at once, with one call of the policy per step.
+        progress: show a progress bar.
         device: where a policy that is loaded computes.
-        trust: packages of your own that the checkpoint may name.
-        **more: `lockstep`, `max_steps`, `progress` of `trainer.evaluation.evaluate.evaluate`.
+        n_action_steps: actions executed of each chunk, of a policy that is loaded.
+        trust: packages of your own that its checkpoint may name.
 
     Returns:
         `success_rate`, `success_interval`, `mean_score`, …; `print(result.summary())`.
@@ -173,10 +179,8 @@ def evaluate(
     """
     checkpoint = None
     if isinstance(policy, str | Path):
-        checkpoint, policy = str(policy), load_policy(policy, device, trust=trust)
-    features = more.pop("features", None)
-    if features is None and isinstance(policy, DeployedPolicy):
-        features = _shapes(policy)
+        checkpoint = str(policy)
+        policy = load_policy(policy, device, n_action_steps=n_action_steps, trust=trust)
     return evaluation.evaluate(
         policy,
         env,
@@ -184,9 +188,11 @@ def evaluate(
         seed=seed,
         out=None if out is None else Path(out),
         videos=videos,
-        checkpoint=more.pop("checkpoint", checkpoint),
-        features=features,
-        **more,
+        lockstep=lockstep,
+        max_steps=max_steps,
+        progress=progress,
+        checkpoint=checkpoint,
+        features=_shapes(policy) if isinstance(policy, DeployedPolicy) else None,
     )
 
 

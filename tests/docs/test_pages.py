@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
+import click
 import pytest
-from helpers.pages import DOCS, SHOWN, blocks, follow
+from helpers.pages import DOCS, SHOWN, Block, blocks, commands, follow
+
+from trainer.cli import main
+from trainer.config.reference import rows
+from trainer.config.schemas import ExperimentConfig
+from trainer.offline_trainer import main as train_offline
 
 PAGES = sorted(
     path.relative_to(DOCS).as_posix()
@@ -39,3 +46,35 @@ def test_the_page_on_datasets_ends_with_a_policy_that_has_learned(folder: Path) 
     _, said = follow("dataset.md", folder)
     assert "20 episodes" in said
     assert (folder / "runs/reach/report.html").is_file()
+
+
+@pytest.mark.parametrize("page", [path.relative_to(DOCS).as_posix() for path in sorted(DOCS.rglob("*.md"))])
+def test_commands_that_are_only_shown_are_spelled_right(page: str) -> None:
+    keys = {re.sub(r"\[\]|\.<name>.*", "", row.split("`")[1]) for row in rows(ExperimentConfig)}
+    for block in blocks(page):
+        if block.language not in ("sh", "bash"):
+            continue
+        for words in commands(block):
+            program = words[0]
+            if program == "torchrun" or words[:2] == ["python", "trainer/offline_trainer.py"]:
+                start = words.index("trainer/offline_trainer.py")
+                assert check_words(train_offline, words[start + 1 :], block) is not None
+            elif program == "trainer":
+                check_words(main, words[1:], block)
+            for place, word in enumerate(words):
+                if word == "--set":
+                    key = words[place + 1].partition("=")[0]
+                    known = key in keys or ".params." in key or key.startswith("params.")
+                    assert known, f"docs/{page}, line {block.line}: there is no setting {key}"
+
+
+def check_words(command: click.Command, words: list[str], block: Block) -> click.Context:
+    """Parse the words of a command as it would, without calling it."""
+    while isinstance(command, click.Group):
+        found = command.get_command(click.Context(command), words[0]) if words else None
+        assert found is not None, f"docs/{block.page}, line {block.line}: there is no command {words[:1]}"
+        command, words = found, words[1:]
+    try:
+        return command.make_context(command.name, list(words))
+    except click.UsageError as error:
+        raise AssertionError(f"docs/{block.page}, line {block.line}: {error.format_message()}") from error
