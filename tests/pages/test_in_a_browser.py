@@ -57,8 +57,12 @@ def measured(page: Path, folder: Path, width: int, dark: bool = False) -> tuple[
     frame = f'<iframe srcdoc="{text}" style="width:{width}px;height:900px;border:0"></iframe>'
     wrapper = folder / "frame.html"
     wrapper.write_text(f"<!DOCTYPE html><meta charset=utf-8><title></title><script>{MEASURE}</script>{frame}")
-    command = [str(CHROMIUM), "--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
-    command += [f"--user-data-dir={folder / 'profile'}", f"--window-size={max(width, 600)},1000"]
+    command = [str(CHROMIUM), "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+    command += [
+        "--enable-logging=stderr",
+        f"--user-data-dir={folder / 'profile'}",
+        f"--window-size={max(width, 600)},1000",
+    ]
     command += ["--blink-settings=preferredColorScheme=0"] if dark else []
     command += ["--virtual-time-budget=10000", "--dump-dom", wrapper.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
