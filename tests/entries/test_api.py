@@ -52,7 +52,12 @@ def test_load_config_takes_the_same_overrides(tiny_experiment: Write) -> None:
     assert config["train"]["project_name"] == "a=b: c"
     assert config["train"]["loggers"] == []
     assert config["params"]["rate"] == 1e-5
+    odd = {"train.save_dir": Path("runs/here"), "data.batch_size": np.int64(7)}
+    config = trainer.load_config(path, odd)
+    assert (config["train"]["save_dir"], config["data"]["batch_size"]) == ("runs/here", 7)
     assert trainer.load_config(path, "data.batch_size=7")["data"]["batch_size"] == 7
+    with pytest.raises(ConfigLoadError, match="or None, not a set"):
+        trainer.load_config(path, {"train.loggers": {1, 2}})
     with pytest.raises(ConfigLoadError, match=r"must read `dotted\.path=value`"):
         trainer.load_config(path, ["data.batch_size"])
 

@@ -7,6 +7,7 @@ added: `null` takes back what a file builds on, where names are free (`_taken_ba
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,8 +85,18 @@ def load_config(path: str | Path, overrides: Overrides = ()) -> dict[str, Any]:
 def override_texts(overrides: Overrides) -> list[str]:
     """Return overrides as `dotted.path=value` texts, whichever way they were given."""
     if isinstance(overrides, Mapping):
-        return [f"{path}={json.dumps(value)}" for path, value in overrides.items()]
+        return [f"{path}={json.dumps(value, default=_plain)}" for path, value in overrides.items()]
     return [overrides] if isinstance(overrides, str) else list(overrides)
+
+
+def _plain(value: Any) -> Any:
+    """Return what a YAML would hold of a path, or of a number or an array of numpy."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    kind = type(value).__name__
+    raise ConfigLoadError(f"an override is a number, a text, a list, a mapping or None, not a {kind}")
 
 
 def load_located(path: str | Path, overrides: Overrides = ()) -> LocatedConfig:
