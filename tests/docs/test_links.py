@@ -49,3 +49,11 @@ def test_every_page_of_the_menu_is_there() -> None:
     listed = pages(yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"])
     assert sorted(set(listed)) == sorted(listed)
     assert [page for page in listed if not (ROOT / "docs" / page).is_file()] == []
+
+
+def test_the_generator_of_the_makefile_is_that_of_the_extra() -> None:
+    (extra,) = re.findall(r"^docs = \[(.*)\]$", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.M)
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    wanted = re.findall(r'"([^"]+)"', extra)
+    assert len(wanted) == 2
+    assert all(f"'{one}'" in makefile for one in wanted)
