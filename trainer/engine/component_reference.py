@@ -16,6 +16,7 @@ from trainer.engine.check import import_builtins
 from trainer.registry import (
     CALLBACK_REGISTRY,
     DATASET_BUILDER_REGISTRY,
+    EXPERT_REGISTRY,
     LOGGER_REGISTRY,
     LOSS_BUILDER_REGISTRY,
     METRIC_REGISTRY,
@@ -46,6 +47,7 @@ _SECTIONS: tuple[tuple[str, str, Registry[Any], bool], ...] = (
     ("Callbacks", "an entry of train.callbacks", CALLBACK_REGISTRY, False),
     ("Metrics", "an entry of train.metrics", METRIC_REGISTRY, False),
     ("Loggers", "an entry of train.loggers", LOGGER_REGISTRY, False),
+    ("Experts", "online.expert", EXPERT_REGISTRY, False),
 )
 
 
