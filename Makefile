@@ -6,7 +6,10 @@ PYTHON ?= python3
 OTHER_VENV = .venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 export PYTHONUNBUFFERED = 1
 
-.PHONY: demo test test-python test-slow lint fuzz kill-matrix setup help
+# `mkdocs` is in an environment of its own: nothing else needs it.
+DOCS_BIN := .venv-docs/bin
+
+.PHONY: demo docs test test-python test-slow lint fuzz kill-matrix setup help
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -19,6 +22,10 @@ demo: setup ## record demonstrations, train a policy, try it out, write the repo
 	$(BIN)/trainer record --train_config $(CONFIG)
 	$(BIN)/python trainer/offline_trainer.py --train_config $(CONFIG)
 	$(BIN)/trainer report $(CONFIG)
+
+docs: ## build the site of docs/ into site/; a broken link fails
+	test -x $(DOCS_BIN)/mkdocs || { $(PYTHON) -m venv .venv-docs && $(DOCS_BIN)/pip install --quiet 'mkdocs>=1.6,<2' 'mkdocs-material>=9.5'; }
+	NO_MKDOCS_2_WARNING=1 $(DOCS_BIN)/mkdocs build --strict
 
 lint: setup
 	$(BIN)/ruff check .

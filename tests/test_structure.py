@@ -26,7 +26,7 @@ SIDEWAYS = {
     ("pages", "checkpoint"),
     ("evaluation", "deployment"),
 }
-ENTRIES = {"cli", "offline_trainer", "ray_trainer", "online_trainer", "commands", "__main__"}
+ENTRIES = {"api", "cli", "offline_trainer", "ray_trainer", "online_trainer", "commands", "__main__"}
 
 
 def room(module: str) -> str:
@@ -157,6 +157,7 @@ ENTRY_LEVELS = [
     {"offline_trainer"},
     {"ray_trainer"},
     {"online_trainer"},
+    {"api"},
     {"commands"},
     {"cli"},
     {"__main__"},

@@ -12,6 +12,7 @@ from trainer.commands.data import data
 from trainer.commands.errors import UserError
 from trainer.commands.evaluate import evaluate
 from trainer.commands.model import model
+from trainer.commands.new import new
 from trainer.commands.online import online
 from trainer.commands.record import record
 from trainer.commands.report import report
@@ -37,7 +38,7 @@ def main() -> None:
     """Train imitation-learning policies for robots from one YAML file."""
 
 
-for command in (record, check, train, online, evaluate, report, model, data):
+for command in (record, check, train, online, evaluate, report, model, data, new):
     main.add_command(command)
 
 

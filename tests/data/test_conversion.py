@@ -175,6 +175,7 @@ def test_robomimic(tmp_path):
     }
     reader = check_numbers(tmp_path / "out", expected)
     assert (reader.tasks, reader.info.robot_type) == (["Lift"], "Panda")
+    assert reader.facts()["made"] == {"converted_from": "robomimic_hdf5", "source": "low_dim.hdf5"}
     assert reader.features["next.done"].dtype == "bool"
     check_camera(reader, "observation.images.agentview", [demo["obs/agentview_image"] for demo in content])
 

@@ -121,6 +121,7 @@ def test_facts_are_json(root):
     assert facts["features"]["action"] == {"dtype": "float32", "shape": [2], "names": ["dx", "dy"]}
     assert facts["tasks"] == ["task 0", "task 1"]
     assert facts["robot_type"] == "arm"
+    assert facts["made"] is None
 
 
 def as_v21(root, old):

@@ -174,6 +174,8 @@ def run_facts(**changes: Any) -> dict[str, Any]:
         "steps_per_epoch": STEPS_PER_EPOCH,
         "epochs": 40,
         "train_seconds": 200.0,
+        "samples_per_step": 2_100,
+        "peak_memory": {"host": 1_250_000_000},
     }
     return {**facts, **changes}
 
@@ -207,6 +209,12 @@ def make_run(folder: Path, epochs: int = 40) -> Path:
         "episode_lengths": {"min": 61, "mean": 78.42, "max": 104},
         "tasks": ["pick the puck and place it"],
         "robot_type": "sawyer",
+        "made": {
+            "recorded_with": "metaworld/pick-place-v3",
+            "seed": 3,
+            "attempts": 52,
+            "versions": {"metaworld": "3.1.1"},
+        },
     }
     (folder / "dataset.json").write_text(json.dumps(dataset))
     rng = np.random.default_rng(1)

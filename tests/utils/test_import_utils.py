@@ -58,7 +58,10 @@ def test_importing_the_package_is_light_and_its_names_are_there() -> None:
         "print(*sorted(n for n in trainer.__all__ if callable(globals()[n])))\n"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert said.split() == ["evaluate", "load_config", "load_policy", "train", "validate_config"]
+    assert said.split() == [
+        *("build_data", "build_models", "build_policy", "evaluate", "example_batch"),
+        *("load_config", "load_policy", "train", "validate_config"),
+    ]
 
 
 def test_without_a_library_of_training_its_extra_is_named() -> None:

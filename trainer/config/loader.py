@@ -6,10 +6,12 @@ added: `null` takes back what a file builds on, where names are free (`_taken_ba
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from model_constructor import ConfigError as YamlError
 from model_constructor import (
@@ -33,6 +35,7 @@ from trainer.config.paths import config_file, search_paths
 __all__ = ["ConfigPath", "LocatedConfig", "describe_yaml_error", "load_config", "load_located"]
 
 COMMAND_LINE = "<command line>"
+Overrides: TypeAlias = Iterable[str] | Mapping[str, Any]
 _FREE_NAMES = ("component_config_paths", "component_build_args", "component_optims")
 
 
@@ -66,21 +69,43 @@ class LocatedConfig:
         return self.chains.get(location.file, ()) if location else ()
 
 
-def load_config(path: str | Path) -> dict[str, Any]:
+def load_config(path: str | Path, overrides: Overrides = ()) -> dict[str, Any]:
     """Load an experiment YAML with its `defaults` merged and its interpolations filled in.
+
+    Args:
+        path: the experiment YAML.
+        overrides: what wins over the file; see `load_located`.
 
     Raises:
         ConfigLoadError: a file is missing or is no YAML mapping, or `defaults` is malformed or cyclic.
     """
-    return load_located(path).data
+    return load_located(path, overrides).data
 
 
-def load_located(path: str | Path, overrides: Iterable[str] = ()) -> LocatedConfig:
+def override_texts(overrides: Overrides) -> list[str]:
+    """Return overrides as `dotted.path=value` texts, whichever way they were given."""
+    if isinstance(overrides, Mapping):
+        return [f"{path}={json.dumps(value, default=_plain)}" for path, value in overrides.items()]
+    return [overrides] if isinstance(overrides, str) else list(overrides)
+
+
+def _plain(value: Any) -> Any:
+    """Return what a YAML would hold of a path, or of a number or an array of numpy."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    kind = type(value).__name__
+    raise ConfigLoadError(f"an override is a number, a text, a list, a mapping or None, not a {kind}")
+
+
+def load_located(path: str | Path, overrides: Overrides = ()) -> LocatedConfig:
     """Load an experiment YAML and keep the position of every value.
 
     Args:
         path: the experiment YAML.
-        overrides: `dotted.path=value` texts that win over the file; values are read as YAML.
+        overrides: what wins over the file: `dotted.path=value` texts, whose values are read as YAML, or a
+            mapping of dotted paths to values.
 
     Raises:
         ConfigLoadError: see `load_config`; also for an override that is no assignment.
@@ -90,7 +115,7 @@ def load_located(path: str | Path, overrides: Iterable[str] = ()) -> LocatedConf
     files = _Files(problems)
     try:
         root = files.compose(path, (), None)
-        for text in overrides:
+        for text in override_texts(overrides):
             root = _lay_over(root, _override(text), problems)
         root = interpolate_node(finish_merge(root, (), problems), problems)
         problems.raise_all()

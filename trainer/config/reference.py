@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -48,7 +48,7 @@ def rows(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
         origin = typing.get_origin(field.annotation) if section else None
         inner = ".<name>" if origin is dict else "[]" if origin is list else ""
         about = (section.__doc__ or "").strip().splitlines()[0] if section else ""
-        kind = _type_name(field.annotation)
+        kind = type_name(field.annotation)
         yield f"| `{path}{inner}` | {kind} | {_default(field)} | {field.description or about} |"
         if section is not None:
             yield from rows(section, f"{path}{inner}.")
@@ -62,7 +62,7 @@ def _section(annotation: object) -> type[BaseModel] | None:
     return next((s for s in found if s is not None), None)
 
 
-def _type_name(annotation: object) -> str:
+def type_name(annotation: object) -> str:
     """Return an annotation in the words of YAML."""
     if _section(annotation) is not None:
         return "section"
@@ -70,12 +70,12 @@ def _type_name(annotation: object) -> str:
     origin = typing.get_origin(annotation)
     if origin is typing.Literal:
         return " or ".join(f"`{a}`" for a in arguments)
-    if origin is list:
-        return f"list of {_type_name(arguments[0])}"
-    if origin is dict:
-        return f"mapping of {_type_name(arguments[1])}"
+    if origin in (list, tuple, Sequence):
+        return f"list of {type_name(arguments[0])}"
+    if origin in (dict, Mapping):
+        return f"mapping of {type_name(arguments[1])}"
     if arguments:
-        return " or ".join(_type_name(a) for a in arguments)
+        return " or ".join(type_name(a) for a in arguments)
     words: dict[typing.Any, str] = {
         str: "text",
         int: "integer",

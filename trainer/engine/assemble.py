@@ -157,6 +157,20 @@ def assemble(
     return experiment
 
 
+def untrained(checked: CheckedConfig, runtime: Runtime) -> tuple[Components, Objective | None]:
+    """Return the models with which a training would begin, and their policy; None where no class is named.
+
+    Nothing is read of an earlier run, and nothing is written.
+
+    Raises:
+        ConfigError: a component or the policy cannot be built.
+    """
+    with kept_random_state():
+        set_global_seed(checked.config.seed)
+        components = _build_components(checked, runtime, pretrained=True)
+        return components, _build_policy(checked, runtime, components)
+
+
 def _described(data: Data) -> dict[str, Any]:
     """Return what the dataset says of itself, and how each of its columns is normalized."""
     columns = columns_of(data.dataset)

@@ -14,6 +14,7 @@ from trainer.engine.faults import Faults, check_gradients_came, explained_faults
 from trainer.engine.run_folder import now, read_run_facts, write_first_batch, write_run_facts
 from trainer.engine.stop import Stopped, StopRequest, WaitEnded
 from trainer.engine.tracking import combine
+from trainer.runtime.memory import peak_memory
 from trainer.templates.reduced import plain
 from trainer.utils.log import log
 from trainer.utils.progress import progress_bar
@@ -163,11 +164,14 @@ def _stop(e: Experiment, number: int, started: float) -> NoReturn:
 
 
 def _note_time(e: Experiment, started: float, finished: str | None) -> None:
-    """Add the time of this process to that of the run."""
+    """Add the time of this process to that of the run, and the memory that it took."""
     if e.runtime.is_main:
-        seconds = read_run_facts(e.run).get("train_seconds", 0.0) + time.perf_counter() - started
+        known = read_run_facts(e.run)
+        seconds = known.get("train_seconds", 0.0) + time.perf_counter() - started
+        before = known.get("peak_memory", {})
+        peak = {k: max(size, before.get(k, 0)) for k, size in peak_memory(e.runtime.device).items()}
         facts = {"finished": finished, "iterations": e.progress.iteration, "train_seconds": seconds}
-        write_run_facts(e.run, facts)
+        write_run_facts(e.run, {**facts, "peak_memory": peak})
 
 
 def _bar(e: Experiment) -> Any:

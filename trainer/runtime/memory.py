@@ -1,10 +1,12 @@
-"""Keeping the memory of freed tensors in the process on a CPU."""
+"""The memory of a process: keeping that of freed tensors, and the most that it took."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import sys
+
+import torch
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt(3)
 _LARGEST_MMAP_THRESHOLD = 32 * 2**20  # glibc takes no more
@@ -22,3 +24,16 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)
         libc.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def peak_memory(device: torch.device) -> dict[str, int]:
+    """Return the most bytes that this process has taken so far: of the machine, and of its GPU."""
+    taken = {}
+    with contextlib.suppress(ImportError):  # not on Windows
+        import resource
+
+        size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        taken["host"] = size if sys.platform == "darwin" else size * 1024
+    if device.type == "cuda":
+        taken["gpu"] = torch.cuda.max_memory_allocated(device)
+    return taken

@@ -165,7 +165,13 @@ class LeRobotReader:
             },
             "tasks": list(self.tasks),
             "robot_type": self.info.robot_type,
+            "made": self._made(),
         }
+
+    def _made(self) -> dict[str, Any] | None:
+        """Return how the dataset came about, as far as it was recorded or converted here."""
+        made = self.info.raw.get("trainer")
+        return {k: v for k, v in made.items() if k != "start_seeds"} if isinstance(made, dict) else None
 
     def _numeric(self, key: str) -> Feature:
         feature = self.features.get(key)

@@ -30,12 +30,18 @@ class Tick:
 
 @dataclass(frozen=True)
 class Axis:
-    """A linear or logarithmic axis from `low` to `high`, both finite and different."""
+    """A linear or logarithmic axis from `low` to `high`, both finite and different.
+
+    `below` are labels of a second kind under those of `ticks`, such as the time that a step was made at, and
+    `below_name` is what they are.
+    """
 
     low: float
     high: float
     ticks: tuple[Tick, ...]
     log: bool = False
+    below: tuple[Tick, ...] = ()
+    below_name: str = ""
 
     def share(self, values: np.ndarray) -> np.ndarray:
         """Map values to 0..1; what lies beyond the axis comes to its end, NaN stays NaN."""

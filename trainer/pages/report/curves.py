@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from trainer.pages.parts.charts import Axis, Chart, linear_axis
+import numpy as np
+
+from trainer.pages.parts.charts import Axis, Chart, Tick, linear_axis
 from trainer.pages.report.charts import Estimate, curve_chart, estimate_chart
 from trainer.pages.report.metrics import Metrics, thin
 from trainer.pages.report.run_folder import Evaluation
+from trainer.utils.text import Interval
 
 TOTAL = "total"
 _HELD_OUT = "validation/"
@@ -32,12 +35,52 @@ class CurveGroup:
     charts: tuple[Chart, ...]
 
 
-def training_curves(metrics: Metrics, validations: Metrics | None = None) -> tuple[CurveGroup, ...]:
+@dataclass(frozen=True)
+class Clock:
+    """How long training had gone on at some steps, without saving and measuring; both `(N,)`, ascending."""
+
+    steps: np.ndarray
+    seconds: np.ndarray
+
+    def beside(self, axis: Axis) -> Axis:
+        """Return an axis of steps with the time under its labels."""
+        at = [axis.low + tick.share * (axis.high - axis.low) for tick in axis.ticks]
+        seconds = np.interp(at, self.steps, self.seconds)
+        ticks = zip(axis.ticks, at, seconds, strict=True)
+        long = self.seconds[-1] >= 3600
+        known = (Tick(t.share, _clock_text(s, long)) for t, step, s in ticks if step <= self.steps[-1])
+        name = f"training time below, {'h:min' if long else 'min:s'}"
+        return replace(axis, below=tuple(known), below_name=name)
+
+
+def _clock_text(seconds: float, long: bool) -> str:
+    """Write a time as `h:mm`, or as `m:ss`."""
+    large, small = divmod(round(seconds / 60 if long else seconds), 60)
+    return f"{large:,}:{small:02d}"
+
+
+def training_clock(metrics: Metrics | None, samples_per_step: float | None) -> Clock | None:
+    """Return the clock of a run, from its rates; None where it has none."""
+    rates = metrics.series.get("samples_per_s") if metrics else None
+    if rates is None or not samples_per_step:
+        return None
+    sound = np.isfinite(rates.values) & (rates.values > 0)
+    if not sound.any():
+        return None
+    steps = rates.steps[sound]
+    seconds = np.cumsum(np.diff(steps, prepend=-1.0) * samples_per_step / rates.values[sound])
+    return Clock(np.concatenate([[0.0], steps + 1]), np.concatenate([[0.0], seconds]))
+
+
+def training_curves(
+    metrics: Metrics, validations: Metrics | None = None, clock: Clock | None = None
+) -> tuple[CurveGroup, ...]:
     """Draw every metric: losses, learning rates, gradient norms, throughput and all else that it finds.
 
     Args:
         metrics: of every step.
         validations: of the episodes that were kept from training; a loss stands in one chart with its like.
+        clock: puts the time under the steps.
     """
     held_out = {k: v for k, v in (validations.series if validations else {}).items() if k not in _POSITIONS}
     names = [name for name in metrics.series if name not in _POSITIONS]
@@ -45,6 +88,7 @@ def training_curves(metrics: Metrics, validations: Metrics | None = None) -> tup
         return ()
     first = min(float(metrics.series[name].steps[0]) for name in names)
     x_axis = linear_axis(min(first, 1.0) if first < 10 else first, metrics.last_step, ticks=4)
+    x_axis = x_axis if clock is None else clock.beside(x_axis)
     points = max(60, min(500, _POINTS // len(names)))
 
     def chart(title: str, unit: str, chosen: Sequence[str], suffix: str = "", **options: bool) -> Chart:
@@ -87,36 +131,44 @@ def training_curves(metrics: Metrics, validations: Metrics | None = None) -> tup
     return tuple(group for group in groups if group.charts)
 
 
-def evaluation_curves(evaluations: Sequence[Evaluation], last_step: float | None) -> tuple[Chart, ...]:
+def evaluation_curves(
+    evaluations: Sequence[Evaluation], last_step: float | None, clock: Clock | None = None
+) -> tuple[Chart, ...]:
     """Draw success rate and mean score over the training, one colour for each environment."""
-    placed = [evaluation for evaluation in evaluations if evaluation.step is not None]
-    if not placed:
-        return ()
-    furthest = max(evaluation.step or 0.0 for evaluation in placed)
-    # A little room on the right: the last evaluation stands at the last step.
-    x_axis = _with_room(linear_axis(0.0, max(furthest, last_step or 0.0, 1.0), ticks=4))
-    charts = []
-    success = {
-        env: [
-            Estimate(e.step or 0.0, e.success_rate, e.success_interval)
-            for e in group
-            if e.success_rate is not None
-        ]
-        for env, group in _by_env(placed).items()
+    return estimate_curves(_by_env(evaluations), last_step, clock=clock)
+
+
+def estimate_curves(
+    groups: Mapping[str, Sequence[Evaluation]],
+    last_step: float | None,
+    of: str = "",
+    clock: Clock | None = None,
+) -> tuple[Chart, ...]:
+    """Draw success rate and mean score over the training, one colour for each group.
+
+    Args:
+        groups: label → evaluations; those whose step is not known are left out.
+        last_step: where training stands.
+        of: what the titles say behind the measure.
+        clock: puts the time under the steps.
+    """
+    placed = {
+        label: sorted((e for e in group if e.step is not None), key=lambda e: e.step or 0.0)
+        for label, group in groups.items()
     }
-    success = {env: estimates for env, estimates in success.items() if estimates}
+    steps = [e.step or 0.0 for group in placed.values() for e in group]
+    if not steps:
+        return ()
+    # A little room on the right: the last evaluation stands at the last step.
+    x_axis = linear_axis(0.0, max(*steps, last_step or 0.0, 1.0), ticks=4)
+    x_axis = _with_room(x_axis if clock is None else clock.beside(x_axis))
+    charts = []
+    success = _estimates(placed, lambda e: (e.success_rate, e.success_interval))
     if success:
         axis = linear_axis(0.0, 1.0, ticks=4, percent=True)
-        charts.append(
-            estimate_chart("Success rate", "share of episodes", success, x_axis, axis, percent=True)
-        )
-    scores = {
-        env: [
-            Estimate(e.step or 0.0, e.mean_score, e.score_interval) for e in group if e.mean_score is not None
-        ]
-        for env, group in _by_env(placed).items()
-    }
-    scores = {env: estimates for env, estimates in scores.items() if estimates}
+        title = f"Success rate{of}"
+        charts.append(estimate_chart(title, "share of episodes", success, x_axis, axis, percent=True))
+    scores = _estimates(placed, lambda e: (e.mean_score, e.score_interval))
     if scores:
         bounds = [
             bound
@@ -126,13 +178,27 @@ def evaluation_curves(evaluations: Sequence[Evaluation], last_step: float | None
             if math.isfinite(bound)
         ]
         axis = linear_axis(min(0.0, *bounds), max(1.0, *bounds), ticks=4) if bounds else linear_axis(0.0, 1.0)
-        charts.append(estimate_chart("Mean score", "score", scores, x_axis, axis, percent=False))
+        charts.append(estimate_chart(f"Mean score{of}", "score", scores, x_axis, axis, percent=False))
     return tuple(charts)
+
+
+def _estimates(
+    groups: Mapping[str, Sequence[Evaluation]],
+    measured: Callable[[Evaluation], tuple[float | None, Interval | None]],
+) -> dict[str, list[Estimate]]:
+    """Return what was measured in each group, without groups in which nothing was."""
+    found: dict[str, list[Estimate]] = {}
+    for label, group in groups.items():
+        for evaluation in group:
+            value, interval = measured(evaluation)
+            if value is not None:
+                found.setdefault(label, []).append(Estimate(evaluation.step or 0.0, value, interval))
+    return found
 
 
 def _by_env(evaluations: Sequence[Evaluation]) -> dict[str, list[Evaluation]]:
     groups: dict[str, list[Evaluation]] = {}
-    for evaluation in sorted(evaluations, key=lambda evaluation: evaluation.step or 0.0):
+    for evaluation in evaluations:
         groups.setdefault(evaluation.env, []).append(evaluation)
     return groups
 
@@ -140,8 +206,10 @@ def _by_env(evaluations: Sequence[Evaluation]) -> dict[str, list[Evaluation]]:
 def _with_room(axis: Axis) -> Axis:
     """Lengthen an axis a little without new ticks."""
     high = axis.high + 0.04 * (axis.high - axis.low)
-    ticks = tuple(replace(tick, share=tick.share / 1.04) for tick in axis.ticks)
-    return replace(axis, high=high, ticks=ticks)
+    ticks, below = (
+        tuple(replace(tick, share=tick.share / 1.04) for tick in row) for row in (axis.ticks, axis.below)
+    )
+    return replace(axis, high=high, ticks=ticks, below=below)
 
 
 def _has_suffix(name: str, suffix: str) -> bool:

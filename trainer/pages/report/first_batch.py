@@ -12,7 +12,7 @@ from PIL import Image
 
 from trainer.pages.parts.charts import COLOURS, Axis, Chart, LegendEntry, linear_axis, lines_chart
 from trainer.pages.parts.pictures import jpeg_uri
-from trainer.pages.report.run_folder import Feature
+from trainer.pages.report.dataset_info import Feature
 
 _SAMPLES = 4
 _MAX_IMAGE_SIDE = 160

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.pages.parts.render import render_page
-from trainer.pages.report.curves import evaluation_curves, training_curves
+from trainer.pages.report.curves import evaluation_curves, training_clock, training_curves
 from trainer.pages.report.first_batch import read_first_batch
 from trainer.pages.report.media import VIDEO_BUDGET_BYTES, collect_rollouts
 from trainer.pages.report.run_folder import Component, Evaluation, ReportError, Run, read_run
@@ -15,7 +15,7 @@ from trainer.pages.report.yaml_text import coloured_yaml
 from trainer.utils import text
 from trainer.utils.files import whole_file
 
-_PAGE = Path(__file__).parent / "page"
+PAGE = Path(__file__).parent / "page"
 # A report of a run that took part in thousands of evaluations lists the newest of them.
 _MAX_EVALUATION_ROWS = 200
 
@@ -30,8 +30,15 @@ def build_report(run: Path, out: Path | None = None) -> Path:
     Raises:
         ReportError: `run` is no run folder, or the page cannot be written.
     """
-    page = render(read_run(run))
-    target = out if out is not None else run / "report.html"
+    return write_page(render(read_run(run)), out if out is not None else run / "report.html")
+
+
+def write_page(page: str, target: Path) -> Path:
+    """Write a page, whole or not at all, and return its path.
+
+    Raises:
+        ReportError: it cannot be written.
+    """
     try:
         with whole_file(target) as temporary:
             temporary.write_text(page, encoding="utf-8")
@@ -42,25 +49,27 @@ def build_report(run: Path, out: Path | None = None) -> Path:
 
 def render(run: Run) -> str:
     """Return the HTML of a run."""
-    return render_page(_PAGE, "report.html", _content(run), {"yaml": coloured_yaml})
+    return render_page(PAGE, "report.html", _content(run), {"yaml": coloured_yaml})
 
 
 def _content(run: Run) -> dict[str, Any]:
     last_step = run.metrics.last_step if run.metrics else None
     verdicts = run.verdicts
-    curves = training_curves(run.metrics, run.validations) if run.metrics else ()
+    clock = training_clock(run.metrics, run.info.samples_per_step if run.info else None)
+    curves = training_curves(run.metrics, run.validations, clock) if run.metrics else ()
     features = run.dataset.features if run.dataset else ()
     return {
         "run": run,
         "title": run.folder.resolve().name,
-        "status": _status(run, run.metrics.steps_done if run.metrics else None),
+        "status": status(run),
         "verdicts": verdicts,
         "machine": _machine(run),
-        "totals": _totals(run.info.components if run.info else ()),
+        "memory": memory_taken(run),
+        "totals": parameter_totals(run.info.components if run.info else ()),
         "curves": curves,
         "windows": sorted({c.window for group in curves for c in group.charts if c.window > 1}),
         "metrics_notes": _metrics_notes(run),
-        "evaluation_charts": evaluation_curves(run.evaluations, last_step),
+        "evaluation_charts": evaluation_curves(run.evaluations, last_step, clock),
         "evaluation_rows": run.evaluations[-_MAX_EVALUATION_ROWS:],
         "rollouts": [
             (verdict, collect_rollouts(verdict.episodes, VIDEO_BUDGET_BYTES // len(verdicts)))
@@ -71,9 +80,9 @@ def _content(run: Run) -> dict[str, Any]:
     }
 
 
-def _status(run: Run, done: float | None) -> str:
-    """One sentence on how far the training came."""
-    info = run.info
+def status(run: Run) -> str:
+    """Return one sentence on how far the training came."""
+    info, done = run.info, run.metrics.steps_done if run.metrics else None
     if info is None:
         return "run.json is missing, so it is not known when and how this run was started."
     total = info.steps_per_epoch * info.epochs if info.steps_per_epoch and info.epochs else None
@@ -87,6 +96,14 @@ def _status(run: Run, done: float | None) -> str:
     return f"Not finished: in progress or interrupted, {text.number(done)}{of_total} steps recorded."
 
 
+def memory_taken(run: Run) -> str | None:
+    """Write the most memory that the first process of a run took; None where it is not known."""
+    peak = run.info.peak_memory if run.info else {}
+    words = {"host": "", "gpu": " of the GPU"}
+    told = [f"{text.number(peak[key] / 1e9, 3)} GB{what}" for key, what in words.items() if key in peak]
+    return ", ".join(told) or None
+
+
 _MACHINE_NAMES = {"cpu": "CPU", "cores": "Cores", "memory_gb": "Memory", "gpu": "GPU", "threads": "Threads"}
 _MACHINE_UNITS = {"memory_gb": " GB"}
 
@@ -96,7 +113,8 @@ def _machine(run: Run) -> list[tuple[str, str]]:
     return [(_MACHINE_NAMES.get(key, key), value + _MACHINE_UNITS.get(key, "")) for key, value in facts]
 
 
-def _totals(components: Sequence[Component]) -> dict[str, int]:
+def parameter_totals(components: Sequence[Component]) -> dict[str, int]:
+    """Return how many parameters the components have, and how many of them are trained."""
     return {
         "parameters": sum(component.parameters or 0 for component in components),
         "trainable": sum(component.trainable or 0 for component in components),

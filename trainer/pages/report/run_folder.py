@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.checkpoint.names import parse_checkpoint_name
+from trainer.pages.report.dataset_info import DatasetInfo, dataset_info
 from trainer.pages.report.fields import (
     as_integer,
     as_interval,
@@ -68,6 +69,9 @@ class RunInfo:
     steps_per_epoch: int | None = None
     epochs: int | None = None
     train_seconds: float | None = None
+    samples_per_step: float | None = None
+    peak_memory: dict[str, float] = field(default_factory=dict)
+    name: str | None = None
     revision: str | None = None
     dirty: bool = False
     versions: dict[str, str] = field(default_factory=dict)
@@ -127,34 +131,6 @@ class Evaluation:
         """Sorts evaluations: by training progress, then by number of episodes."""
         progress = self.epoch if self.epoch is not None else -1.0
         return progress, float(self.count or 0)
-
-
-@dataclass(frozen=True)
-class Feature:
-    """One column of the dataset; `window` holds the frame offsets that a sample takes from it."""
-
-    name: str
-    dtype: str | None
-    shape: tuple[int, ...] | None
-    names: tuple[str, ...]
-    window: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class DatasetInfo:
-    """The facts of `dataset.json`; episode lengths in frames."""
-
-    root: str | None
-    repo_id: str | None
-    robot_type: str | None
-    fps: float | None
-    episodes: int | None
-    frames: int | None
-    shortest: float | None
-    mean_length: float | None
-    longest: float | None
-    tasks: tuple[str, ...]
-    features: tuple[Feature, ...]
 
 
 @dataclass(frozen=True)
@@ -227,7 +203,7 @@ def read_run(folder: Path) -> Run:
         metrics=_metrics(folder / "metrics.jsonl", problems),
         validations=_metrics(folder / "validations.jsonl", problems),
         evaluations=_evaluations(folder, info, problems),
-        dataset=None if raw_dataset is None else _dataset_info(raw_dataset),
+        dataset=None if raw_dataset is None else dataset_info(raw_dataset),
         checkpoints=tuple(sorted(names, key=lambda name: _age(name, info))),
         latest=latest.strip() if latest else None,
         problems=tuple(problems),
@@ -263,6 +239,9 @@ def _run_info(raw: dict[str, Any], folder: Path) -> RunInfo:
         steps_per_epoch=as_integer(raw.get("steps_per_epoch")),
         epochs=as_integer(raw.get("epochs")),
         train_seconds=as_number(raw.get("train_seconds")),
+        samples_per_step=as_number(raw.get("samples_per_step")),
+        peak_memory=_numbers(raw.get("peak_memory")),
+        name=as_text(raw.get("name")),
         revision=as_text(git.get("revision")),
         dirty=git.get("dirty") is True,
         versions=as_text_mapping(raw.get("versions")),
@@ -288,40 +267,9 @@ def _component(raw: dict[str, Any], folder: Path) -> Component:
     )
 
 
-def _dataset_info(raw: dict[str, Any]) -> DatasetInfo:
-    windows = as_mapping(raw.get("windows"))
-    lengths = as_mapping(raw.get("episode_lengths"))
-    features = {str(key): as_mapping(value) for key, value in as_mapping(raw.get("features")).items()}
-    return DatasetInfo(
-        root=as_text(raw.get("root")),
-        repo_id=as_text(raw.get("repo_id")),
-        robot_type=as_text(raw.get("robot_type")),
-        fps=as_number(raw.get("fps")),
-        episodes=as_integer(raw.get("episodes")),
-        frames=as_integer(raw.get("frames")),
-        shortest=as_number(lengths.get("min")),
-        mean_length=as_number(lengths.get("mean")),
-        longest=as_number(lengths.get("max")),
-        tasks=as_texts(raw.get("tasks")),
-        features=tuple(_feature(name, entry, windows.get(name)) for name, entry in features.items()),
-    )
-
-
-def _feature(name: str, raw: dict[str, Any], window: Any) -> Feature:
-    shape = raw.get("shape")
-    names = raw.get("names")
-    if isinstance(names, dict):  # {"axes": [...]}, as some writers of the format do it
-        names = next((value for value in names.values() if isinstance(value, list)), None)
-    window_numbers = [as_number(value) for value in as_sequence(window)]
-    return Feature(
-        name=name,
-        dtype=as_text(raw.get("dtype")),
-        shape=tuple(size for size in map(as_integer, as_sequence(shape)) if size is not None)
-        if shape is not None
-        else None,
-        names=as_texts(names),
-        window=tuple(value for value in window_numbers if value is not None),
-    )
+def _numbers(raw: Any) -> dict[str, float]:
+    found = {str(name): as_number(value) for name, value in as_mapping(raw).items()}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _evaluations(folder: Path, info: RunInfo | None, problems: list[str]) -> tuple[Evaluation, ...]:
