@@ -10,7 +10,7 @@ import click
 from trainer import __version__
 from trainer.utils.import_utils import needs_training_libraries
 
-# Of each command what it is for, so that `trainer --help` imports none; its module is `trainer.commands.<name>`.
+# What each command is for, so that `trainer --help` imports none; its module is `trainer.commands.<name>`.
 COMMANDS = {
     "record": "Record demonstrations of a simulator's scripted expert.",
     "check": "Print what an experiment would train, and every mistake in it.",

@@ -15,6 +15,7 @@ from model_constructor.version import __version__
 if TYPE_CHECKING:
     from model_constructor.api import build_model, compile_ir
     from model_constructor.blocks.vision.weights import without_pretrained_weights
+    from model_constructor.config.defaults import defaults_entries
     from model_constructor.config.interpolate import interpolate_node
     from model_constructor.config.merge import finish_merge, merge_nodes
     from model_constructor.config.nodes import UNKNOWN, Node, from_data, to_data
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from model_constructor.random import random_source
     from model_constructor.registry.registry import Registry
     from model_constructor.show import describe, parse_input, render_svg, render_text
+    from model_constructor.util.excerpt import excerpt
     from model_constructor.util.problems import Problems
     from model_constructor.util.suggest import closest, did_you_mean
     from model_constructor.util.trust import only_trusted
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "model_constructor.api": ("build_model", "compile_ir"),
     "model_constructor.blocks.vision.weights": ("without_pretrained_weights",),
+    "model_constructor.config.defaults": ("defaults_entries",),
     "model_constructor.config.interpolate": ("interpolate_node",),
     "model_constructor.config.merge": ("finish_merge", "merge_nodes"),
     "model_constructor.config.nodes": ("UNKNOWN", "Node", "from_data", "to_data"),
@@ -44,6 +47,7 @@ _HOMES = {
     "model_constructor.random": ("random_source",),
     "model_constructor.registry.registry": ("Registry",),
     "model_constructor.show": ("describe", "parse_input", "render_svg", "render_text"),
+    "model_constructor.util.excerpt": ("excerpt",),
     "model_constructor.util.problems": ("Problems",),
     "model_constructor.util.suggest": ("closest", "did_you_mean"),
     "model_constructor.util.trust": ("only_trusted",),
@@ -63,9 +67,11 @@ __all__ = [
     "build_model",
     "closest",
     "compile_ir",
+    "defaults_entries",
     "describe",
     "did_you_mean",
     "dump_yaml",
+    "excerpt",
     "finish_merge",
     "format_path",
     "from_data",

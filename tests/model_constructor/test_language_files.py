@@ -103,7 +103,7 @@ def test_all_broken_includes_are_reported_with_the_way_to_them(tmp_path):
     assert {(error.location.format(), error.message.split(":")[0]) for error in found} == {
         (f"{root}:2:5", "file not found"),
         (f"{tmp_path / 'broken.yaml'}:2:1", "Duplicate mapping key 'a', first in line 1"),
-        (f"{root}:4:5", "'defaults' must be a list of strings"),
+        (f"{root}:4:5", "'defaults' must be a list of paths, `- base.yaml` or `- label"),
         (f"{root}:5:5", f"cannot read {tmp_path}/\0"),
     }
     broken = next(error for error in found if "Duplicate" in error.message)

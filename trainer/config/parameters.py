@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import re
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import pydantic
-from model_constructor import ConfigPath, did_you_mean, format_path
+from model_constructor import ConfigPath, closest, format_path
 
+from trainer.config.component import ComponentSpec
 from trainer.config.errors import ConfigValidationIssue, ParameterError
 from trainer.config.paths import path_mistake
+from trainer.config.section import KeyMistake
 
 
 def _usable_path(value: str) -> str:
@@ -132,6 +135,7 @@ def _signatures(
     return pydantic.create_model("parameters", __config__=config, **fields), open_ended
 
 
+_QUOTED = re.compile(r"'([^']*)'")
 _PLAIN_TYPES = ("int", "float", "str", "bool")
 """How pydantic ends a path where a union has such a member."""
 
@@ -146,7 +150,7 @@ def validated(model: type[M], raw: Mapping[str, Any]) -> tuple[M | None, list[Co
     try:
         checked = model.model_validate(raw)
     except pydantic.ValidationError as error:
-        found = list(_schema_issues(error, lambda path: keys_at(model, path)))
+        found = list(_schema_issues(error, model))
     told = {one.path for one in found}
     found += [
         ConfigValidationIssue(format_path(path), f"input should be a number, not {flag}", path=path)
@@ -206,32 +210,95 @@ def _path_of(one: Mapping[str, Any]) -> ConfigPath:
     return path[:-1] if plain else path
 
 
+def _is_of_union(one: Mapping[str, Any]) -> bool:
+    return _path_of(one) != tuple(one["loc"])
+
+
 def _schema_issues(
-    error: pydantic.ValidationError, names_at: Callable[[ConfigPath], Sequence[str]]
+    error: pydantic.ValidationError, model: type[pydantic.BaseModel]
 ) -> typing.Iterator[ConfigValidationIssue]:
     """Yield what pydantic found as mistakes with paths below what was checked.
 
+    Each member of a union has its own complaint. The member that came furthest is the one that was meant;
+    of several the first, which is the usual form.
+
     Args:
         error: what pydantic raised.
-        names_at: path of a mapping → the keys that are known there.
+        model: what was asked of the mapping.
     """
+    everything = error.errors(include_url=False)
+    deepest = [_path_of(one) for one in everything if _is_of_union(one)]
     seen: set[ConfigPath] = set()
-    for one in error.errors(include_url=False):
+    for one in everything:
         path = _path_of(one)
-        kind, message, hint = one["type"], one["msg"], None
-        if kind != "value_error" and any(known[: len(path)] == path for known in seen):
-            continue  # each member of a union has its own complaint; the first is that of its usual form
+        further = any(len(p) > len(path) and p[: len(path)] == path for p in deepest)
+        if path in seen or (further and (_is_of_union(one) or path in deepest)):
+            continue
         seen.add(path)
-        if kind == "extra_forbidden":
-            message, known = "unknown key", names_at(path[:-1])
-            hint = did_you_mean(str(path[-1]), known, "known here:") if known else None
-        elif kind in ("missing", "missing_argument"):
-            message = "this key is required"
-        elif kind == "value_error":
-            message = message.removeprefix("Value error, ")
-        else:
-            message = f"{message[0].lower()}{message[1:]}, not {_shown(one['input'])}"
-        yield ConfigValidationIssue(format_path(path), message, hint, path=path)
+        yield _schema_issue(one, path, model)
+
+
+def _schema_issue(
+    one: Mapping[str, Any], path: ConfigPath, model: type[pydantic.BaseModel]
+) -> ConfigValidationIssue:
+    kind, message, hint, of_key = one["type"], one["msg"], None, False
+    if kind == "extra_forbidden":
+        message, of_key = "unknown key", True
+        hint = _hint_of_unknown(str(path[-1]), path[:-1], model)
+    elif kind in ("missing", "missing_argument"):
+        message, of_key = "this key is required", True
+    elif kind == "value_error":
+        message, cause = message.removeprefix("Value error, "), one.get("ctx", {}).get("error")
+        if isinstance(cause, KeyMistake):
+            path, hint, of_key = (*path, cause.key), cause.hint, False
+    elif kind in ("model_type", "model_attributes_type", "dataclass_type"):
+        message, hint = _no_section(one, path)
+    else:
+        message = message.partition(", unable to parse")[0]
+        message = f"{message[0].lower()}{message[1:]}, not {_shown(one['input'])}"
+        if kind == "literal_error" and isinstance(one["input"], str):
+            near = closest(one["input"], _QUOTED.findall(one["ctx"]["expected"]))
+            hint = f"did you mean '{near[0]}'?" if near else None
+    return ConfigValidationIssue(format_path(path), message, hint, path=path, of_key=of_key)
+
+
+def _no_section(one: Mapping[str, Any], path: ConfigPath) -> tuple[str, str | None]:
+    """Return what is wrong where a section should be, and what to write."""
+    value, kind = one["input"], one.get("ctx", {}).get("class_name")
+    message = f"here stands a section of keys, not {_shown(value)}"
+    if kind != ComponentSpec.__name__ or not isinstance(value, str):
+        return message, None
+    form = f"type: {value}"
+    return message, f"write `- {form}`" if isinstance(path[-1], int) else f"write `{path[-1]}: {{{form}}}`"
+
+
+def _hint_of_unknown(key: str, section: ConfigPath, model: type[pydantic.BaseModel]) -> str | None:
+    """Return what an unknown key was probably meant to be: a near name there, or the same name elsewhere."""
+    known = keys_at(model, section)
+    if not known:
+        return None
+    near = closest(key, known)
+    if near:
+        return f"did you mean '{near[0]}'?"
+    if known == list(ComponentSpec.model_fields):
+        return "what a component takes stands under its `params`"
+    elsewhere = [path for path in _key_paths(model) if path[:-1] != section]
+    names = closest(key, {str(path[-1]) for path in elsewhere})
+    places = [format_path(path) for path in elsewhere if path[-1] in names]
+    if len(places) == 1:
+        return f"it stands at `{places[0]}`" if names[0] == key else f"did you mean `{places[0]}`?"
+    return f"known here: {', '.join(known)}"
+
+
+def _key_paths(model: type[pydantic.BaseModel]) -> typing.Iterator[ConfigPath]:
+    """Yield the path of every key of a schema that stands in no list and under no free name."""
+    for name, field in model.model_fields.items():
+        yield (name,)
+        is_free = typing.get_origin(field.annotation) in (dict, list)
+        kinds = [] if is_free else [field.annotation, *typing.get_args(field.annotation)]
+        section = next((k for k in kinds if isinstance(k, type) and issubclass(k, pydantic.BaseModel)), None)
+        if section is not None and section is not ComponentSpec:
+            yield from ((name, *path) for path in _key_paths(section))
 
 
 def keys_at(model: type[pydantic.BaseModel], path: ConfigPath) -> list[str]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import pkgutil
 import sys
+import traceback
 from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
+
+from model_constructor import closest
 
 from trainer.utils.import_utils import import_module
 
@@ -14,7 +18,17 @@ SHIPPED = ("trainer", "experiment_training")
 
 
 class PluginError(ImportError):
-    """A plugin is not there, or fails while it is imported."""
+    """A plugin is not there, or fails while it is imported.
+
+    Args:
+        message: one sentence without its full stop.
+        hint: what to do about it.
+    """
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(f"{message}; {hint}" if hint else message)
+        self.message = message
+        self.hint = hint
 
 
 def load_plugins(modules: Iterable[str], project: Path | None = None) -> None:
@@ -31,8 +45,42 @@ def load_plugins(modules: Iterable[str], project: Path | None = None) -> None:
         try:
             import_module(name, project)
         except Exception as error:  # whatever a module of the user's raises is his to see
-            kind = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "
-            raise PluginError(f"plugin '{name}' cannot be imported: {kind}{error}") from error
+            reason, hint = _reason(name, error, project)
+            raise PluginError(f"plugin '{name}' cannot be imported: {reason}", hint) from error
+
+
+def _reason(plugin: str, error: Exception, project: Path | None) -> tuple[str, str | None]:
+    """Return why a plugin cannot be imported, and what to do about it."""
+    missing = error.name if isinstance(error, ModuleNotFoundError) else None
+    if missing is not None and f"{plugin}.".startswith(f"{missing}."):
+        parent, _, last = missing.rpartition(".")
+        if parent:
+            places = [str(place) for place in getattr(sys.modules.get(parent), "__path__", ())]
+            looked = " and ".join(places)
+        else:
+            places = [*([str(project)] if project is not None else []), *sys.path]
+            looked = f"{f'the project {project} and ' if project is not None else ''}Python's path"
+        names = [*(module.name for module in pkgutil.iter_modules(places)), *(SHIPPED if not parent else ())]
+        near = closest(last, names)
+        right = plugin.split(".")
+        if near:
+            right[missing.count(".")] = near[0]
+        return (
+            f"there is no module {missing}, looked in {looked}",
+            f"did you mean '{'.'.join(right)}'?" if near else None,
+        )
+    kind = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "
+    return f"{kind}{error}{_where(error)}", None
+
+
+def _where(error: Exception) -> str:
+    """Return the line of the user's file that raised an error, as ` (file:line)`."""
+    frames = [(f.filename, f.lineno) for f in traceback.extract_tb(error.__traceback__)]
+    own = [(file, line) for file, line in frames if file != __file__ and not file.startswith("<")]
+    own = [
+        (file, line) for file, line in own if not file.endswith(("import_utils.py", "importlib/__init__.py"))
+    ]
+    return f" ({own[-1][0]}:{own[-1][1]})" if own and not isinstance(error, SyntaxError) else ""
 
 
 def load_trusted_plugins(modules: Iterable[str], trust: Sequence[str] = ()) -> None:

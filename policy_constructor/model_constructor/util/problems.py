@@ -45,6 +45,10 @@ class Problems:
         except ConfigError as error:
             self.take(error)
 
+    def all(self) -> list[ConfigError]:
+        """What was found, in that order."""
+        return list(self._errors.values())
+
     def raise_all(self, context_lines: int = 0) -> None:
         """Raise what was found, if anything: one `ConfigError`, or a `ConfigErrors` of several.
 
@@ -58,5 +62,5 @@ class Problems:
             if context_lines and error.location is not None:
                 lines = excerpt(error.location, context_lines)
                 if lines:
-                    add_note(raised, lines)
+                    add_note(raised, f"{error.location.format()}\n{lines}")
         raise raised
