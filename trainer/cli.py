@@ -13,7 +13,11 @@ from trainer.utils.import_utils import needs_training_libraries
 # What each command is for, so that `trainer --help` imports none; its module is `trainer.commands.<name>`.
 COMMANDS = {
     "record": "Record demonstrations of a simulator's scripted expert.",
+    "list": "List everything that a YAML can name, with its parameters.",
     "check": "Print what an experiment would train, and every mistake in it.",
+    "config": "Print the resolved configuration, and where each value came from.",
+    "diff": "Print what a configuration would change of a run, and whether it may.",
+    "schema": "Print a JSON schema of the experiment YAML, for editors.",
     "train": "Train an experiment: here, as a rank of torchrun, or on Ray.",
     "online": "Train on demonstrations and on what robots collect meanwhile.",
     "evaluate": "Measure how often a checkpoint succeeds in a simulator.",
@@ -35,9 +39,9 @@ class _Commands(click.Group):
         if cmd_name not in COMMANDS:
             return None
         with needs_training_libraries("This command"):
-            command: click.Command = getattr(
-                importlib.import_module(f"trainer.commands.{cmd_name}"), cmd_name
-            )
+            module = importlib.import_module(f"trainer.commands.{cmd_name}")
+        # `list` would hide Python's own in its module.
+        command: click.Command = getattr(module, cmd_name, None) or getattr(module, f"{cmd_name}_command")
         return command
 
     def resolve_command(

@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     from model_constructor.config.nodes import UNKNOWN, Node, from_data, to_data
     from model_constructor.config.resolve import resolve_config
     from model_constructor.config.source_map import ConfigPath, SourceLocation, SourceMap, format_path
-    from model_constructor.config.yaml_loader import dump_yaml, load_yaml_node, parse_value
+    from model_constructor.config.yaml_loader import dump_yaml, files_like, load_yaml_node, parse_value
     from model_constructor.errors import ConfigError
     from model_constructor.graph.model import GraphModel
     from model_constructor.random import random_source
+    from model_constructor.registry.default_registry import get_default_registry
     from model_constructor.registry.registry import Registry
     from model_constructor.show import describe, parse_input, render_svg, render_text
     from model_constructor.util.excerpt import excerpt
@@ -41,10 +42,11 @@ _HOMES = {
     "model_constructor.config.nodes": ("UNKNOWN", "Node", "from_data", "to_data"),
     "model_constructor.config.resolve": ("resolve_config",),
     "model_constructor.config.source_map": ("ConfigPath", "SourceLocation", "SourceMap", "format_path"),
-    "model_constructor.config.yaml_loader": ("dump_yaml", "load_yaml_node", "parse_value"),
+    "model_constructor.config.yaml_loader": ("dump_yaml", "files_like", "load_yaml_node", "parse_value"),
     "model_constructor.errors": ("ConfigError",),
     "model_constructor.graph.model": ("GraphModel",),
     "model_constructor.random": ("random_source",),
+    "model_constructor.registry.default_registry": ("get_default_registry",),
     "model_constructor.registry.registry": ("Registry",),
     "model_constructor.show": ("describe", "parse_input", "render_svg", "render_text"),
     "model_constructor.util.excerpt": ("excerpt",),
@@ -72,9 +74,11 @@ __all__ = [
     "did_you_mean",
     "dump_yaml",
     "excerpt",
+    "files_like",
     "finish_merge",
     "format_path",
     "from_data",
+    "get_default_registry",
     "interpolate_node",
     "load_yaml_node",
     "merge_nodes",

@@ -43,9 +43,7 @@ class Case:
 def load_cases() -> list[Case]:
     """Read the catalogue."""
     raw = yaml.safe_load(FILE.read_text(encoding="utf-8"))
-    return [
-        _case(raw["files"], group, entry) for group, entries in raw["cases"].items() for entry in entries
-    ]
+    return [_case(raw["files"], group, entry) for group, entries in raw["cases"].items() for entry in entries]
 
 
 def load_chains() -> dict[str, str]:

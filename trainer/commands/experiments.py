@@ -62,6 +62,21 @@ def import_plugins(path: Path, trust: Sequence[str] = ()) -> None:
         load_plugins([], project_folder(Path.cwd() / "experiment.yaml"))
 
 
+def plugins_of(path: Path | None) -> tuple[list[str], Path | None]:
+    """Return the plugins that an experiment YAML names, and the folder of its project; none without one.
+
+    Only what concerns plugins is checked, so that what else is wrong with the file is no hindrance.
+
+    Raises:
+        ConfigLoadError: the file cannot be read.
+    """
+    if path is None:
+        return [], None
+    named = load_located(path).data.get("plugins")
+    plugins = [name for name in named if isinstance(name, str)] if isinstance(named, list) else []
+    return plugins, project_folder(config_file(path))
+
+
 def is_experiment(path: Path) -> bool:
     """Say whether a path is an experiment YAML."""
     return path.suffix in (".yaml", ".yml") and config_file(path).is_file()

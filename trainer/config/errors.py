@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from model_constructor import ConfigError as YamlError
 from model_constructor import ConfigPath, SourceLocation, excerpt
@@ -51,15 +52,22 @@ class ConfigValidationIssue:
         return f"{self}\n{line}" if line else str(self)
 
 
-def yaml_issues(error: YamlError) -> list[ConfigValidationIssue]:
-    """Return the mistakes that the language of the YAML files found, in the form of all others."""
+def yaml_issues(
+    error: YamlError, chains: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+) -> list[ConfigValidationIssue]:
+    """Return the mistakes that the language of the YAML files found, in the form of all others.
+
+    Args:
+        error: what it raised.
+        chains: file → the files whose `defaults` lead to it, for mistakes that do not say it.
+    """
     return [
         ConfigValidationIssue(
             error_path="",
             error_message=one.message,
             hint=f"did you mean '{one.suggestions[0]}'?" if one.suggestions else None,
             location=one.location,
-            origin=tuple(one.include_stack),
+            origin=tuple(one.include_stack or chains.get(one.location.file if one.location else "", ())),
         )
         for one in error.errors
     ]

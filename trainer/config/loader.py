@@ -18,8 +18,8 @@ from model_constructor import (
     Problems,
     SourceLocation,
     SourceMap,
-    closest,
     defaults_entries,
+    files_like,
     finish_merge,
     interpolate_node,
     load_yaml_node,
@@ -107,7 +107,7 @@ def load_located(path: str | Path, overrides: Iterable[str] = ()) -> LocatedConf
             for number, text in enumerate(texts)
         }
     except YamlError as error:
-        raise ConfigLoadError(yaml_issues(error)) from None
+        raise ConfigLoadError(yaml_issues(error, files.chains)) from None
     except RecursionError:
         message = f"{path}: what it holds refers to itself too deeply"
         raise ConfigLoadError([ConfigValidationIssue("", message)]) from None
@@ -150,8 +150,7 @@ class _Files:
             cycle = " -> ".join(p.name for p in (*stack[stack.index(resolved) :], resolved))
             return self._wrong(f"defaults include each other in a cycle: {cycle}", stack, declared)
         if not is_file:
-            near = _near(path)
-            return self._wrong(f"config file not found: {path}", stack, declared, near)
+            return self._wrong(f"config file not found: {path}", stack, declared, files_like(path))
         if resolved in self._composed:
             return self._composed[resolved]
         chain = (*stack, resolved)
@@ -194,15 +193,6 @@ class _Files:
                 suggestions=error.suggestions,
             )
         )
-
-
-def _near(path: Path) -> list[str]:
-    """Return the name of the file beside a missing one that was probably meant."""
-    try:
-        names = [other.name for other in path.parent.iterdir() if other.suffix in (".yaml", ".yml")]
-    except OSError:
-        return []
-    return closest(path.name, names)
 
 
 def _lay_over(below: Node, above: Node, problems: Problems) -> Node:

@@ -69,7 +69,7 @@ def convert_parameters(
         The converted parameters that were given, or None when something is wrong; and what is wrong, at
         paths below the parameters.
     """
-    model, open_ended = _signatures(targets if isinstance(targets, Sequence) else (targets,), reserved)
+    model, open_ended = parameter_model(targets if isinstance(targets, Sequence) else (targets,), reserved)
     checked, found = validated(model, dict(params))
     if checked is None:
         return None, found
@@ -112,7 +112,7 @@ def own_parameters(target: Target, params: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in params.items() if name in accepted}
 
 
-def _signatures(
+def parameter_model(
     targets: Sequence[Target], reserved: Collection[str]
 ) -> tuple[type[pydantic.BaseModel], bool]:
     """Return a model whose fields are the arguments of all targets, and whether one takes any others too."""
@@ -229,8 +229,12 @@ def _schema_issues(
     everything = error.errors(include_url=False)
     deepest = [_path_of(one) for one in everything if _is_of_union(one)]
     seen: set[ConfigPath] = set()
+    unknown = [_path_of(one) for one in everything if one["type"] == "extra_forbidden"]
+    meant = {(*p[:-1], *closest(str(p[-1]), keys_at(model, p[:-1]))) for p in unknown}
     for one in everything:
         path = _path_of(one)
+        if one["type"] in ("missing", "missing_argument") and path in meant:
+            continue  # a misspelt key is one mistake
         further = any(len(p) > len(path) and p[: len(path)] == path for p in deepest)
         if path in seen or (further and (_is_of_union(one) or path in deepest)):
             continue

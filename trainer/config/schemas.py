@@ -344,6 +344,13 @@ class ExperimentConfig(Section):
         None, description="what robots collect while the policy trains: `trainer online`"
     )
 
+    def at(self, path: tuple[str | int, ...]) -> Any:
+        """Return what stands at a config path."""
+        value: Any = self
+        for key in path:
+            value = value[key] if isinstance(value, dict | list) else getattr(value, str(key))
+        return value
+
     def with_parameters(self, path: tuple[str | int, ...], params: dict[str, Any]) -> ExperimentConfig:
         """Return the same configuration with other `params` of the component spec at a config path."""
 

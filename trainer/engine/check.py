@@ -118,15 +118,8 @@ def check(
     """
     issues = Issues(located)
     config = validate_schema(issues)
-    import_builtins()
     warnings = [] if config is None else idle_overrides(located, config)
-    are_all_there = _import_plugins(issues)
-    parameters: dict[ConfigPath, dict[str, Any]] = {}
-    for path, registry, spec in _specs(located.data):
-        converted = _check_spec(issues, path, registry, spec, are_all_there)
-        if converted is not None:
-            parameters[path] = converted
-            config = config and config.with_parameters(path, converted)
+    config, parameters = check_components(issues, config)
     component_paths = find_models(issues)
     run = check_save_dir(issues)
     parts = {key: _build_parts(issues, parameters, key) for key in _SEVERAL}
@@ -160,10 +153,33 @@ def check(
     )
 
 
+def check_components(
+    issues: Issues, config: ExperimentConfig | None
+) -> tuple[ExperimentConfig | None, dict[ConfigPath, dict[str, Any]]]:
+    """Import the plugins, and check the key and the parameters of every registered component.
+
+    Args:
+        issues: takes the mistakes.
+        config: the configuration as the schema has it; None where that found mistakes.
+
+    Returns:
+        The configuration with converted parameters, and the parameters by the config path of their spec.
+    """
+    import_builtins()
+    are_all_there = _import_plugins(issues)
+    parameters: dict[ConfigPath, dict[str, Any]] = {}
+    for path, registry, spec in component_specs(issues.located.data):
+        given = _check_spec(issues, path, registry, spec, are_all_there)
+        if given is not None:
+            parameters[path] = given
+            config = config and config.with_parameters(path, given)
+    return config, parameters
+
+
 def converted(config: ExperimentConfig) -> ExperimentConfig:
     """Return a configuration of an earlier version, which may hold parameters as they were written."""
     unheard = Issues(LocatedConfig(config.model_dump()))
-    for path, registry, spec in _specs(unheard.located.data):
+    for path, registry, spec in component_specs(unheard.located.data):
         params = _check_spec(unheard, path, registry, spec)
         config = config if params is None else config.with_parameters(path, params)
     return config
@@ -193,7 +209,7 @@ def _import_plugins(issues: Issues) -> bool:
     return len(issues.found) == before
 
 
-def _specs(raw: Mapping[str, Any]) -> list[tuple[ConfigPath, Registry[Any], Mapping[str, Any]]]:
+def component_specs(raw: Mapping[str, Any]) -> list[tuple[ConfigPath, Registry[Any], Mapping[str, Any]]]:
     """Return every place where a registry key stands, as far as the raw configuration shows it."""
     found: list[tuple[ConfigPath, Registry[Any]]] = [
         (DATAMODULE, DATASET_BUILDER_REGISTRY),

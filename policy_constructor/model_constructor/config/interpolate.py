@@ -13,7 +13,7 @@ import re
 from typing import Any
 
 from model_constructor.config.nodes import UNKNOWN, Node, from_data, to_data
-from model_constructor.config.source_map import ConfigPath, SourceMap, format_path
+from model_constructor.config.source_map import ConfigPath, SourceLocation, SourceMap, format_path
 from model_constructor.errors import ConfigError
 from model_constructor.util.problems import Problems
 from model_constructor.util.suggest import closest
@@ -98,7 +98,8 @@ class _Interpolator:
             value = self._text(pieces, node, path, filled)
         if node.loc is None or not filled:
             return node, value
-        return node.at(dataclasses.replace(node.loc, filled_from=tuple(filled)), node.key_loc), value
+        node = node.at(dataclasses.replace(node.loc, filled_from=tuple(filled)), node.key_loc)
+        return node, _placed(value, node.loc)
 
     def _text(self, pieces: list[str | _Site], node: Node, path: ConfigPath, filled: list[str]) -> Any:
         text, length = [], 0
@@ -274,6 +275,19 @@ def _parse_env(body: str) -> tuple[str | None, str, str | None]:
     if colon and kind.strip() in _TYPES:
         return kind.strip(), typed_name.strip(), default if comma else None
     return None, name.strip(), default if comma else None
+
+
+def _placed(value: Any, loc: SourceLocation | None) -> Any:
+    """A value whose parts that stand in no file, since a variable gave them, stand where its site does."""
+    if isinstance(value, dict):
+        return {key: child if child.loc else _standing(child, loc) for key, child in value.items()}
+    if isinstance(value, list):
+        return [child if child.loc else _standing(child, loc) for child in value]
+    return value
+
+
+def _standing(node: Node, loc: SourceLocation | None) -> Node:
+    return Node(_placed(node.value, loc), loc)
 
 
 def _variable(body: str) -> str:

@@ -98,6 +98,8 @@ def _compose(file: str, stack: tuple[str, ...], problems: Problems) -> Node:
     """A file with the files of its `defaults` beneath it."""
     root = load_yaml_node(file)
     stack = (*stack, file)
+    if len(stack) > 1:
+        problems.chains[file] = stack
     composed = root.holding({})
     for entry in _with_stack(root, stack, problems):
         path = os.path.join(os.path.dirname(file), os.path.expanduser(entry.value))
