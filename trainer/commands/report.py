@@ -8,6 +8,7 @@ import click
 
 from trainer.commands.errors import UserError, user_errors
 from trainer.commands.experiments import run_folder
+from trainer.commands.options import overrides_option
 
 
 @click.command()
@@ -17,17 +18,22 @@ from trainer.commands.experiments import run_folder
     type=click.Path(path_type=Path, dir_okay=False),
     help="The page to write.  [default: <run>/report.html]",
 )
-def report(run: Path, out: Path | None) -> None:
+@overrides_option
+def report(run: Path, out: Path | None, overrides: tuple[str, ...]) -> None:
     """Write one self-contained HTML page about RUN, finished or not.
 
     RUN is the save_dir of a training, or the experiment YAML that was trained.
+
+    \b
+    Example:
+      trainer report runs/push --out push.html
     """
     # `trainer --help` need not wait for these.
     from trainer.pages.report import ReportError, build_report, read_verdicts
 
     try:
         with user_errors():
-            folder = run_folder(run)
+            folder = run_folder(run, overrides)
         page = build_report(folder, out)
     except ReportError as error:
         raise UserError(str(error)) from error

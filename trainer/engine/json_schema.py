@@ -45,6 +45,7 @@ _DEFAULTS = {
         ]
     },
 }
+_OTHERS = [{"$ref": "#/$defs/filled_in"}, {"$ref": "#/$defs/merged"}]
 Schema = dict[str, Any]
 
 
@@ -62,6 +63,7 @@ def json_schema() -> Schema:
                 _replace_reference(value, ComponentSpec.__name__, KINDS[name])
     for kind in sorted(set(KINDS.values())):
         definitions[kind] = _components(kind, definitions)
+    definitions["ComponentBuildArgs"]["type"] = ["object", "null"]  # taken back, as a component is
     schema["properties"] = {"defaults": _DEFAULTS, **schema["properties"]}
     _everywhere(schema, _lenient)
     for one in definitions.values():
@@ -76,7 +78,7 @@ def _components(kind: str, definitions: Schema) -> Schema:
     registry = registries()[kind]
     keys = registry.keys()
     return {
-        "type": "object",
+        "type": ["object", "null"],
         "description": f"a {kind} by its registered name, with its parameters",
         "properties": {
             "type": {"type": "string", "enum": keys, "description": "registry key"},
@@ -106,12 +108,14 @@ def _parameters(kind: str, key: str, definitions: Schema) -> Schema:
             properties[one.name]["description"] = one.meaning
         if one.default is not REQUIRED:
             properties[one.name]["default"] = json.loads(json.dumps(one.default, default=str))
+        properties[one.name] = _or_null(properties[one.name])
     takes_any = known.is_open or (kind == "dataset_builder" and not hasattr(registry.get(key), "parameters"))
     return {
         "type": ["object", "null"],
         "description": known.summary,
         "properties": properties,
-        "additionalProperties": takes_any,
+        # Null takes back what another component took in a file below.
+        "additionalProperties": takes_any or {"type": "null"},
     }
 
 
@@ -161,10 +165,33 @@ def _everywhere(schema: Any, change: Callable[[Schema], Schema]) -> None:
 
 
 def _lenient(schema: Schema) -> Schema:
-    """Return a schema that takes `${…}` and a merge directive too; what describes it stays on top."""
+    """Return a schema that takes `${…}` and a merge directive too; what describes it stays on top.
+
+    Sections stay as they are: where one of several forms is asked for, editors can no longer say which key
+    of it is wrong. Values under free names may be null, which takes back what a file builds on.
+    """
     if schema is _DEFAULTS:
         return schema
+    if "object" in schema.get("type", ""):
+        values = schema.get("additionalProperties")
+        if isinstance(values, dict) and "$ref" not in values:
+            return {**schema, "additionalProperties": _or_null(values)}
+        return schema
+    forms = schema.get("anyOf", [schema])
+    if any("$ref" in one for one in forms):
+        return schema
+    said, rest = _apart(schema)
+    if rest.get("type") == "array":  # so that an editor says which entry is wrong
+        return {**said, "if": {"type": "array"}, "then": rest, "else": {"anyOf": _OTHERS}}
+    return {**said, "anyOf": [rest, *_OTHERS]}
+
+
+def _or_null(schema: Schema) -> Schema:
+    said, rest = _apart(schema)
+    return {**said, "anyOf": [rest, {"type": "null"}]}
+
+
+def _apart(schema: Schema) -> tuple[Schema, Schema]:
+    """Return what describes a value, and what is asked of it."""
     said = {key: schema[key] for key in ("description", "default") if key in schema}
-    rest = {key: value for key, value in schema.items() if key not in said}
-    references = [{"$ref": "#/$defs/filled_in"}, {"$ref": "#/$defs/merged"}]
-    return {**said, "anyOf": [rest, *references]}
+    return said, {key: value for key, value in schema.items() if key not in said}

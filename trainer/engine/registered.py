@@ -19,7 +19,7 @@ from trainer.registry import PluginError, Registry, load_plugins
 from trainer.registry.plugins import ENTRY_POINTS
 from trainer.registry.shipped import shipped_plugins
 
-_SECTION = re.compile(r"(Args|Attributes):\n((?:\s+.*\n?|\n)*)")
+_SECTION = re.compile(r"^(Args|Attributes):\n((?: +.*\n?|\n)*)", re.MULTILINE)
 _ENTRY = re.compile(r"    (\w+): ((?:.*)(?:\n {6,}.*)*)")
 
 
