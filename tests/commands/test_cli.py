@@ -51,3 +51,15 @@ def test_a_misspelt_command_is_answered_with_the_nearest() -> None:
     result = CliRunner().invoke(main, ["trian"])
     assert result.exit_code == 2
     assert "there is no command 'trian'; did you mean 'train'?" in result.output
+
+
+def test_a_shell_completes_names_without_importing_the_commands() -> None:
+    code = (
+        "import os, sys\nos.environ.update(_TRAINER_COMPLETE='bash_complete')\n"
+        "os.environ.update(COMP_WORDS='trainer re', COMP_CWORD='1')\n"
+        "from trainer.cli import main\n"
+        "try:\n    main(prog_name='trainer')\nexcept SystemExit:\n    pass\n"
+        "assert 'trainer.commands.record' not in sys.modules"
+    )
+    result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert result.stdout.split() == ["plain,record", "plain,report"]

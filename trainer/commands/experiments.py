@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trainer.commands.errors import UserError
 from trainer.config.loader import load_located
 from trainer.config.paths import config_file, expanded, output_path, project_folder
-from trainer.config.schemas import ExperimentConfig, RecordingConfig
-from trainer.config.validation import Issues, validate_schema
-from trainer.registry import load_plugins
+
+if TYPE_CHECKING:
+    from trainer.config.schemas import ExperimentConfig, RecordingConfig
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ def read_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
     Raises:
         ConfigLoadError, ConfigError: what is wrong, and where.
     """
+    from trainer.config.validation import Issues, validate_schema
+
     issues = Issues(load_located(path, overrides))
     config = validate_schema(issues)
     issues.raise_if_any()
@@ -57,6 +60,9 @@ def import_plugins(path: Path, trust: Sequence[str] = (), overrides: Sequence[st
     Raises:
         ConfigLoadError, ConfigError, PluginError: what is wrong, and where.
     """
+    # Help need not wait for torch.
+    from trainer.registry import load_plugins
+
     if is_experiment(path):
         load_plugins(read_experiment(path, overrides).plugins, project_folder(config_file(path)))
     elif trust:
