@@ -85,6 +85,17 @@ def test_a_directive_reaches_over_an_include(tmp_path):
     assert resolve_config(root).data["extra"] == [1, 2, 3, 4]
 
 
+def test_entries_of_defaults_may_have_a_label_and_numbers_an_exponent_without_a_point(tmp_path):
+    """Both as in experiment YAMLs."""
+    root = write(
+        tmp_path,
+        root="schema_version: 1\ndefaults: [{first: a.yaml}, b.yaml]\n" + MODEL,
+        a="extra: {eps: 1e-4, x: 1}\n",
+        b="extra: {x: 2}\n",
+    )
+    assert resolve_config(root).data["extra"] == {"eps": 0.0001, "x": 2}
+
+
 def test_includes_that_include_each_other(tmp_path):
     root = write(tmp_path, a="defaults: [b.yaml]\n", b="defaults:\n  - a.yaml\n")
     (error,) = mistakes(root)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from trainer.config.augmentation import AugmentationConfig
 from trainer.config.component import MAY_CHANGE, ComponentSpec
@@ -348,7 +348,7 @@ class ExperimentConfig(Section):
         """Return what stands at a config path."""
         value: Any = self
         for key in path:
-            value = value[key] if isinstance(value, dict | list) else getattr(value, str(key))
+            value = getattr(value, str(key)) if isinstance(value, BaseModel) else value[key]
         return value
 
     def with_parameters(self, path: tuple[str | int, ...], params: dict[str, Any]) -> ExperimentConfig:

@@ -9,8 +9,9 @@ from model_constructor import ConfigPath, did_you_mean, format_path
 
 from trainer.config.errors import ConfigError, ConfigValidationIssue
 from trainer.config.loader import LocatedConfig
-from trainer.config.parameters import Target, convert_parameters, validated
+from trainer.config.parameters import Target, convert_parameters
 from trainer.config.schemas import ExperimentConfig
+from trainer.config.validated import validated
 
 _ELSEWHERE = {
     "model.config_path": "components stand under model.component_config_paths",

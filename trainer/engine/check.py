@@ -274,7 +274,7 @@ def _check_spec(
 def _hint_of_key(key: str, registry: Registry[Any]) -> str:
     """Return what to write for a key that nobody registered: the plugin that would, or the nearest key."""
     shipped = shipped_plugins().get(registry.name, {})
-    near = key if key in shipped else next(iter(closest(key, {*registry.keys(), *shipped})), None)
+    near = key if key in shipped else next(iter(closest(key, sorted({*registry.keys(), *shipped}))), None)
     if near is None:
         return did_you_mean(key, registry.keys(), "registered:", "nothing; is its module under plugins?")
     meant = "" if near == key else f"did you mean '{near}'? "

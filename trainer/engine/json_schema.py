@@ -193,5 +193,5 @@ def _or_null(schema: Schema) -> Schema:
 
 def _apart(schema: Schema) -> tuple[Schema, Schema]:
     """Return what describes a value, and what is asked of it."""
-    said = {key: schema[key] for key in ("description", "default") if key in schema}
+    said = {key: value for key, value in schema.items() if key in ("description", "default")}
     return said, {key: value for key, value in schema.items() if key not in said}

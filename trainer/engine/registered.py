@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -69,14 +69,6 @@ class Registered:
     def summary(self) -> str:
         """The first line of the docstring."""
         return self.doc.partition("\n")[0]
-
-
-@dataclass
-class Listing:
-    """What was found, and what could not be imported: plugin → why."""
-
-    found: list[Registered] = field(default_factory=list)
-    missing: dict[str, str] = field(default_factory=dict)
 
 
 def registries() -> dict[str, Registry[Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import pkgutil
 import sys
 import traceback
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from model_constructor import closest
 
+from trainer.utils import import_utils
 from trainer.utils.import_utils import import_module
 
 ENTRY_POINTS = "trainer.plugins"
@@ -53,34 +55,37 @@ def _reason(plugin: str, error: Exception, project: Path | None) -> tuple[str, s
     """Return why a plugin cannot be imported, and what to do about it."""
     missing = error.name if isinstance(error, ModuleNotFoundError) else None
     if missing is not None and f"{plugin}.".startswith(f"{missing}."):
-        parent, _, last = missing.rpartition(".")
-        if parent:
-            places = [str(place) for place in getattr(sys.modules.get(parent), "__path__", ())]
-            looked = " and ".join(places)
-        else:
-            places = [*([str(project)] if project is not None else []), *sys.path]
-            looked = f"{f'the project {project} and ' if project is not None else ''}Python's path"
-        names = [*(module.name for module in pkgutil.iter_modules(places)), *(SHIPPED if not parent else ())]
-        near = closest(last, names)
-        right = plugin.split(".")
-        if near:
-            right[missing.count(".")] = near[0]
-        return (
-            f"there is no module {missing}, looked in {looked}",
-            f"did you mean '{'.'.join(right)}'?" if near else None,
-        )
+        return _not_there(plugin, missing, project)
     kind = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "
     return f"{kind}{error}{_where(error)}", None
 
 
+def _not_there(plugin: str, missing: str, project: Path | None) -> tuple[str, str | None]:
+    """Return where a module was looked for that is, or leads to, a plugin; and the nearest one there."""
+    parent, _, last = missing.rpartition(".")
+    if parent:
+        places = [str(place) for place in getattr(sys.modules.get(parent), "__path__", ())]
+        looked = f"looked in {' and '.join(places)}" if places else f"{parent} is no package"
+        names = []
+    else:
+        own = [] if project is None else [str(project)]
+        places = [*own, *sys.path]
+        looked = f"looked in {''.join(f'the project {folder} and ' for folder in own)}Python's path"
+        names = list(SHIPPED)
+    near = closest(last, [*names, *(module.name for module in pkgutil.iter_modules(places))])
+    right = plugin.split(".")
+    right[missing.count(".")] = near[0] if near else ""
+    return f"there is no module {missing}, {looked}", f"did you mean '{'.'.join(right)}'?" if near else None
+
+
 def _where(error: Exception) -> str:
-    """Return the line of the user's file that raised an error, as ` (file:line)`."""
+    """Return the line that raised an error while a plugin was imported, as ` (file:line)`."""
+    if isinstance(error, SyntaxError):  # which says it itself
+        return ""
+    machinery = (__file__, import_utils.__file__, importlib.__file__)
     frames = [(f.filename, f.lineno) for f in traceback.extract_tb(error.__traceback__)]
-    own = [(file, line) for file, line in frames if file != __file__ and not file.startswith("<")]
-    own = [
-        (file, line) for file, line in own if not file.endswith(("import_utils.py", "importlib/__init__.py"))
-    ]
-    return f" ({own[-1][0]}:{own[-1][1]})" if own and not isinstance(error, SyntaxError) else ""
+    own = [f" ({file}:{line})" for file, line in frames if file not in machinery and file[:1] != "<"]
+    return own[-1] if own else ""
 
 
 def load_trusted_plugins(modules: Iterable[str], trust: Sequence[str] = ()) -> None:
