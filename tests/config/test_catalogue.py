@@ -7,13 +7,19 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers.catalogue import Case, load_cases, load_chains, write_case
+import yaml
+from helpers.catalogue import FILE, Case, load_cases, load_chains, write_case
 
 from trainer.config.errors import ConfigError, ConfigLoadError
 from trainer.config.loader import load_located
 from trainer.config.paths import SHIPPED
-from trainer.engine.check import check
+from trainer.engine.check import check, import_builtins
+from trainer.engine.registered import registries
+from trainer.registry import load_plugins
+from trainer.registry.shipped import shipped_plugins
 
+_BASE = yaml.safe_load(FILE.read_text(encoding="utf-8"))["files"]["lab/base.yaml"]
+PLUGINS = yaml.safe_load(_BASE)["plugins"]
 CASES = load_cases()
 CHAINS = load_chains()
 
@@ -52,6 +58,22 @@ def said(case: Case, project: Path) -> tuple[list[str], list[str]]:
     return [], list(checked.warnings)
 
 
+@pytest.fixture
+def only_its_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What other tests have registered in this process is not there."""
+    import_builtins()
+    load_plugins(PLUGINS)
+    shipped = shipped_plugins()
+    for name, registry in registries().items():
+        kept = {
+            key: cls
+            for key, cls in registry._entries.items()
+            if cls.__module__.startswith("trainer.") or shipped.get(name, {}).get(key) in PLUGINS
+        }
+        monkeypatch.setattr(registry, "_entries", kept)
+
+
+@pytest.mark.usefixtures("only_its_plugins")
 @pytest.mark.parametrize("case", CASES, ids=[f"{case.group}: {case.name}" for case in CASES])
 def test_place_and_suggestion_are_exact(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     project = tmp_path.resolve()

@@ -22,6 +22,7 @@ KINDS = {
     "callbacks": "callback",
     "loggers": "logger",
     "metrics": "metric",
+    "expert": "expert",
 }
 """Key of the configuration → registry of what stands under it."""
 _FILLED_IN = {"type": "string", "pattern": r"\$\{", "description": "filled in from ${path} or ${env:NAME}"}
