@@ -70,10 +70,20 @@ def train(
             only_writer(checked.run, runtime.is_main),
             assemble(checked, data, runtime, [evaluation, *callbacks], batches) as experiment,
         ):
-            if experiment.progress.iteration:
+            if experiment.finished:
+                log.info(already_done(checked.run, experiment.progress.iteration))
+            elif experiment.progress.iteration:
                 log.info(f"Taking up {checked.run} after step {experiment.progress.iteration}.")
             fit(experiment)
     return checked.run
+
+
+def already_done(run: Path, iteration: int) -> str:
+    """Say that a run needs no more updates, and how it would go on."""
+    return (
+        f"{run} is done already, after {iteration:,} updates, so there is nothing to train; raise "
+        "train.epoch or train.max_steps to go on with it, or choose another save_dir."
+    )
 
 
 def where_to_run(raw: Mapping[str, object]) -> tuple[str, str]:

@@ -15,17 +15,20 @@ from model_constructor.version import __version__
 if TYPE_CHECKING:
     from model_constructor.api import build_model, compile_ir
     from model_constructor.blocks.vision.weights import without_pretrained_weights
+    from model_constructor.config.defaults import defaults_entries
     from model_constructor.config.interpolate import interpolate_node
     from model_constructor.config.merge import finish_merge, merge_nodes
     from model_constructor.config.nodes import UNKNOWN, Node, from_data, to_data
     from model_constructor.config.resolve import resolve_config
     from model_constructor.config.source_map import ConfigPath, SourceLocation, SourceMap, format_path
-    from model_constructor.config.yaml_loader import dump_yaml, load_yaml_node, parse_value
+    from model_constructor.config.yaml_loader import dump_yaml, files_like, load_yaml_node, parse_value
     from model_constructor.errors import ConfigError
     from model_constructor.graph.model import GraphModel
     from model_constructor.random import random_source
+    from model_constructor.registry.default_registry import get_default_registry
     from model_constructor.registry.registry import Registry
     from model_constructor.show import describe, parse_input, render_svg, render_text
+    from model_constructor.util.excerpt import excerpt
     from model_constructor.util.problems import Problems
     from model_constructor.util.suggest import closest, did_you_mean
     from model_constructor.util.trust import only_trusted
@@ -33,17 +36,20 @@ if TYPE_CHECKING:
 _HOMES = {
     "model_constructor.api": ("build_model", "compile_ir"),
     "model_constructor.blocks.vision.weights": ("without_pretrained_weights",),
+    "model_constructor.config.defaults": ("defaults_entries",),
     "model_constructor.config.interpolate": ("interpolate_node",),
     "model_constructor.config.merge": ("finish_merge", "merge_nodes"),
     "model_constructor.config.nodes": ("UNKNOWN", "Node", "from_data", "to_data"),
     "model_constructor.config.resolve": ("resolve_config",),
     "model_constructor.config.source_map": ("ConfigPath", "SourceLocation", "SourceMap", "format_path"),
-    "model_constructor.config.yaml_loader": ("dump_yaml", "load_yaml_node", "parse_value"),
+    "model_constructor.config.yaml_loader": ("dump_yaml", "files_like", "load_yaml_node", "parse_value"),
     "model_constructor.errors": ("ConfigError",),
     "model_constructor.graph.model": ("GraphModel",),
     "model_constructor.random": ("random_source",),
+    "model_constructor.registry.default_registry": ("get_default_registry",),
     "model_constructor.registry.registry": ("Registry",),
     "model_constructor.show": ("describe", "parse_input", "render_svg", "render_text"),
+    "model_constructor.util.excerpt": ("excerpt",),
     "model_constructor.util.problems": ("Problems",),
     "model_constructor.util.suggest": ("closest", "did_you_mean"),
     "model_constructor.util.trust": ("only_trusted",),
@@ -63,12 +69,16 @@ __all__ = [
     "build_model",
     "closest",
     "compile_ir",
+    "defaults_entries",
     "describe",
     "did_you_mean",
     "dump_yaml",
+    "excerpt",
+    "files_like",
     "finish_merge",
     "format_path",
     "from_data",
+    "get_default_registry",
     "interpolate_node",
     "load_yaml_node",
     "merge_nodes",

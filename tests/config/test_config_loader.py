@@ -61,10 +61,10 @@ def test_overriding_a_param_reaches_what_is_interpolated_from_it(tmp_path: Path)
     [
         ({"m.yaml": "defaults:\n- a: gone.yaml\n"}, r"m\.yaml:2:\d+: config file not found: .*gone\.yaml"),
         ({"m.yaml": "defaults:\n- a: n.yaml\n", "n.yaml": "defaults:\n- b: m.yaml\n"}, "m.yaml -> n.yaml"),
-        ({"m.yaml": "defaults: base.yaml\n"}, r"m\.yaml:1:\d+: defaults must be a list"),
-        ({"m.yaml": "defaults:\n- {a: b.yaml, c: d.yaml}\n"}, r"m\.yaml:2:\d+: an entry of defaults must be"),
-        ({"m.yaml": "defaults:\n- 3\n"}, r"m\.yaml:2:\d+: the path of a defaults entry must be text"),
-        ({"m.yaml": "defaults:\n- a: 3\n"}, r"m\.yaml:2:\d+: the path of defaults entry 'a' must be text"),
+        ({"m.yaml": "defaults: base.yaml\n"}, r"m\.yaml:1:\d+: 'defaults' must be a list"),
+        ({"m.yaml": "defaults:\n- {a: b.yaml, c: d.yaml}\n"}, r"m\.yaml:2:3: an entry of 'defaults' must be"),
+        ({"m.yaml": "defaults:\n- 3\n"}, r"m\.yaml:2:\d+: 'defaults' must be a list of paths.*, not 3"),
+        ({"m.yaml": "defaults:\n- a: 3\n"}, r"m\.yaml:2:6: 'defaults' must be a list of paths.*, not 3"),
         ({"m.yaml": "- 1\n"}, r"m\.yaml:1:1: .*mapping"),
         ({"m.yaml": "a: [1\n"}, r"m\.yaml:2:1: "),
         ({"m.yaml": "a: 1\na: 2\n"}, r"m\.yaml:2:1: .*'a'"),
@@ -179,3 +179,42 @@ def test_what_a_config_names_is_looked_up_beside_it_in_its_project_and_among_wha
     for own in (tmp_path / "project" / model, config.parent / model):
         write(own, "{}\n")
         assert find_input(model, folders) == own
+
+
+LIST = "train: {epoch: 3, callbacks: [{type: a, x: 1}, {type: b}]}\n"
+A, B, C = {"type": "a", "x": 1}, {"type": "b"}, {"type": "c"}
+
+
+@pytest.mark.parametrize(
+    ("override", "train"),
+    [
+        ("train.callbacks[0].x=5", {"epoch": 3, "callbacks": [{"type": "a", "x": 5}, B]}),
+        ("train.callbacks.1.type=c", {"epoch": 3, "callbacks": [A, C]}),
+        ("train.callbacks=[{type: c}]", {"epoch": 3, "callbacks": [C]}),
+        ("train.callbacks={_merge_: append, _value_: [{type: c}]}", {"epoch": 3, "callbacks": [A, B, C]}),
+        ("train.epoch=null", {"epoch": None, "callbacks": [A, B]}),
+        ("train={epoch: 4}", {"epoch": 4, "callbacks": [A, B]}),
+    ],
+)
+def test_overrides_reach_into_lists_and_sections(tmp_path: Path, override: str, train: object) -> None:
+    main = write(tmp_path / "main.yaml", LIST)
+    assert load_located(main, [override]).data == {"train": train}
+
+
+def test_a_key_with_a_dot_stands_in_quotes(tmp_path: Path) -> None:
+    main = write(tmp_path / "main.yaml", "data: {normalization: {action: none}}\n")
+    located = load_located(main, ['data.normalization."observation.state"=min_max'])
+    assert located.data["data"]["normalization"] == {"action": "none", "observation.state": "min_max"}
+
+
+def test_the_line_is_shown_with_the_place_marked(tmp_path: Path) -> None:
+    main = write(tmp_path / "main.yaml", "train:\n\tepoch: 3\n")
+    with pytest.raises(ConfigLoadError) as caught:
+        load_config(main)
+    assert str(caught.value).splitlines()[1:] == ["  2 | \tepoch: 3", "    | ^"]
+    long = write(tmp_path / "long.yaml", f"a: {'x' * 300}\nb: [{'1, ' * 100}*gone]\n")
+    with pytest.raises(ConfigLoadError) as caught:
+        load_config(long)
+    _, line, mark = str(caught.value).splitlines()
+    assert len(line) < 110
+    assert line[mark.index("^") :].startswith("*gone]")

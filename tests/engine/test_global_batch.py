@@ -34,8 +34,8 @@ def test_every_rank_gets_its_share_of_an_update(
 @pytest.mark.parametrize(
     ("overrides", "ranks", "message"),
     [
-        ([NO_BATCH], 1, "give either batch_size or global_batch_size"),
-        (["data.global_batch_size=24"], 1, "give either batch_size or global_batch_size"),
+        ([NO_BATCH], 1, r"data\.batch_size: the size of a batch is not said"),
+        (["data.global_batch_size=24"], 1, r"data\.global_batch_size: batch_size gives the size .* already"),
         ([NO_BATCH, "data.global_batch_size=25"], 2, "25 samples cannot be divided evenly among 2 ranks"),
         ([NO_BATCH, "data.global_batch_size=1"], 2, "1 samples cannot be divided evenly among 2 ranks"),
         (

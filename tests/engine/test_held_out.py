@@ -150,7 +150,7 @@ def test_validation_is_taken_up_where_it_was(tiny_experiment: Write, tmp_path: P
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"fraction": 0.5, "episodes": [1]}, "give either fraction or episodes"),
+        ({"fraction": 0.5, "episodes": [1]}, "fraction says already which episodes are held out"),
         ({"episodes": [1, 17]}, "there is no episode 17 to validate on; they are 0 to 5"),
         ({"episodes": [0, 1, 2, 3, 4, 5]}, "all 6 episodes are kept for validation"),
     ],

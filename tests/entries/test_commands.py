@@ -91,3 +91,51 @@ def test_an_experiment_without_recording_cannot_be_recorded(tiny_experiment: Wri
     code, output = call("record", "--train_config", tiny_experiment())
     assert code == 2
     assert "has no section data.recording" in output
+
+
+def test_a_run_with_another_folder_is_found_by_the_same_override(tiny_experiment: Write) -> None:
+    path = tiny_experiment(lambda c: c["train"].update(epoch=1, loggers=[]))
+    other = f"train.save_dir={path.parent / 'other'}"
+    assert call("train", path, "--set", other)[0] == 0
+    code, output = call("report", path)
+    assert code == 2
+    assert f"{path} trains into {path.parent / 'run'}, and there is no such folder" in output
+    assert "--set train.save_dir=" in output
+    code, output = call("report", path, "--set", other)
+    assert (code, output.strip()) == (0, f"Report: {path.parent / 'other/report.html'}")
+    code, output = call("report", path.parent / "other", "--set", other)
+    assert code == 2
+    assert "--set has no effect with" in output
+
+
+def test_a_run_that_is_done_says_so(tiny_experiment: Write, caplog: pytest.LogCaptureFixture) -> None:
+    path = tiny_experiment(lambda c: c["train"].update(epoch=1, loggers=[]))
+    assert call("train", path)[0] == 0
+    with caplog.at_level("INFO"):
+        assert call("train", path)[0] == 0
+    assert f"{path.parent / 'run'} is done already, after 11 updates" in caplog.text
+    assert "raise train.epoch or train.max_steps" in caplog.text
+
+
+def test_record_takes_overrides_of_its_experiment_only(tiny_experiment: Write, tmp_path: Path) -> None:
+    code, output = call("record", "--env", "pusht", "--out", tmp_path / "x", "--set", "seed=3")
+    assert code == 2
+    assert "--set has no effect without --train_config" in output
+    code, output = call("record", "--train_config", tiny_experiment(), "--set", "data.recording.episode=3")
+    assert code == 2
+    assert "data.recording.episode: unknown key; did you mean 'episodes'?" in output
+
+
+def test_commands_for_data_name_each_other(tiny_dataset: Path, tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    code, output = call("data", "convert", tiny_dataset, "--to", tmp_path / "x")
+    assert code == 2
+    assert (
+        f"this is a LeRobot dataset already; look at it with `trainer data inspect {tiny_dataset}`" in output
+    )
+    source = tmp_path / "lift.hdf5"
+    with h5py.File(source, "w") as file:
+        file.create_group("data")
+    code, output = call("data", "inspect", source)
+    assert code == 2
+    assert f"robomimic_hdf5; `trainer data convert {source} --to FOLDER` makes one" in output

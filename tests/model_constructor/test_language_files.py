@@ -85,6 +85,17 @@ def test_a_directive_reaches_over_an_include(tmp_path):
     assert resolve_config(root).data["extra"] == [1, 2, 3, 4]
 
 
+def test_entries_of_defaults_may_have_a_label_and_numbers_an_exponent_without_a_point(tmp_path):
+    """Both as in experiment YAMLs."""
+    root = write(
+        tmp_path,
+        root="schema_version: 1\ndefaults: [{first: a.yaml}, b.yaml]\n" + MODEL,
+        a="extra: {eps: 1e-4, x: 1}\n",
+        b="extra: {x: 2}\n",
+    )
+    assert resolve_config(root).data["extra"] == {"eps": 0.0001, "x": 2}
+
+
 def test_includes_that_include_each_other(tmp_path):
     root = write(tmp_path, a="defaults: [b.yaml]\n", b="defaults:\n  - a.yaml\n")
     (error,) = mistakes(root)
@@ -103,7 +114,7 @@ def test_all_broken_includes_are_reported_with_the_way_to_them(tmp_path):
     assert {(error.location.format(), error.message.split(":")[0]) for error in found} == {
         (f"{root}:2:5", "file not found"),
         (f"{tmp_path / 'broken.yaml'}:2:1", "Duplicate mapping key 'a', first in line 1"),
-        (f"{root}:4:5", "'defaults' must be a list of strings"),
+        (f"{root}:4:5", "'defaults' must be a list of paths, `- base.yaml` or `- label"),
         (f"{root}:5:5", f"cannot read {tmp_path}/\0"),
     }
     broken = next(error for error in found if "Duplicate" in error.message)
@@ -136,7 +147,8 @@ def test_the_callers_dict_stays_as_it_is():
         ("schema_version: 1\nmodel: 3\n", [("model",)]),
         ("schema_version: 1\nmodel: {}\n", [("model",)]),
         ("schema_version: 1\nmodel: {graph: {}, sequential: {}}\n", [("model",)]),
-        ("schema_version: 1\nmodel: {grahp: {}}\n", [("model", "grahp"), ("model",)]),
+        ("schema_version: 1\nmodel: {x: {}}\n", [("model", "x"), ("model",)]),
+        ("schema_version: 1\nmodel: {grahp: {}}\n", [("model", "grahp")]),
         ("schema_version: 1\nimports: a\n" + MODEL, [("imports",)]),
         ("schema_version: 1\nimports: [1, '']\n" + MODEL, [("imports", 0), ("imports", 1)]),
         ("schema_version: 1\nsettings: 3\n" + MODEL, [("settings",)]),
@@ -163,7 +175,7 @@ def test_schema_mistakes(tmp_path, text, expected):
 def test_what_came_from_the_environment_is_placed_where_it_was_asked_for(tmp_path, monkeypatch):
     monkeypatch.setenv("WHOLE_MODEL", '{"grahp": {}}')
     found = mistakes(write(tmp_path, root='schema_version: 1\nmodel: "${env:json:WHOLE_MODEL}"\n'))
-    assert [(error.location.line, error.location.col) for error in found] == [(2, 8), (2, 1)]
+    assert [(error.location.line, error.location.col) for error in found] == [(2, 8)]
 
 
 def test_unknown_top_level_keys_are_allowed(tmp_path):

@@ -137,3 +137,13 @@ def test_the_command_names_mistakes(tmp_path):
     assert "nn.ReLU" in result.output
     assert CliRunner().invoke(command, ["show", str(tmp_path / "gone.yaml")]).exit_code == 2
     assert CliRunner().invoke(command, ["show", str(SKIP), "--input", "state"]).exit_code == 2
+
+
+def test_shapes_that_do_not_fit_end_the_command_with_two(tmp_path):
+    result = CliRunner().invoke(command, ["show", str(SKIP), "--input", "goal=2x4"])
+    assert result.exit_code == 2
+    assert "29" in result.output
+    last = result.output[result.output.index("Error: ") :]
+    assert last.startswith(f"Error: {SKIP}:29:")
+    assert "shapes do not fit in module 'embed_goal'" in last
+    assert "|" in last  # the line of the file

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from trainer.commands.errors import user_errors
+from trainer.commands.options import overrides_option
 
 if TYPE_CHECKING:
     from trainer.engine.build_data import Data
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 @click.command("check")
 @click.argument("config", type=click.Path())
-@click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override a value of the YAML.")
+@overrides_option
 @click.option(
     "--ranks", type=click.IntRange(min=1), default=1, show_default=True, help="Ranks that would train."
 )
@@ -24,6 +25,10 @@ def check(config: str, overrides: tuple[str, ...], ranks: int) -> None:
     """Print what the experiment of the YAML file CONFIG would train; nothing is trained or written.
 
     Exit code 2 when something is wrong, with every mistake and its place.
+
+    \b
+    Example:
+      trainer check my_experiment.yaml --ranks 8
     """
     # `trainer --help` need not wait for these.
     from trainer.config.loader import load_located

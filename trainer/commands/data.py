@@ -36,6 +36,10 @@ def inspect(root: Path, html: Path | None, show: int, decode: bool, strict: bool
     """Print what the LeRobot dataset in ROOT holds, and everything that is wrong with it.
 
     Exit code 0 when no fault was found, 1 when there are some, 2 when there is no dataset.
+
+    \b
+    Example:
+      trainer data inspect datasets/push --html push.html
     """
     from trainer.data.inspection import inspect_dataset
     from trainer.data.inspection.table import as_text
@@ -61,6 +65,10 @@ def stats(root: Path, write: bool) -> None:
     """Compute the statistics of the LeRobot dataset in ROOT from every number in it.
 
     Those of cameras stay as they are.
+
+    \b
+    Example:
+      trainer data stats datasets/push --write
     """
     from trainer.data.inspection.recompute import as_text, recompute
 
@@ -98,6 +106,10 @@ def convert(
 
     SOURCE is a zarr folder or zip of Diffusion Policy, a robomimic HDF5 file, or a folder of ALOHA HDF5
     files. Pictures become videos.
+
+    \b
+    Example:
+      trainer data convert lift/image.hdf5 --to datasets/lift --fps 20
     """
     from trainer.data.conversion import convert as convert_dataset
 

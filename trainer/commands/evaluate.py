@@ -10,6 +10,7 @@ import click
 
 from trainer.commands.errors import UserError, user_errors
 from trainer.commands.experiments import import_plugins, run_folder
+from trainer.commands.options import overrides_option
 
 
 @click.command("evaluate")
@@ -43,6 +44,7 @@ from trainer.commands.experiments import import_plugins, run_folder
     metavar="PACKAGE",
     help="A package of your own from which the checkpoint may take plugins and model code.",
 )
+@overrides_option
 def evaluate(
     checkpoint: Path,
     env: str,
@@ -55,12 +57,17 @@ def evaluate(
     temporal_ensembling: float | bool | None,
     dataset: str | None,
     trust: tuple[str, ...],
+    overrides: tuple[str, ...],
 ) -> None:
     """Measure how often CHECKPOINT succeeds, on starts that no recording used.
 
     CHECKPOINT is a run folder, of which the latest checkpoint is taken, one of its epoch folders, its `best`,
     or the experiment YAML that was trained. Plugins of the YAML are imported; a run folder may come from
     elsewhere and takes those that are shipped, installed or named by --trust.
+
+    \b
+    Example:
+      trainer evaluate runs/pusht --env pusht --episodes 500
     """
     from trainer.checkpoint.folder import find_checkpoint
     from trainer.checkpoint.names import DATASET
@@ -68,8 +75,8 @@ def evaluate(
     from trainer.evaluation.evaluate import evaluate as evaluate_policy
 
     with user_errors():
-        folder = find_checkpoint(run_folder(checkpoint)).resolve()
-        import_plugins(checkpoint, trust)
+        folder = find_checkpoint(run_folder(checkpoint, overrides)).resolve()
+        import_plugins(checkpoint, trust, overrides)
         facts = _facts_of(json.loads((folder / DATASET).read_text(encoding="utf-8")), dataset)
         policy = load_policy(
             folder,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from trainer.commands.errors import UserError
+from trainer.commands.errors import UserError, user_errors
 
 
 @click.group("model")
@@ -30,13 +30,19 @@ def model() -> None:
 @click.option("--svg", type=click.Path(path_type=Path, dir_okay=False), help="Draw the graph into this file.")
 @click.option("--code", is_flag=True, help="Print the forward that the graph becomes.")
 def show(file: Path, inputs: tuple[str, ...], batch: int, svg: Path | None, code: bool) -> None:
-    """Print the modules, parameters and shapes of the model in FILE; nothing is allocated."""
-    from model_constructor import ConfigError, describe, parse_input, render_svg, render_text
+    """Print the modules, parameters and shapes of the model in FILE; nothing is allocated.
+
+    Exit code 2 for mistakes in the file, and where shapes do not fit together.
+
+    \b
+    Example:
+      trainer model show models/decoder.yaml --input noise=2x16x7 --svg decoder.svg
+    """
+    from model_constructor import describe, parse_input, render_svg, render_text
 
     try:
-        description = describe(file, dict(parse_input(text) for text in inputs), batch=batch)
-    except ConfigError as error:
-        raise UserError("\n".join([str(error), *getattr(error, "__notes__", [])])) from error
+        with user_errors():
+            description = describe(file, dict(parse_input(text) for text in inputs), batch=batch)
     except ValueError as error:
         raise UserError(str(error)) from error
     click.echo(render_text(description, code=code), nl=False)
@@ -47,3 +53,6 @@ def show(file: Path, inputs: tuple[str, ...], batch: int, svg: Path | None, code
         except OSError as error:
             raise UserError(f"cannot write {svg}: {error.strerror}") from error
         click.echo(f"\ndrawn in {svg}")
+    if description.misfit is not None:
+        with user_errors():
+            raise description.misfit

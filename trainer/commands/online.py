@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import click
 
+from trainer.commands.options import overrides_option
+
 
 @click.command("online")
 @click.argument("config", type=click.Path())
-@click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override a value of the YAML.")
+@overrides_option
 @click.option(
     "--num-workers",
     type=click.IntRange(min=1),

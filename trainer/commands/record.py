@@ -8,6 +8,7 @@ import click
 
 from trainer.commands.errors import UserError, user_errors
 from trainer.commands.experiments import recording_of
+from trainer.commands.options import overrides_option
 
 
 @click.command("record")
@@ -37,6 +38,7 @@ from trainer.commands.experiments import recording_of
     help="Processes that play and draw.  [default: one per core with cameras, else one]",
 )
 @click.option("--overwrite", is_flag=True, help="Replace another dataset at that folder.")
+@overrides_option
 def record(
     env: str | None,
     episodes: int | None,
@@ -47,18 +49,23 @@ def record(
     camera_size: int | None,
     processes: int | None,
     overwrite: bool,
+    overrides: tuple[str, ...],
 ) -> None:
     """Record successful episodes of a scripted expert as a LeRobot v3.0 dataset.
 
     The same command gives the same bytes, however many processes record, and keeps a dataset that it made
     before.
+
+    \b
+    Example:
+      trainer record --env metaworld/push-v3 --episodes 50 --out datasets/push
     """
     from trainer.evaluation.record import CAMERA_SIZE
     from trainer.evaluation.record import record as record_dataset
 
     with user_errors():
         if config is not None:
-            asked = recording_of(config)
+            asked = recording_of(config, overrides)
             settings = asked.settings
             env, out = env or settings.env, out or asked.out
             episodes, seed = episodes or settings.episodes, settings.seed if seed is None else seed
@@ -66,6 +73,8 @@ def record(
             if settings.cameras is not None:
                 cameras = cameras or tuple(settings.cameras.names)
                 camera_size = camera_size or settings.cameras.size
+    if overrides and config is None:
+        raise UserError("--set has no effect without --train_config")
     if env is None or out is None:
         raise UserError("record needs --env and --out, or --train_config with a data.recording section")
     if camera_size is not None and not cameras:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import click
 
 from trainer.commands.errors import UserError
+from trainer.commands.options import overrides_option
 
 
 @click.command("train")
 @click.argument("config", type=click.Path())
-@click.option("--set", "overrides", multiple=True, metavar="PATH=VALUE", help="Override a value of the YAML.")
+@overrides_option
 @click.option(
     "--backend",
     type=click.Choice(["local", "ray"]),
@@ -38,7 +39,13 @@ def train(
     max_failures: int | None,
     cpus_per_worker: int | None,
 ) -> None:
-    """Train the experiment of the YAML file CONFIG: in one process, as a rank of torchrun, or on Ray."""
+    """Train the experiment of the YAML file CONFIG: in one process, as a rank of torchrun, or on Ray.
+
+    \b
+    Examples:
+      trainer train my_experiment.yaml --set train.epoch=100
+      trainer train my_experiment.yaml --backend ray --num-workers 4
+    """
     if backend == "local":
         options = {
             "--num-workers": num_workers,

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
-from model_constructor import ConfigPath, SourceLocation
-
-
-class ConfigLoadError(ValueError):
-    """A YAML file cannot be read, or its `defaults` cannot be followed."""
+from model_constructor import ConfigError as YamlError
+from model_constructor import ConfigPath, SourceLocation, excerpt
 
 
 @dataclass(frozen=True)
@@ -17,12 +15,13 @@ class ConfigValidationIssue:
     """One mistake: where, what, and what to do.
 
     Attributes:
-        error_path: dotted path in the configuration, `<root>` for all of it.
+        error_path: dotted path in the configuration, `<root>` for all of it; empty where there is none yet.
         error_message: one sentence without its full stop.
         hint: what to do about it.
         location: file, line and column of the value.
         origin: the chain of files whose `defaults` brought the value in, outermost first.
         path: `error_path` as keys and list indices.
+        of_key: the key is at fault, not the value; or the key is missing.
     """
 
     error_path: str
@@ -31,16 +30,55 @@ class ConfigValidationIssue:
     location: SourceLocation | None = None
     origin: tuple[str, ...] = ()
     path: ConfigPath = ()
+    of_key: bool = False
 
     def __str__(self) -> str:
-        text = f"{self.error_path}: {self.error_message}"
+        text = self.error_message
+        if self.error_path:
+            text = f"{self.error_path}: {text}"
         if self.location is not None:
             text = f"{self.location.format()}: {text}"
         if self.hint:
             text = f"{text}; {self.hint}"
+        if self.location is not None and self.location.filled_from:
+            text = f"{text} (filled in from {', from '.join(self.location.filled_from)})"
         if len(self.origin) > 1:
             text = f"{text} (reached by {' -> '.join(self.origin)})"
         return text
+
+    def shown(self) -> str:
+        """Return the sentence and, below it, the line of the file with the place marked."""
+        line = excerpt(self.location) if self.location is not None else ""
+        return f"{self}\n{line}" if line else str(self)
+
+
+def yaml_issues(
+    error: YamlError, chains: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+) -> list[ConfigValidationIssue]:
+    """Return the mistakes that the language of the YAML files found, in the form of all others.
+
+    Args:
+        error: what it raised.
+        chains: file → the files whose `defaults` lead to it, for mistakes that do not say it.
+    """
+    return [
+        ConfigValidationIssue(
+            error_path="",
+            error_message=one.message,
+            hint=f"did you mean '{one.suggestions[0]}'?" if one.suggestions else None,
+            location=one.location,
+            origin=tuple(one.include_stack or chains.get(one.location.file if one.location else "", ())),
+        )
+        for one in error.errors
+    ]
+
+
+class ConfigLoadError(ValueError):
+    """A YAML file cannot be read, or its `defaults` cannot be followed; all such mistakes."""
+
+    def __init__(self, issues: Sequence[ConfigValidationIssue]) -> None:
+        self.issues = list(issues)
+        super().__init__("\n".join(issue.shown() for issue in self.issues))
 
 
 class ConfigError(ValueError):
@@ -49,7 +87,8 @@ class ConfigError(ValueError):
     def __init__(self, issues: Sequence[ConfigValidationIssue]) -> None:
         self.issues = list(issues)
         lines = [f"Config validation failed with {len(self.issues)} error(s):"]
-        super().__init__("\n".join([*lines, *(f"  {issue}" for issue in self.issues)]))
+        shown = (issue.shown().replace("\n", "\n  ") for issue in self.issues)
+        super().__init__("\n".join([*lines, *(f"  {text}" for text in shown)]))
 
 
 class ParameterError(ValueError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -20,21 +20,21 @@ from model_constructor import (
     Problems,
     SourceLocation,
     SourceMap,
+    defaults_entries,
+    files_like,
     finish_merge,
-    from_data,
     interpolate_node,
     load_yaml_node,
     merge_nodes,
-    parse_value,
     to_data,
 )
 
-from trainer.config.errors import ConfigLoadError
+from trainer.config.errors import ConfigLoadError, ConfigValidationIssue, yaml_issues
+from trainer.config.overrides import overriding
 from trainer.config.paths import config_file, search_paths
 
-__all__ = ["ConfigPath", "LocatedConfig", "describe_yaml_error", "load_config", "load_located"]
+__all__ = ["ConfigPath", "LocatedConfig", "load_config", "load_located"]
 
-COMMAND_LINE = "<command line>"
 Overrides: TypeAlias = Iterable[str] | Mapping[str, Any]
 _FREE_NAMES = ("component_config_paths", "component_build_args", "component_optims")
 
@@ -48,16 +48,24 @@ class LocatedConfig:
         source_map: config path → file, line, column.
         chains: file → the files whose `defaults` lead to it, outermost first.
         path: the file that was asked for.
+        without: override → what the mapping would be without it.
     """
 
     data: dict[str, Any]
     source_map: SourceMap = field(default_factory=SourceMap)
     chains: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     path: Path = Path()
+    without: Mapping[str, dict[str, Any]] = field(default_factory=dict)
 
-    def locate(self, path: ConfigPath) -> SourceLocation | None:
-        """Return where the value at `path` stands, or the nearest value around it."""
-        return self.source_map.nearest(path)
+    def locate(self, path: ConfigPath, of_key: bool = False) -> SourceLocation | None:
+        """Return where the value at `path` stands; of a missing one, the key of the section around it.
+
+        Args:
+            path: keys and list indices.
+            of_key: where its key stands is asked.
+        """
+        value = None if of_key else self.source_map.get(path)
+        return value or self.source_map.key_or_section(path)
 
     def search_paths(self, path: ConfigPath) -> list[Path]:
         """Return the folders in which the relative file name at `path` is looked up."""
@@ -104,36 +112,40 @@ def load_located(path: str | Path, overrides: Overrides = ()) -> LocatedConfig:
 
     Args:
         path: the experiment YAML.
-        overrides: what wins over the file: `dotted.path=value` texts, whose values are read as YAML, or a
-            mapping of dotted paths to values.
+        overrides: what wins over the file: `dotted.path=value` texts (see `overriding`), or a mapping of
+            dotted paths to values.
 
     Raises:
-        ConfigLoadError: see `load_config`; also for an override that is no assignment.
+        ConfigLoadError: see `load_config`; also for an override that cannot be followed. All mistakes.
     """
     path = config_file(path)
+    texts = override_texts(overrides)
     problems = Problems()
     files = _Files(problems)
     try:
         root = files.compose(path, (), None)
-        for text in override_texts(overrides):
-            root = _lay_over(root, _override(text), problems)
-        root = interpolate_node(finish_merge(root, (), problems), problems)
+        problems.raise_all()  # without all the files, what is missing afterwards would only be noise
+        data, source_map = to_data(_finished(root, texts, problems))
         problems.raise_all()
-        data, source_map = to_data(root)
+        without = {
+            text: to_data(_finished(root, [*texts[:number], *texts[number + 1 :]], Problems()))[0]
+            for number, text in enumerate(texts)
+        }
     except YamlError as error:
-        raise ConfigLoadError(describe_yaml_error(error)) from None
+        raise ConfigLoadError(yaml_issues(error, files.chains)) from None
     except RecursionError:
-        raise ConfigLoadError(f"{path}: what it holds refers to itself too deeply") from None
-    return LocatedConfig(data, source_map, files.chains, path)
+        message = f"{path}: what it holds refers to itself too deeply"
+        raise ConfigLoadError([ConfigValidationIssue("", message)]) from None
+    return LocatedConfig(data, source_map, files.chains, path, without)
 
 
-def describe_yaml_error(error: YamlError) -> str:
-    """Return a model-language error as one `file:line:col: sentence` line per mistake."""
-    lines = []
-    for one in error.errors:
-        known = f"; did you mean '{one.suggestions[0]}'?" if one.suggestions else ""
-        lines.append(f"{_place(one.location)}{one.message}{known}")
-    return "\n".join(lines)
+def _finished(root: Node, overrides: Iterable[str], problems: Problems) -> Node:
+    """Return a configuration with overrides laid over it and its `${…}` filled in."""
+    for text in overrides:
+        above = overriding(root, text, problems)
+        if above is not None:
+            root = _lay_over(root, above, problems)
+    return interpolate_node(finish_merge(root, (), problems), problems)
 
 
 class _Files:
@@ -149,58 +161,63 @@ class _Files:
         self._composed: dict[Path, Node] = {}
 
     def compose(self, path: Path, stack: tuple[Path, ...], declared: SourceLocation | None) -> Node:
-        """Return a file laid over what its `defaults` name, a later entry over the ones before."""
-        place = _place(declared)
+        """Return a file laid over what its `defaults` name, a later entry over the ones before.
+
+        One that cannot be read is noted, and is empty.
+        """
         try:
             is_file, resolved = path.is_file(), path.resolve()
         except (OSError, ValueError, RuntimeError) as error:
             reason = getattr(error, "strerror", None) or error
-            raise ConfigLoadError(
-                f"{place}config file {_shortened(str(path))!r} cannot be: {reason}"
-            ) from None
+            name = _shortened(str(path))
+            return self._wrong(f"config file {name!r} cannot be: {reason}", stack, declared)
         if resolved in stack:
             cycle = " -> ".join(p.name for p in (*stack[stack.index(resolved) :], resolved))
-            raise ConfigLoadError(f"{place}defaults include each other in a cycle: {cycle}")
+            return self._wrong(f"defaults include each other in a cycle: {cycle}", stack, declared)
         if not is_file:
-            raise ConfigLoadError(f"{place}config file not found: {path}")
+            return self._wrong(f"config file not found: {path}", stack, declared, files_like(path))
         if resolved in self._composed:
             return self._composed[resolved]
-        root = load_yaml_node(path)
         chain = (*stack, resolved)
         self.chains[str(path)] = tuple(_shown(str(p)) for p in chain)
+        own_problems = Problems()
+        with own_problems.collect():
+            root = load_yaml_node(path)
+        entries = [] if len(own_problems) else defaults_entries(root, own_problems)
+        for one in own_problems.all():
+            self._take(one, self.chains[str(path)])
+        if len(own_problems):
+            return Node({}, declared)
         below = root.holding({})
-        for entry in _defaults(root):
+        for entry in entries:
             included = self.compose(config_file(entry.value, path.parent), chain, entry.loc)
             below = _lay_over(below, included, self._problems)
         own = root.holding({key: child for key, child in root.value.items() if key != "defaults"})
         self._composed[resolved] = _lay_over(below, own, self._problems)
         return self._composed[resolved]
 
+    def _wrong(
+        self,
+        message: str,
+        stack: tuple[Path, ...],
+        declared: SourceLocation | None,
+        near: Sequence[str] = (),
+    ) -> Node:
+        """Note what is wrong with an entry of `defaults`, or with the file that was asked for."""
+        error = YamlError(message, location=declared, suggestions=near)
+        self._take(error, tuple(_shown(str(p)) for p in stack))
+        return Node({}, declared)
 
-def _defaults(root: Node) -> list[Node]:
-    """Return the paths under `defaults`: `- base.yaml`, or `- label: base.yaml`."""
-    found = root.value.get("defaults")
-    if found is None or found.value is None:
-        return []
-    if not isinstance(found.value, list):
-        raise ConfigLoadError(f"{_place(found.loc)}defaults must be a list such as `- base.yaml`")
-    entries = []
-    for entry in found.value:
-        label = ""
-        if isinstance(entry.value, dict) and len(entry.value) == 1:
-            ((name, target),) = entry.value.items()
-            label, entry = f" of defaults entry '{name}'", target
-        elif isinstance(entry.value, dict):
-            raise ConfigLoadError(
-                f"{_place(entry.loc)}an entry of defaults must be one path or one `label: path`, "
-                f"not {len(entry.value)} of them"
+    def _take(self, error: YamlError, chain: tuple[str, ...]) -> None:
+        self._problems.take(
+            YamlError(
+                error.message,
+                config_path=error.config_path,
+                location=error.location,
+                include_stack=chain,
+                suggestions=error.suggestions,
             )
-        if not isinstance(entry.value, str) or not entry.value:
-            raise ConfigLoadError(
-                f"{_place(entry.loc)}the path{label or ' of a defaults entry'} must be text"
-            )
-        entries.append(entry)
-    return entries
+        )
 
 
 def _lay_over(below: Node, above: Node, problems: Problems) -> Node:
@@ -228,36 +245,6 @@ def _taken_back(merged: Node, below: Node, above: Node, path: ConfigPath) -> Nod
         else:
             kept[key] = _taken_back(kept[key], beneath, child, (*path, key))
     return merged.holding(kept)
-
-
-def _override(text: str) -> Node:
-    """Return `dotted.path=value` as the file that would say so."""
-    name, separator, value_text = text.partition("=")
-    keys = name.strip().split(".")
-    if not separator or not all(keys):
-        raise ConfigLoadError(f"{COMMAND_LINE}: an override must read `dotted.path=value`, not {text!r}")
-    location = SourceLocation(COMMAND_LINE, 1, 1)
-    try:
-        node = _written_at(from_data(parse_value(value_text)), location)
-    except YamlError:
-        raise ConfigLoadError(f"{COMMAND_LINE}: the value of override {text!r} is no YAML") from None
-    for key in reversed(keys):
-        node = Node({key: node}, location)
-    return node
-
-
-def _written_at(node: Node, location: SourceLocation) -> Node:
-    """Return a tree all of which is written at one place."""
-    value: Any = node.value
-    if isinstance(value, dict):
-        value = {key: _written_at(child, location) for key, child in value.items()}
-    elif isinstance(value, list):
-        value = [_written_at(child, location) for child in value]
-    return Node(value, location, location)
-
-
-def _place(location: SourceLocation | None) -> str:
-    return f"{location.format()}: " if location else ""
 
 
 def _shown(path: str) -> str:

@@ -29,7 +29,9 @@ Made by `python -m trainer.config.reference > docs/experiment.md` from the schem
 * `${params.task}` stands for the value at that path, `${env:NAME}` for an environment variable.
 * Files are looked up beside the YAML that names them, then in the project (the nearest folder above with
   `.git` or `pyproject.toml`). What is written starts at the project. `~` is the home folder.
-* `--set dotted.path=value` overrides one value.
+* `--set dotted.path=value` overrides one value: a number, a text, a list, a mapping or `null`, read as YAML.
+  `'train.callbacks[0].params.patience=5'` reaches into a list; a key with a dot in it stands in quotes,
+  `'data.normalization."observation.state"=min_max'`. An override that changes nothing is warned of.
 * A checkpoint decides nothing about code: `load_policy` and `trainer evaluate RUN` import the plugins that it
   names only if they are shipped, installed with an entry point `trainer.plugins`, or trusted by the caller
   (`trust=["my_package"]`, `--trust my_package`), and its model YAMLs may not use `imports` of other packages
@@ -64,16 +66,20 @@ def _section(annotation: object) -> type[BaseModel] | None:
 
 def type_name(annotation: object) -> str:
     """Return an annotation in the words of YAML."""
+    if typing.get_origin(annotation) is typing.Annotated:
+        annotation = typing.get_args(annotation)[0]
     if _section(annotation) is not None:
         return "section"
     arguments = typing.get_args(annotation)
     origin = typing.get_origin(annotation)
     if origin is typing.Literal:
         return " or ".join(f"`{a}`" for a in arguments)
-    if origin in (list, tuple, Sequence):
+    if origin in (list, Sequence):
         return f"list of {type_name(arguments[0])}"
     if origin in (dict, Mapping):
         return f"mapping of {type_name(arguments[1])}"
+    if origin is tuple:
+        return f"list of {', '.join(type_name(a) for a in arguments if a is not Ellipsis)}"
     if arguments:
         return " or ".join(type_name(a) for a in arguments)
     words: dict[typing.Any, str] = {

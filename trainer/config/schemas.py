@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from trainer.config.augmentation import AugmentationConfig
 from trainer.config.component import MAY_CHANGE, ComponentSpec
 from trainer.config.online import OnlineConfig
-from trainer.config.section import Section
+from trainer.config.section import KeyMistake, Section
 
 NormalizationMode = Literal["mean_std", "min_max", "quantile", "none"]
 
@@ -74,8 +74,12 @@ class ValidationConfig(Section):
 
     @model_validator(mode="after")
     def _one_of_two(self) -> ValidationConfig:
-        if (self.fraction is None) == (self.episodes is None):
-            raise ValueError("give either fraction or episodes")
+        if self.fraction is None and self.episodes is None:
+            raise KeyMistake(
+                "fraction", "which episodes are held out is not said", "give fraction or episodes"
+            )
+        if self.fraction is not None and self.episodes is not None:
+            raise KeyMistake("episodes", "fraction says already which episodes are held out", "remove one")
         return self
 
 
@@ -138,8 +142,16 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _one_batch_size(self) -> DataConfig:
-        if (self.batch_size is None) == (self.global_batch_size is None):
-            raise ValueError("give either batch_size or global_batch_size")
+        if self.batch_size is None and self.global_batch_size is None:
+            message = "the size of a batch is not said"
+            hint = "give batch_size (samples of a rank) or global_batch_size (samples of all ranks)"
+            raise KeyMistake("batch_size", message, hint)
+        if self.batch_size is not None and self.global_batch_size is not None:
+            message = "batch_size gives the size of a batch already"
+            hint = (
+                "remove one of the two; `batch_size: null` takes back one of a file that this one builds on"
+            )
+            raise KeyMistake("global_batch_size", message, hint)
         return self
 
 
@@ -297,13 +309,14 @@ class TrainConfig(Section):
     @model_validator(mode="after")
     def _has_an_end(self) -> TrainConfig:
         if self.epoch is None and self.max_steps is None:
-            raise ValueError("how long to train is not said: give epoch, max_steps, or both")
+            raise KeyMistake("epoch", "how long to train is not said", "give epoch, max_steps, or both")
         clips = self.gradient_clip_val
         numbers = clips.values() if isinstance(clips, dict) else [] if clips is None else [clips]
         if not all(number > 0 for number in numbers):
-            raise ValueError("gradient_clip_val must be greater than 0")
+            raise KeyMistake("gradient_clip_val", "the largest norm of a gradient is greater than 0")
         if isinstance(clips, dict) and self.gradient_clip_scope == "global":
-            raise ValueError("gradient_clip_scope: global takes one number as gradient_clip_val")
+            message = "with gradient_clip_scope: global there is one norm, so this is one number"
+            raise KeyMistake("gradient_clip_val", message)
         return self
 
 
@@ -330,6 +343,13 @@ class ExperimentConfig(Section):
     online: OnlineConfig | None = Field(
         None, description="what robots collect while the policy trains: `trainer online`"
     )
+
+    def at(self, path: tuple[str | int, ...]) -> Any:
+        """Return what stands at a config path."""
+        value: Any = self
+        for key in path:
+            value = getattr(value, str(key)) if isinstance(value, BaseModel) else value[key]
+        return value
 
     def with_parameters(self, path: tuple[str | int, ...], params: dict[str, Any]) -> ExperimentConfig:
         """Return the same configuration with other `params` of the component spec at a config path."""

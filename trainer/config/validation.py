@@ -9,8 +9,9 @@ from model_constructor import ConfigPath, did_you_mean, format_path
 
 from trainer.config.errors import ConfigError, ConfigValidationIssue
 from trainer.config.loader import LocatedConfig
-from trainer.config.parameters import Target, convert_parameters, validated
+from trainer.config.parameters import Target, convert_parameters
 from trainer.config.schemas import ExperimentConfig
+from trainer.config.validated import validated
 
 _ELSEWHERE = {
     "model.config_path": "components stand under model.component_config_paths",
@@ -54,11 +55,13 @@ class Issues:
         self.located = located
         self.found: list[ConfigValidationIssue] = []
 
-    def add(self, path: ConfigPath, message: str, hint: str | None = None) -> None:
-        """Note one mistake at a config path."""
-        location = self.located.locate(path)
+    def add(self, path: ConfigPath, message: str, hint: str | None = None, of_key: bool = False) -> None:
+        """Note one mistake at a config path: of its value, or of its key."""
+        location = self.located.locate(path, of_key)
         chain = self.located.chain(location)
-        self.found.append(ConfigValidationIssue(format_path(path), message, hint, location, chain, path))
+        self.found.append(
+            ConfigValidationIssue(format_path(path), message, hint, location, chain, path, of_key)
+        )
 
     def copy(self) -> Issues:
         """Return the same mistakes, to which others can be added."""
@@ -81,10 +84,26 @@ def validate_schema(issues: Issues) -> ExperimentConfig | None:
     """Check the whole configuration against the schema; None when something was found."""
     config, found = validated(ExperimentConfig, issues.located.data)
     for one in found:
-        issues.add(one.path, one.error_message, _ELSEWHERE.get(one.error_path) or one.hint)
+        issues.add(one.path, one.error_message, _ELSEWHERE.get(one.error_path) or one.hint, one.of_key)
     if config is not None:
         _check_component_names(issues, config)
     return config
+
+
+def idle_overrides(located: LocatedConfig, config: ExperimentConfig) -> list[str]:
+    """Return a sentence per override without which the configuration would be the same.
+
+    Args:
+        located: the loaded configuration.
+        config: what the schema makes of it.
+    """
+    plain = config.model_dump(exclude={"params"})
+    return [
+        f"--set {text} changes nothing: the configuration is the same without it."
+        for text, raw in located.without.items()
+        if raw == located.data
+        or ((other := validated(ExperimentConfig, raw)[0]) and other.model_dump(exclude={"params"}) == plain)
+    ]
 
 
 def validate_parameters(
@@ -108,7 +127,7 @@ def validate_parameters(
     """
     converted, found = convert_parameters(params, targets, reserved)
     for one in found:
-        issues.add((*path, *one.path), one.error_message, one.hint)
+        issues.add((*path, *one.path), one.error_message, one.hint, one.of_key)
     return converted
 
 
@@ -119,7 +138,7 @@ def _check_component_names(issues: Issues, config: ExperimentConfig) -> None:
         for name in getattr(config.model, section):
             if name not in names:
                 hint = did_you_mean(name, names, "components are")
-                issues.add(("model", section, name), "there is no component of this name", hint)
+                issues.add(("model", section, name), "there is no component of this name", hint, of_key=True)
     frozen = [n for n, a in config.model.component_build_args.items() if a.freeze]
     for name in frozen:
         if name in config.model.component_optims:

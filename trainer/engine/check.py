@@ -8,14 +8,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from model_constructor import ConfigPath, did_you_mean
+from model_constructor import ConfigPath, closest, did_you_mean
 
 from trainer.config.errors import ConfigError
 from trainer.config.loader import LocatedConfig
 from trainer.config.parameters import FRAMEWORK_ARGUMENTS, Target, receivers
 from trainer.config.paths import project_folder
 from trainer.config.schemas import ComponentSpec, ExperimentConfig, TrainConfig
-from trainer.config.validation import Issues, mistake, validate_parameters, validate_schema
+from trainer.config.validation import (
+    Issues,
+    idle_overrides,
+    mistake,
+    validate_parameters,
+    validate_schema,
+)
 from trainer.engine.effects import check_effects, check_watched, idle_components, idle_settings
 from trainer.engine.inputs import (
     check_device,
@@ -39,6 +45,7 @@ from trainer.registry import (
     Registry,
     load_plugins,
 )
+from trainer.registry.shipped import shipped_plugins
 from trainer.templates import Callback, Logger, Metric
 
 DATAMODULE: ConfigPath = ("data", "datamodule")
@@ -111,14 +118,8 @@ def check(
     """
     issues = Issues(located)
     config = validate_schema(issues)
-    import_builtins()
-    _import_plugins(issues)
-    parameters: dict[ConfigPath, dict[str, Any]] = {}
-    for path, registry, spec in _specs(located.data):
-        converted = _check_spec(issues, path, registry, spec)
-        if converted is not None:
-            parameters[path] = converted
-            config = config and config.with_parameters(path, converted)
+    warnings = [] if config is None else idle_overrides(located, config)
+    config, parameters = check_components(issues, config)
     component_paths = find_models(issues)
     run = check_save_dir(issues)
     parts = {key: _build_parts(issues, parameters, key) for key in _SEVERAL}
@@ -126,7 +127,6 @@ def check(
     for path, name, metric in parts["metrics"]:
         metrics[name if name not in metrics else f"{name}_{path[-1]}"] = metric
     callbacks = {path: callback for path, _, callback in parts["callbacks"]}
-    warnings: list[str] = []
     robots: Mapping[ConfigPath, SimulatedRobot] = {}
     if config is not None:
         robots = check_simulators(issues, config)
@@ -136,7 +136,7 @@ def check(
         check_resume_from(issues, config)
         check_watched(issues, config, callbacks, list(metrics), others=others)
         config = _resolve_batch_size(issues, config, world_size)
-        warnings = [*idle_components(config), *idle_settings(config)]
+        warnings += [*idle_components(config), *idle_settings(config)]
     return CheckedConfig(
         located=located,
         issues=issues,
@@ -153,10 +153,33 @@ def check(
     )
 
 
+def check_components(
+    issues: Issues, config: ExperimentConfig | None
+) -> tuple[ExperimentConfig | None, dict[ConfigPath, dict[str, Any]]]:
+    """Import the plugins, and check the key and the parameters of every registered component.
+
+    Args:
+        issues: takes the mistakes.
+        config: the configuration as the schema has it; None where that found mistakes.
+
+    Returns:
+        The configuration with converted parameters, and the parameters by the config path of their spec.
+    """
+    import_builtins()
+    are_all_there = _import_plugins(issues)
+    parameters: dict[ConfigPath, dict[str, Any]] = {}
+    for path, registry, spec in component_specs(issues.located.data):
+        given = _check_spec(issues, path, registry, spec, are_all_there)
+        if given is not None:
+            parameters[path] = given
+            config = config and config.with_parameters(path, given)
+    return config, parameters
+
+
 def converted(config: ExperimentConfig) -> ExperimentConfig:
     """Return a configuration of an earlier version, which may hold parameters as they were written."""
     unheard = Issues(LocatedConfig(config.model_dump()))
-    for path, registry, spec in _specs(unheard.located.data):
+    for path, registry, spec in component_specs(unheard.located.data):
         params = _check_spec(unheard, path, registry, spec)
         config = config if params is None else config.with_parameters(path, params)
     return config
@@ -168,8 +191,13 @@ def import_builtins() -> None:
         importlib.import_module(f"trainer.{name}")
 
 
-def _import_plugins(issues: Issues) -> None:
-    """Import the plugins; those of the user's project are found beside its configs."""
+def _import_plugins(issues: Issues) -> bool:
+    """Import the plugins; those of the user's project are found beside its configs.
+
+    Returns:
+        Whether all are there: what one of them would have registered is not missed too.
+    """
+    before = len(issues.found)
     names = issues.located.data.get("plugins") or []
     for index, name in enumerate(names if isinstance(names, list) else []):
         if not isinstance(name, str):
@@ -177,10 +205,11 @@ def _import_plugins(issues: Issues) -> None:
         try:
             load_plugins([name], project_folder(issues.located.path))
         except PluginError as error:
-            issues.add(("plugins", index), str(error))
+            issues.add(("plugins", index), error.message, error.hint)
+    return len(issues.found) == before
 
 
-def _specs(raw: Mapping[str, Any]) -> list[tuple[ConfigPath, Registry[Any], Mapping[str, Any]]]:
+def component_specs(raw: Mapping[str, Any]) -> list[tuple[ConfigPath, Registry[Any], Mapping[str, Any]]]:
     """Return every place where a registry key stands, as far as the raw configuration shows it."""
     found: list[tuple[ConfigPath, Registry[Any]]] = [
         (DATAMODULE, DATASET_BUILDER_REGISTRY),
@@ -217,13 +246,18 @@ def _entries(raw: Mapping[str, Any], key: str) -> list[Any]:
 
 
 def _check_spec(
-    issues: Issues, path: ConfigPath, registry: Registry[Any], spec: Mapping[str, Any]
+    issues: Issues,
+    path: ConfigPath,
+    registry: Registry[Any],
+    spec: Mapping[str, Any],
+    are_plugins_there: bool = True,
 ) -> dict[str, Any] | None:
     """Check the key and the parameters of one spec; return the converted parameters."""
     key = spec["type"]
     if not registry.has(key):
-        hint = did_you_mean(key, registry.keys(), "registered:", "nothing; is its module under plugins?")
-        issues.add((*path, "type"), f"no {registry.name} is registered as '{key}'", hint)
+        if are_plugins_there:
+            hint = _hint_of_key(key, registry)
+            issues.add((*path, "type"), f"no {registry.name} is registered as '{key}'", hint)
         return None
     raw = spec.get("params") or {}
     if not isinstance(raw, Mapping):
@@ -235,6 +269,18 @@ def _check_spec(
     # Only where the framework passes arguments of its own are their names taken.
     reserved = () if registry in _SEVERAL.values() else FRAMEWORK_ARGUMENTS
     return validate_parameters(issues, (*path, "params"), raw, targets, reserved)
+
+
+def _hint_of_key(key: str, registry: Registry[Any]) -> str:
+    """Return what to write for a key that nobody registered: the plugin that would, or the nearest key."""
+    shipped = shipped_plugins().get(registry.name, {})
+    near = key if key in shipped else next(iter(closest(key, sorted({*registry.keys(), *shipped}))), None)
+    if near is None:
+        return did_you_mean(key, registry.keys(), "registered:", "nothing; is its module under plugins?")
+    meant = "" if near == key else f"did you mean '{near}'? "
+    if registry.has(near):
+        return meant.strip()
+    return f"{meant}{'it' if meant else 'this one'} comes with the plugin {shipped[near]}"
 
 
 def _any(**params: Any) -> None:

@@ -35,15 +35,14 @@ def user_message(error: BaseException) -> str | None:
     from model_constructor import ConfigError as ModelConfigError
 
     from trainer.checkpoint.folder import CheckpointError
-    from trainer.config.errors import ConfigError, ConfigLoadError
-    from trainer.config.loader import describe_yaml_error
+    from trainer.config.errors import ConfigError, ConfigLoadError, yaml_issues
     from trainer.data.errors import DatasetError
     from trainer.registry import PluginError
     from trainer.utils.errors import TrainingFault, UsageError
     from trainer.utils.files import disk_trouble
 
     if isinstance(error, ModelConfigError):
-        return describe_yaml_error(error)
+        return "\n".join(issue.shown() for issue in yaml_issues(error))
     meant_for_users = (
         ConfigError,
         ConfigLoadError,

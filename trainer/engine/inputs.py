@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from model_constructor import ConfigError as ModelConfigError
-from model_constructor import ConfigPath, compile_ir, format_path
+from model_constructor import ConfigPath, compile_ir, files_like, format_path
 
 from trainer.checkpoint.folder import CheckpointError, weights_folder
 from trainer.config.errors import ConfigValidationIssue
@@ -42,7 +42,9 @@ def _find_model(issues: Issues, here: ConfigPath, value: str) -> Path | None:
     found = find_input(value, folders)
     if found is None or not found.is_file():
         looked = " and ".join(str(f) for f in folders)
-        issues.add(here, f"there is no component YAML {value}", f"looked in {looked}")
+        near = next((name for folder in folders for name in files_like(folder / value)), None)
+        meant = "" if near is None else f"did you mean {Path(value).with_name(near)}? "
+        issues.add(here, f"there is no component YAML {value}", f"{meant}looked in {looked}")
         return None
     try:
         compile_ir(found)
@@ -56,7 +58,10 @@ def _note_model_errors(issues: Issues, here: ConfigPath, error: ModelConfigError
     reference = issues.located.locate(here)
     for one in error.errors:
         hint = f"did you mean '{one.suggestions[0]}'?" if one.suggestions else None
-        origin = (reference.format(), one.location.file) if reference and one.location else ()
+        origin: tuple[str, ...] = ()
+        if reference and one.location:
+            stack, file = one.include_stack, one.location.file
+            origin = (reference.format(), *stack[: stack.index(file) if file in stack else None], file)
         location = one.location or reference
         issues.found.append(
             ConfigValidationIssue(format_path(here), one.message, hint, location, origin, here)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,24 +53,73 @@ def checkpoint_to_resume(
     folder, manifest = _good(checked.run if asked == "auto" else output_path(asked, checked.located.path))
     if CONFIG not in manifest["files"]:
         raise CheckpointError(f"checkpoint {folder} has no {CONFIG}, so nothing can go on from it")
-    before = _with_defaults(yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")))
-    free = {*may_change(ExperimentConfig), *_free_data_parameters(checked.config)}
-    changed = sorted(_differences(before, resolved(checked.config), free))
-    changed += [
-        f"the model YAML of '{name}'"
-        for name, path in checked.component_paths.items()
-        if _read_yaml(folder / MODELS / f"{name}.yaml") != flat_model(path)
-    ]
-    sizes = {"global batch": global_batch, "steps per epoch": steps_per_epoch}
-    for name, value in sizes.items():
-        was = manifest.get(name.replace(" ", "_"), value)
-        if was != value:
-            changed.append(f"{name} {value} instead of {was}")
+    found = changes(checked, folder, manifest, global_batch, steps_per_epoch)
+    changed = list(dict.fromkeys(one.said for one in found if not one.is_allowed))
     if changed:
         message = f"{folder} was made with other settings ({', '.join(changed)})"
         hint = "choose another save_dir, or set the old values to go on with this run"
         raise checked.mistake(("train", "save_dir"), message, hint)
     return folder
+
+
+@dataclass(frozen=True)
+class Change:
+    """One difference between the settings of a run and those that it would go on with.
+
+    Attributes:
+        what: dotted path of the setting, or what else differs.
+        before: its value in the run.
+        after: its value now.
+        is_allowed: a run may change it without becoming another one.
+        said: the change in a word or two.
+    """
+
+    what: str
+    before: Any
+    after: Any
+    is_allowed: bool
+    said: str
+
+
+def changes(
+    checked: CheckedConfig,
+    folder: Path,
+    manifest: Mapping[str, Any],
+    global_batch: int,
+    steps_per_epoch: int | None,
+) -> list[Change]:
+    """Return everything that differs from the settings with which a checkpoint was made.
+
+    Args:
+        checked: the checked configuration.
+        folder: the checkpoint, which holds its configuration.
+        manifest: that of the checkpoint.
+        global_batch: samples per update over all ranks.
+        steps_per_epoch: updates per epoch; None without epochs.
+    """
+    before = _with_defaults(yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")))
+    free = {*may_change(ExperimentConfig), *_free_data_parameters(checked.config)}
+    found = [
+        Change(path, was, now, _is_within(path, free), path)
+        for path, (was, now) in sorted(_differences(before, resolved(checked.config)).items())
+    ]
+    for name, path in checked.component_paths.items():
+        was, now = _read_yaml(folder / MODELS / f"{name}.yaml"), flat_model(path)
+        said = f"the model YAML of '{name}'"
+        found += [
+            Change(f"{name}: {key}", *values, False, said)
+            for key, values in sorted(_differences(was, now).items())[: None if was else 1]
+        ]
+    sizes = {"global batch": global_batch, "steps per epoch": steps_per_epoch}
+    for name, value in sizes.items():
+        was = manifest.get(name.replace(" ", "_"), value)
+        if was != value:
+            found.append(Change(name, was, value, False, f"{name} {value} instead of {was}"))
+    return found
+
+
+def _is_within(path: str, sections: Collection[str]) -> bool:
+    return any(path == section or path.startswith(f"{section}.") for section in sections)
 
 
 def _has_saved(run: Path) -> bool:
@@ -198,12 +248,14 @@ def _read_yaml(path: Path) -> Any:
     return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def _differences(before: Any, after: Any, free: Collection[str], path: str = "") -> set[str]:
-    """Return the dotted paths whose values differ and that matter for the numbers of a run."""
-    if path in free or before == after:
-        return set()
+def _differences(before: Any, after: Any, path: str = "") -> dict[str, tuple[Any, Any]]:
+    """Return dotted path → the two values, of everything that differs."""
+    if before == after:
+        return {}
     if isinstance(before, dict) and isinstance(after, dict):
-        keys = [*before, *(k for k in after if k not in before)]
-        start = f"{path}." if path else ""
-        return set().union(*(_differences(before.get(k), after.get(k), free, f"{start}{k}") for k in keys))
-    return {path}
+        found = {}
+        for key in [*before, *(k for k in after if k not in before)]:
+            below = f"{path}.{key}" if path else str(key)
+            found.update(_differences(before.get(key), after.get(key), below))
+        return found
+    return {path: (before, after)}

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import sys
+import traceback
 from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
 
+from model_constructor import closest
+
+from trainer.utils import import_utils
 from trainer.utils.import_utils import import_module
 
 ENTRY_POINTS = "trainer.plugins"
@@ -14,7 +20,17 @@ SHIPPED = ("trainer", "experiment_training")
 
 
 class PluginError(ImportError):
-    """A plugin is not there, or fails while it is imported."""
+    """A plugin is not there, or fails while it is imported.
+
+    Args:
+        message: one sentence without its full stop.
+        hint: what to do about it.
+    """
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(f"{message}; {hint}" if hint else message)
+        self.message = message
+        self.hint = hint
 
 
 def load_plugins(modules: Iterable[str], project: Path | None = None) -> None:
@@ -31,8 +47,45 @@ def load_plugins(modules: Iterable[str], project: Path | None = None) -> None:
         try:
             import_module(name, project)
         except Exception as error:  # whatever a module of the user's raises is his to see
-            kind = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "
-            raise PluginError(f"plugin '{name}' cannot be imported: {kind}{error}") from error
+            reason, hint = _reason(name, error, project)
+            raise PluginError(f"plugin '{name}' cannot be imported: {reason}", hint) from error
+
+
+def _reason(plugin: str, error: Exception, project: Path | None) -> tuple[str, str | None]:
+    """Return why a plugin cannot be imported, and what to do about it."""
+    missing = error.name if isinstance(error, ModuleNotFoundError) else None
+    if missing is not None and f"{plugin}.".startswith(f"{missing}."):
+        return _not_there(plugin, missing, project)
+    kind = "" if isinstance(error, ImportError) else f"{type(error).__name__}: "
+    return f"{kind}{error}{_where(error)}", None
+
+
+def _not_there(plugin: str, missing: str, project: Path | None) -> tuple[str, str | None]:
+    """Return where a module was looked for that is, or leads to, a plugin; and the nearest one there."""
+    parent, _, last = missing.rpartition(".")
+    if parent:
+        places = [str(place) for place in getattr(sys.modules.get(parent), "__path__", ())]
+        looked = f"looked in {' and '.join(places)}" if places else f"{parent} is no package"
+        names = []
+    else:
+        own = [] if project is None else [str(project)]
+        places = [*own, *sys.path]
+        looked = f"looked in {''.join(f'the project {folder} and ' for folder in own)}Python's path"
+        names = list(SHIPPED)
+    near = closest(last, [*names, *(module.name for module in pkgutil.iter_modules(places))])
+    right = plugin.split(".")
+    right[missing.count(".")] = near[0] if near else ""
+    return f"there is no module {missing}, {looked}", f"did you mean '{'.'.join(right)}'?" if near else None
+
+
+def _where(error: Exception) -> str:
+    """Return the line that raised an error while a plugin was imported, as ` (file:line)`."""
+    if isinstance(error, SyntaxError):  # which says it itself
+        return ""
+    machinery = (__file__, import_utils.__file__, importlib.__file__)
+    frames = [(f.filename, f.lineno) for f in traceback.extract_tb(error.__traceback__)]
+    own = [f" ({file}:{line})" for file, line in frames if file not in machinery and file[:1] != "<"]
+    return own[-1] if own else ""
 
 
 def load_trusted_plugins(modules: Iterable[str], trust: Sequence[str] = ()) -> None:

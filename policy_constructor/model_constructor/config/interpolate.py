@@ -6,13 +6,14 @@ become text. Paths are looked up from the root and may lead through values that 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
 from typing import Any
 
 from model_constructor.config.nodes import UNKNOWN, Node, from_data, to_data
-from model_constructor.config.source_map import ConfigPath, SourceMap, format_path
+from model_constructor.config.source_map import ConfigPath, SourceLocation, SourceMap, format_path
 from model_constructor.errors import ConfigError
 from model_constructor.util.problems import Problems
 from model_constructor.util.suggest import closest
@@ -21,6 +22,7 @@ _SEGMENT = re.compile(r"([^\[\]]+)((?:\[[^\[\]]*\])*)\Z")
 _INDEX = re.compile(r"\[([^\[\]]*)\]")
 _TYPES = ("int", "float", "bool", "json")
 MAX_TEXT = 1_000_000
+_MAX_SOURCES = 8
 _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 
 
@@ -66,7 +68,7 @@ class _Interpolator:
             elif isinstance(node.value, list):
                 value = [self._child(child, (*path, index)) for index, child in enumerate(node.value)]
             else:
-                value = self._string(node, path)
+                node, value = self._string(node, path)
         finally:
             self._open.pop()
         self._resolved[path] = node.holding(value)
@@ -84,13 +86,25 @@ class _Interpolator:
         names = " -> ".join(format_path(path) for path in chain)
         return ConfigError(f"Interpolation cycle detected: {names}", config_path=chain[0], location=node.loc)
 
-    def _string(self, node: Node, path: ConfigPath) -> Any:
+    def _string(self, node: Node, path: ConfigPath) -> tuple[Node, Any]:
+        """The node of a text, knowing what filled in its sites, and the value that it comes to."""
         pieces = _split(node.value)
-        if len(pieces) == 1:
-            return self._site(pieces[0], node, path) if isinstance(pieces[0], _Site) else node.value
+        if len(pieces) == 1 and not isinstance(pieces[0], _Site):
+            return node, node.value
+        filled: list[str] = []
+        if len(pieces) == 1 and isinstance(pieces[0], _Site):
+            value = self._site(pieces[0], node, path, filled)
+        else:
+            value = self._text(pieces, node, path, filled)
+        if node.loc is None or not filled:
+            return node, value
+        node = node.at(dataclasses.replace(node.loc, filled_from=tuple(filled)), node.key_loc)
+        return node, _placed(value, node.loc)
+
+    def _text(self, pieces: list[str | _Site], node: Node, path: ConfigPath, filled: list[str]) -> Any:
         text, length = [], 0
         for piece in pieces:
-            value = self._site(piece, node, path) if isinstance(piece, _Site) else piece
+            value = self._site(piece, node, path, filled) if isinstance(piece, _Site) else piece
             if value is UNKNOWN:
                 return UNKNOWN
             if isinstance(value, (dict, list)):
@@ -102,11 +116,17 @@ class _Interpolator:
                 raise ConfigError(message, config_path=path, location=node.loc)
         return "".join(text)
 
-    def _site(self, site: _Site, node: Node, path: ConfigPath) -> Any:
+    def _site(self, site: _Site, node: Node, path: ConfigPath, filled: list[str]) -> Any:
+        """The value of a site; where it came from is added to `filled`."""
         if site.is_env:
+            filled.append(_variable(site.body))
             return self._environment(site.body, node, path)
         found, place = self._look_up(site.body, node, path)
-        return found.value if place is None else self.resolve(found, place).value
+        if place is not None:
+            found = self.resolve(found, place)
+        if found.loc is not None:
+            filled += [f"{site.body} at {found.loc.format()}", *found.loc.filled_from][:_MAX_SOURCES]
+        return found.value
 
     def _look_up(self, body: str, site: Node, path: ConfigPath) -> tuple[Node, ConfigPath | None]:
         """The raw node that a path names and its own path; no path for a value that is finished already."""
@@ -255,6 +275,30 @@ def _parse_env(body: str) -> tuple[str | None, str, str | None]:
     if colon and kind.strip() in _TYPES:
         return kind.strip(), typed_name.strip(), default if comma else None
     return None, name.strip(), default if comma else None
+
+
+def _placed(value: Any, loc: SourceLocation | None) -> Any:
+    """A value whose parts that stand in no file, since a variable gave them, stand where its site does."""
+    if isinstance(value, dict):
+        return {key: child if child.loc else _standing(child, loc) for key, child in value.items()}
+    if isinstance(value, list):
+        return [child if child.loc else _standing(child, loc) for child in value]
+    return value
+
+
+def _standing(node: Node, loc: SourceLocation | None) -> Node:
+    return Node(_placed(node.value, loc), loc)
+
+
+def _variable(body: str) -> str:
+    """What an `env:` site is filled in from, in words."""
+    _, name, default = _parse_env(body)
+    try:
+        is_set = name in os.environ
+    except ValueError:
+        is_set = False
+    given = is_set or default is None
+    return f"environment variable {name}" if given else f"the default of environment variable {name}"
 
 
 def _cast(kind: str, text: str) -> Any:

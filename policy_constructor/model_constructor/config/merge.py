@@ -71,7 +71,9 @@ def read_directive(node: Node, path: ConfigPath, problems: Problems) -> MergeDir
             )
     if not isinstance(mode, str) or mode not in MODES:
         if mode is not UNKNOWN:
-            problems.add(f"Invalid merge mode {mode!r}", (*path, "_merge_"), fields["_merge_"].loc, MODES)
+            near = [*closest(str(mode), MODES, len(MODES)), *MODES]
+            known = list(dict.fromkeys(near))
+            problems.add(f"Invalid merge mode {mode!r}", (*path, "_merge_"), fields["_merge_"].loc, known)
         return None
     if "_value_" not in fields:
         problems.add(f"'_merge_: {mode}' needs '_value_'", path, node.loc, ["_value_"])

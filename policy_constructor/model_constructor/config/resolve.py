@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from model_constructor.config.defaults import defaults_entries
 from model_constructor.config.interpolate import interpolate_node
 from model_constructor.config.merge import merge_nodes
 from model_constructor.config.nodes import UNKNOWN, Node, from_data, to_data
@@ -97,8 +98,10 @@ def _compose(file: str, stack: tuple[str, ...], problems: Problems) -> Node:
     """A file with the files of its `defaults` beneath it."""
     root = load_yaml_node(file)
     stack = (*stack, file)
+    if len(stack) > 1:
+        problems.chains[file] = stack
     composed = root.holding({})
-    for entry in _defaults(root, stack, problems):
+    for entry in _with_stack(root, stack, problems):
         path = os.path.join(os.path.dirname(file), os.path.expanduser(entry.value))
         included = os.path.normpath(path)
         if any(_same_file(included, above) for above in stack):
@@ -133,20 +136,16 @@ def _included_from(error: ConfigError, entry: Node, stack: tuple[str, ...]) -> C
     )
 
 
-def _defaults(root: Node, stack: tuple[str, ...], problems: Problems) -> list[Node]:
-    node = root.value.get("defaults")
-    if node is None or node.value is None:
-        return []
-    entries: list[Node] = []
-    for entry in node.value if isinstance(node.value, list) else [node]:
-        if isinstance(node.value, list) and isinstance(entry.value, str) and entry.value:
-            entries.append(entry)
-            continue
+def _with_stack(root: Node, stack: tuple[str, ...], problems: Problems) -> list[Node]:
+    """The entries of `defaults`; mistakes in them have the chain of files that led there."""
+    found = Problems()
+    entries = defaults_entries(root, found)
+    for one in found.all():
         problems.take(
             ConfigError(
-                "'defaults' must be a list of strings",
-                config_path=("defaults",),
-                location=entry.loc,
+                one.message,
+                config_path=one.config_path,
+                location=one.location,
                 include_stack=stack if len(stack) > 1 else None,
             )
         )

@@ -67,11 +67,16 @@ def _check_model(data: dict[str, Any], source_map: SourceMap, problems: Problems
     if not isinstance(model, dict):
         problems.add("'model' must be a mapping", path, source_map.nearest(path))
         return
+    is_misspelt = False
     for key in model:
         if key not in FORMS:
             at = (*path, key)
-            problems.add(f"Unknown key '{key}' in model", at, source_map.get_key(at), closest(key, FORMS))
+            near = closest(key, FORMS)
+            problems.add(f"Unknown key '{key}' in model", at, source_map.get_key(at), near)
+            is_misspelt = is_misspelt or bool(near)
     chosen = [form for form in FORMS if form in model]
+    if not chosen and is_misspelt:
+        return
     if len(chosen) != 1:
         problems.add("'model' needs exactly one of 'sequential' and 'graph'", path, source_map.get_key(path))
         return

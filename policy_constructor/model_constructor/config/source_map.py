@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 ConfigPath: TypeAlias = tuple[str | int, ...]
@@ -22,15 +22,23 @@ def format_path(path: ConfigPath) -> str:
 
 @dataclass(frozen=True, order=True)
 class SourceLocation:
-    """A position in a file; line and column count from 1."""
+    """A position in a file; line and column count from 1.
+
+    Attributes:
+        file: the file; or whatever else a value came from, such as an argument of a command.
+        line: 0 for what is no file and has no lines.
+        col: 0 likewise.
+        filled_from: what filled in the `${…}` that stands there, such as `environment variable LR`.
+    """
 
     file: str
     line: int
     col: int
+    filled_from: tuple[str, ...] = field(default=(), compare=False)
 
     def format(self) -> str:
         """`file:line:col`, as editors and terminals understand it."""
-        return f"{self.file}:{self.line}:{self.col}"
+        return f"{self.file}:{self.line}:{self.col}" if self.line else self.file
 
 
 class SourceMap:
@@ -67,6 +75,15 @@ class SourceMap:
         """Position of the key that `path` ends with; else of the value, or of what encloses it."""
         path = tuple(path)
         return self._keys.get(path) or self.nearest(path)
+
+    def key_or_section(self, path: ConfigPath) -> SourceLocation | None:
+        """Position of the key that `path` ends with; else of the key of the innermost section around it."""
+        path = tuple(path)
+        for length in range(len(path), -1, -1):
+            location = self._keys.get(path[:length]) or self._values.get(path[:length])
+            if location is not None:
+                return location
+        return None
 
     def nearest(self, path: ConfigPath) -> SourceLocation | None:
         """Position of the value, or of the innermost enclosing one that has a position."""

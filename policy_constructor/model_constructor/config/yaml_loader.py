@@ -13,6 +13,7 @@ from model_constructor.config.nodes import MAX_DEPTH, UNKNOWN, Node, to_data
 from model_constructor.config.source_map import SourceLocation, SourceMap
 from model_constructor.errors import ConfigError
 from model_constructor.util.problems import Problems
+from model_constructor.util.suggest import closest
 
 _TAG = "tag:yaml.org,2002:"
 # PyYAML takes `1e-4` for text, since the numbers of YAML 1.1 have a point; those of YAML 1.2 need none.
@@ -53,12 +54,21 @@ def load_yaml_node(path: str | Path) -> Node:
             raise ConfigError(f"not a file: {file}")
         text = file.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
-        raise ConfigError(f"file not found: {file}") from None
+        raise ConfigError(f"file not found: {file}", suggestions=files_like(file)) from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"not UTF-8 text: {file} (byte {error.start})") from None
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read {file}: {getattr(error, 'strerror', None) or error}") from None
     return parse_yaml(text, str(path))
+
+
+def files_like(path: str | Path) -> list[str]:
+    """The name of the YAML file beside a missing one that was probably meant, if there is one."""
+    try:
+        names = {other.stem: other.name for other in Path(path).parent.glob("*.y*ml")}
+    except (OSError, ValueError):
+        return []
+    return [names[stem] for stem in closest(Path(path).stem, names)]
 
 
 def parse_value(text: str) -> Any:

@@ -60,14 +60,14 @@ class _Graph:
         self.problems = problems
 
     def compile(self) -> GraphIR:
-        self._check_keys(_GRAPH_KEYS)
+        misspelt = self._check_keys(_GRAPH_KEYS)
         inputs = self._inputs(self.data.get("inputs"))
         modules = self._modules()
         reader = StepReader(self.scope, self.problems, inputs, modules)
         reader.surely_all_values = isinstance(self.data.get("inputs"), list)
         self._read_steps(reader)
-        if "outputs" not in self.data:
-            self._wrong("'outputs' is missing", (), near="outputs")
+        if "outputs" not in self.data and "outputs" not in misspelt:
+            self._wrong("'outputs' is missing", ())
         return self._ir(inputs, modules, reader, None)
 
     def compile_sequential(self) -> GraphIR | None:
@@ -96,12 +96,17 @@ class _Graph:
         location = self.scope.at_key(path) if key else self.scope.at(path)
         self.problems.add(message, path, location, closest(near, self.data) if near else ())
 
-    def _check_keys(self, known: tuple[str, ...]) -> None:
+    def _check_keys(self, known: tuple[str, ...]) -> set[str]:
+        """Note the keys that are not known, and return those that were perhaps meant."""
+        meant: set[str] = set()
         for key in self.data:
             if key not in known:
                 path = (*self.path, key)
                 message = f"Unknown key '{key}' in {self.path[-1]}"
-                self.problems.add(message, path, self.scope.at_key(path), closest(key, known))
+                near = closest(key, known)
+                self.problems.add(message, path, self.scope.at_key(path), near)
+                meant.update(near)
+        return meant
 
     def _inputs(self, inputs: Any) -> list[str]:
         names = name_list(inputs, (*self.path, "inputs"), "inputs", self.scope, self.problems)

@@ -102,7 +102,9 @@ class StepReader:
         if taken:
             taken = sorted(set(taken))
             at = (*path, "out") if self.scope.source_map.get((*path, "out")) else path
-            self._wrong(f"Output name collision(s): {taken} exist already", at)
+            named = self.scope.source_map.get((*path, "name"))
+            message = f"Output name collision(s): {taken} exist already"
+            self.problems.add(message, at, named if at == path and named else self.scope.at(at))
         self._values.update(produced)
 
     def _name(self, data: dict[str, Any], path: ConfigPath, name: str | None) -> str | None:
@@ -124,7 +126,8 @@ class StepReader:
         if call is UNKNOWN:
             return None
         if "call" not in data:
-            self._wrong("'call' is missing: module:<name> or op:<name>", path)
+            if not closest("call", (key for key in data if key not in _KEYS)):  # else it is misspelt
+                self._wrong("'call' is missing: module:<name> or op:<name>", path)
             return None
         kind, colon, target = call.partition(":") if isinstance(call, str) else ("", "", "")
         if not colon or kind not in ("module", "op") or not target:

@@ -53,6 +53,7 @@ def mismatches(target: Callable[..., Any], positional: int, keywords: Iterable[s
     for name in given:
         if name in filled and parameters[name].kind in _KEYWORD:
             found.append(Mismatch(f"argument '{name}' is given by position and by name", name))
+    meant = {one.suggestions[0] for one in found if one.suggestions}
     missing = [
         name
         for name, parameter in parameters.items()
@@ -60,6 +61,7 @@ def mismatches(target: Callable[..., Any], positional: int, keywords: Iterable[s
         and parameter.kind in (*_POSITIONAL, inspect.Parameter.KEYWORD_ONLY)
         and name not in filled
         and name not in given
+        and name not in meant  # a misspelt name is one mistake
     ]
     if missing:
         found.append(Mismatch(f"Missing required arguments: {missing}"))

@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 
 from model_constructor.api import build_model, compile_ir
 from model_constructor.config.resolve import resolve_config
+from model_constructor.errors import ConfigError
 from model_constructor.graph.lowering import StepLabel, take_all, take_keys
 from model_constructor.graph.model import GraphModel
 from model_constructor.registry.registry import Registry
@@ -67,6 +68,7 @@ class ModelDescription:
         trainable: those of them that learn.
         code: the text of `forward`.
         notes: sentences on what could not be found out.
+        misfit: the step at which shapes do not fit together, with its place in the file.
     """
 
     title: str
@@ -76,6 +78,7 @@ class ModelDescription:
     trainable: int
     code: str
     notes: list[str] = field(default_factory=list)
+    misfit: ConfigError | None = None
 
 
 def describe(
@@ -107,7 +110,7 @@ def describe(
     if unknown:
         raise ValueError(f"the model has no input '{unknown[0]}'; its inputs are {', '.join(model.inputs)}")
     values = {**inputs_from_shapes(config.data.get("shapes"), batch_size=batch), **given}
-    known, notes = _propagate(model, values)
+    known, notes, misfit = _propagate(model, values)
     types = {
         name: str(module.spec.get("_type_") or module.spec.get("_target_"))
         for name, module in ir.modules.items()
@@ -124,6 +127,7 @@ def describe(
         trainable=trainable,
         code=model.code,
         notes=notes,
+        misfit=misfit,
     )
 
 
@@ -157,10 +161,12 @@ class _Shapes(torch.fx.Interpreter):
         return value
 
 
-def _propagate(model: GraphModel, values: Mapping[str, Any]) -> tuple[dict[torch.fx.Node, str], list[str]]:
+def _propagate(
+    model: GraphModel, values: Mapping[str, Any]
+) -> tuple[dict[torch.fx.Node, str], list[str], ConfigError | None]:
     missing = [name for name in model.inputs if name not in values]
     if missing:
-        return {}, [f"shapes are not known: no --input for {', '.join(missing)}"]
+        return {}, [f"shapes are not known: no --input for {', '.join(missing)}"], None
     runner = _Shapes(model)
     arguments = [_on_meta(values[name]) for name in model.inputs]
     try:
@@ -168,13 +174,14 @@ def _propagate(model: GraphModel, values: Mapping[str, Any]) -> tuple[dict[torch
             runner.run(*arguments)
     except Exception as error:
         reason = str(error).partition("\n")[0] or type(error).__name__
-        step = (
-            runner.running.meta.get("step", runner.running.name)
-            if runner.running is not None
-            else "the start"
+        running = runner.running
+        step = "the start" if running is None else running.meta.get("step", running.name)
+        place, name = (
+            (step.location, f"{step.kind} '{step.name}'") if isinstance(step, StepLabel) else (None, step)
         )
-        return runner.known, [f"shapes are known up to {step}: {reason}"]
-    return runner.known, []
+        misfit = ConfigError(f"shapes do not fit in {name}: {reason}", location=place)
+        return runner.known, [f"shapes are known up to {step}: {reason}"], misfit
+    return runner.known, [], None
 
 
 def _on_meta(value: Any) -> Any:

@@ -8,6 +8,7 @@ from model_constructor.config.resolve import ResolvedConfig
 from model_constructor.config.source_map import ConfigPath
 from model_constructor.registry.registry import Registry
 from model_constructor.util.problems import Problems
+from model_constructor.util.suggest import closest
 from model_constructor.util.trust import is_trusted
 
 
@@ -30,10 +31,11 @@ def apply_imports(config: ResolvedConfig, registry: Registry, problems: Problems
             problems.add(f"import of '{name}' is disabled by settings.allow_imports", path, location)
         elif not settings.allows_module(name):
             problems.add(
-                f"import of '{name}' is not allowed by settings.allowed_import_prefixes",
+                f"import of '{name}' is not allowed by settings.allowed_import_prefixes, which are "
+                f"{', '.join(settings.allowed_import_prefixes) or 'none'}",
                 path,
                 location,
-                settings.allowed_import_prefixes,
+                closest(name, settings.allowed_import_prefixes),
             )
         elif not is_trusted(name):
             problems.add(f"import of '{name}' is not trusted by whoever builds this", path, location)

@@ -14,9 +14,13 @@ class Problems:
     """The mistakes found so far.
 
     The same mistake reached on two ways (a template used twice) counts once.
+
+    Attributes:
+        chains: file → the files whose `defaults` lead to it, itself last, where there are any above it.
     """
 
     def __init__(self) -> None:
+        self.chains: dict[str, tuple[str, ...]] = {}
         self._errors: dict[tuple[object, ...], ConfigError] = {}
 
     def __len__(self) -> int:
@@ -45,6 +49,10 @@ class Problems:
         except ConfigError as error:
             self.take(error)
 
+    def all(self) -> list[ConfigError]:
+        """What was found, in that order."""
+        return list(self._errors.values())
+
     def raise_all(self, context_lines: int = 0) -> None:
         """Raise what was found, if anything: one `ConfigError`, or a `ConfigErrors` of several.
 
@@ -52,11 +60,24 @@ class Problems:
         """
         if not self._errors:
             return
-        errors = list(self._errors.values())
+        errors = [self._reached(error) for error in self._errors.values()]
         raised = errors[0] if len(errors) == 1 else ConfigErrors(errors)
         for error in errors:
             if context_lines and error.location is not None:
                 lines = excerpt(error.location, context_lines)
                 if lines:
-                    add_note(raised, lines)
+                    add_note(raised, f"{error.location.format()}\n{lines}")
         raise raised
+
+    def _reached(self, error: ConfigError) -> ConfigError:
+        """The error with the chain of files that lead to its place, if it does not say it."""
+        chain = self.chains.get(error.location.file) if error.location is not None else None
+        if chain is None or error.include_stack:
+            return error
+        return ConfigError(
+            error.message,
+            config_path=error.config_path,
+            location=error.location,
+            include_stack=chain,
+            suggestions=error.suggestions,
+        )

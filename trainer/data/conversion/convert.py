@@ -15,6 +15,7 @@ from trainer.data.conversion.robomimic import open_robomimic
 from trainer.data.conversion.source import Source
 from trainer.data.errors import DatasetError
 from trainer.data.lerobot import LeRobotWriter
+from trainer.data.lerobot.info import INFO_PATH
 from trainer.utils.progress import progress_bar
 
 FORMATS: dict[str, Callable[[Path], Source]] = {
@@ -67,6 +68,10 @@ def convert(
     """
     if not source.exists():
         raise DatasetError(f"{source}: there is no such file or folder")
+    if (source / INFO_PATH).is_file():
+        raise DatasetError(
+            f"{source}: this is a LeRobot dataset already; look at it with `trainer data inspect {source}`"
+        )
     if target.exists():
         raise DatasetError(f"{target}: it exists already; give another name or remove it")
     format = format or detect(source)

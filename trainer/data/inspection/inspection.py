@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from trainer.data.columns import named_alike, names_beside
+from trainer.data.conversion.convert import detect
 from trainer.data.errors import DatasetError
 from trainer.data.inspection.cameras import CameraFacts, check_camera
 from trainer.data.inspection.findings import Finding, Findings
@@ -74,10 +75,8 @@ def inspect_dataset(root: Path, *, decode: bool = False) -> Inspection:
     Raises:
         DatasetError: `root` is no folder with a LeRobot dataset.
     """
-    if not root.is_dir():
-        raise DatasetError(f"{root}: there is no such folder")
     if not (root / INFO_PATH).is_file():
-        raise DatasetError(f"{root}: there is no {INFO_PATH} in it, so it is not a LeRobot dataset")
+        raise DatasetError(_no_dataset(root))
     findings = Findings()
     try:
         reader = LeRobotReader(root)
@@ -98,6 +97,21 @@ def inspect_dataset(root: Path, *, decode: bool = False) -> Inspection:
     )
     ordered = tuple(sorted(findings, key=lambda finding: not finding.fault))
     return Inspection(root, reader, rows, ordered, features, cameras, episodes)
+
+
+def _no_dataset(root: Path) -> str:
+    """Say why a path is no LeRobot dataset, and what to do with one of another format."""
+    if not root.exists():
+        return f"{root}: there is no such folder"
+    try:
+        kind = detect(root)
+    except (DatasetError, OSError):
+        there = f"there is no {INFO_PATH} in it" if root.is_dir() else "it is a file"
+        return f"{root}: {there}, so it is not a LeRobot dataset"
+    return (
+        f"{root}: this is no LeRobot dataset but {kind}; `trainer data convert {root} --to FOLDER` makes one "
+        "of it, which can be looked at"
+    )
 
 
 def _features(

@@ -12,9 +12,9 @@ from trainer.registry import SIMULATOR_REGISTRY
 from trainer.templates import Simulator
 from trainer.utils.errors import UsageError
 
-__all__ = ["make_simulator"]
+__all__ = ["BUILT_IN", "make_simulator"]
 
-_BUILT_IN = ("metaworld", "pusht")  # each a module here and an extra of the package
+BUILT_IN = ("metaworld", "pusht")  # each a module here and an extra of the package
 
 
 def make_simulator(name: str) -> Simulator:
@@ -28,10 +28,10 @@ def make_simulator(name: str) -> Simulator:
         UsageError: there is no such simulator or task, or it is not installed; one sentence says what to do.
     """
     kind, _, task = name.partition("/")
-    if kind in _BUILT_IN and not SIMULATOR_REGISTRY.has(kind):
+    if kind in BUILT_IN and not SIMULATOR_REGISTRY.has(kind):
         _import_built_in(kind)
     if not SIMULATOR_REGISTRY.has(kind):
-        known = sorted({*_BUILT_IN, *SIMULATOR_REGISTRY.keys()})
+        known = sorted({*BUILT_IN, *SIMULATOR_REGISTRY.keys()})
         raise UsageError(f"there is no simulator '{kind}'; {did_you_mean(kind, known)}")
     build = cast(Callable[[str], Simulator], SIMULATOR_REGISTRY.get(kind))
     try:

@@ -1,0 +1,36 @@
+"""The `defaults` of a file: the files that lie beneath it."""
+
+from __future__ import annotations
+
+from model_constructor.config.nodes import UNKNOWN, Node
+from model_constructor.util.problems import Problems
+
+FORM = "a list of paths, `- base.yaml` or `- label: base.yaml`"
+
+
+def defaults_entries(root: Node, problems: Problems) -> list[Node]:
+    """The paths under `defaults`, in their order; a label is for the reader and means nothing.
+
+    Args:
+        root: a file's mapping.
+        problems: takes what is no path.
+    """
+    node = root.value.get("defaults")
+    if node is None or node.value is None or node.value is UNKNOWN:
+        return []
+    if not isinstance(node.value, list):
+        problems.add(f"'defaults' must be {FORM}", ("defaults",), node.loc)
+        return []
+    entries = []
+    for index, entry in enumerate(node.value):
+        path = ("defaults", index)
+        if isinstance(entry.value, dict) and len(entry.value) == 1:
+            ((_, entry),) = entry.value.items()
+        if isinstance(entry.value, str) and entry.value:
+            entries.append(entry)
+        elif isinstance(entry.value, dict):
+            message = f"an entry of 'defaults' must be one path or one `label: path`, not {len(entry.value)}"
+            problems.add(message, path, entry.loc)
+        elif entry.value is not UNKNOWN:
+            problems.add(f"'defaults' must be {FORM}, not {entry.value!r}", path, entry.loc)
+    return entries
