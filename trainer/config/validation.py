@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from model_constructor import ConfigPath, did_you_mean, format_path
+from model_constructor import ConfigPath, SourceLocation, did_you_mean, format_path
 
 from trainer.config.errors import ConfigError, ConfigValidationIssue
 from trainer.config.loader import LocatedConfig
@@ -59,6 +59,20 @@ class Issues:
         location = self.located.locate(path)
         chain = self.located.chain(location)
         self.found.append(ConfigValidationIssue(format_path(path), message, hint, location, chain, path))
+
+    def add_in_model(
+        self, path: ConfigPath, message: str, location: SourceLocation | None, hint: str | None = None
+    ) -> None:
+        """Note one mistake at its place in the model YAML that the value at a config path leads to.
+
+        Where that place is not known, it is noted at the value itself.
+        """
+        if location is None:
+            self.add(path, message, hint)
+            return
+        reference = self.located.locate(path)
+        origin = (reference.format(), location.file) if reference else ()
+        self.found.append(ConfigValidationIssue(format_path(path), message, hint, location, origin, path))
 
     def copy(self) -> Issues:
         """Return the same mistakes, to which others can be added."""

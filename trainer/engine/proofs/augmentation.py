@@ -41,7 +41,9 @@ def _parts(config: AugmentationConfig) -> Iterator[tuple[tuple[str, ...], Augmen
     off = {"color_jitter": None, "gaussian_blur": None, "random_shift": None, "observation_noise": 0.0}
     if config.color_jitter is not None:
         strengths = config.color_jitter.model_dump()
-        for name in (n for n, strength in strengths.items() if strength or n in config.color_jitter.model_fields_set):
+        for name in (
+            n for n, strength in strengths.items() if strength or n in config.color_jitter.model_fields_set
+        ):
             jitter = ColorJitterConfig(**{n: s if n == name else 0.0 for n, s in strengths.items()})
             yield ("color_jitter", name), config.model_copy(update={**off, "color_jitter": jitter})
     for name in ("gaussian_blur", "random_shift"):
@@ -79,16 +81,20 @@ def _changes(
     unit, least = (GREY_LEVEL, 0.5) if on_pictures else (1.0, 0.0)
     name = "grey levels" if on_pictures else "standard deviations"
     faults = [
-        Fault(where, f"it changes no pixel of '{key}' by half a grey level in {DRAWS} draws, so it has no effect")
+        Fault(
+            where,
+            f"it changes no pixel of '{key}' by half a grey level, so it has no effect",
+        )
         if on_pictures
         else Fault(where, f"it changes no number of '{key}'")
         for key, change in changes.items()
         if change / unit <= least
     ]
-    samples = sum(
-        _changed_samples(batch[key], draw[key], least * unit) for draw in draws for key in keys
-    ) / (DRAWS * len(keys) * trial.samples)
-    shown = f"up to {min(changes.values()) / unit:.3g} {name} (least of {len(keys)}), {samples:.0%} of the samples"
+    samples = sum(_changed_samples(batch[key], draw[key], least * unit) for draw in draws for key in keys) / (
+        DRAWS * len(keys) * trial.samples
+    )
+    by = min(changes.values()) / unit
+    shown = f"by up to {by:.3g} {name} or more in each of {len(keys)}, {samples:.0%} of the samples"
     return Claim(ABOUT, text, shown, faults=faults[:1])
 
 
@@ -126,8 +132,11 @@ def _only_in_training(trial: Trial) -> Claim:
     assert trial.experiment.validation_data is not None
     changed = _changed_keys(*(trial.experiment.validation_data.sample(rows) for _ in range(2)))
     faults = [
-        Fault(path, f"the dataset gives another '{key}' each time that a validation sample is read",
-              "let it augment in training only: the validation episodes are of the same dataset")
+        Fault(
+            path,
+            f"the dataset gives another '{key}' each time that a validation sample is read",
+            "let it augment in training only: the validation episodes are of the same dataset",
+        )
         for key in changed[:1]
     ]
     measured = f"{len(changed)} features differ when validation samples are read twice"

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 from model_constructor import ConfigPath, SourceLocation, format_path
 
-from trainer.config.errors import ConfigValidationIssue
 from trainer.config.validation import Issues
 
 Verdict = Literal["holds", "fails", "does not apply"]
@@ -75,13 +74,4 @@ def note_faults(issues: Issues, claims: Sequence[Claim]) -> None:
     """Note what is wrong as mistakes in the configuration, each at its place."""
     for claim in claims:
         for fault in claim.faults:
-            if fault.location is None:
-                issues.add(fault.path, fault.message, fault.hint)
-                continue
-            reference = issues.located.locate(fault.path)
-            origin = (reference.format(), fault.location.file) if reference else ()
-            issues.found.append(
-                ConfigValidationIssue(
-                    format_path(fault.path), fault.message, fault.hint, fault.location, origin, fault.path
-                )
-            )
+            issues.add_in_model(fault.path, fault.message, fault.location, fault.hint)

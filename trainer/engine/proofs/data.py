@@ -117,14 +117,19 @@ def _fits(key: str, mode: str, values: Tensor) -> Claim:
         wrong = (low < -beyond) | (high > beyond) | ((high - low < 0.1) & moves)
         seen = "the range {low:.2g} to {high:.2g}, not about -1 to 1"
     measured = (
-        f"mean {mean[moves].abs().max():.2g} at most, deviations {std[moves].min():.2g} to {std[moves].max():.2g}"
+        f"means to {mean[moves].abs().max():.2g}, deviations {std[moves].min():.2g} to {std[moves].max():.2g}"
         if mode == "mean_std"
         else f"{float(low.min()):.3g} to {float(high.max()):.3g}"
     )
     faults = []
     if wrong.any():
         at = int(wrong.nonzero()[0])
-        facts = {"mean": float(mean[at]), "std": float(std[at]), "low": float(low[at]), "high": float(high[at])}
+        facts = {
+            "mean": float(mean[at]),
+            "std": float(std[at]),
+            "low": float(low[at]),
+            "high": float(high[at]),
+        }
         message = f"normalized by its statistics, dimension {at} of '{key}' has {seen.format(**facts)}"
         hint = "are the statistics of this data, and is it normalized once?"
         faults.append(Fault(DATAMODULE, message, hint))
@@ -134,7 +139,9 @@ def _fits(key: str, mode: str, values: Tensor) -> Claim:
 def _different(data: Data, rows: np.ndarray, raw: Mapping[str, Any]) -> Claim:
     """Different indices give different samples."""
     text = "different indices give different samples"
-    tensors = [v.reshape(len(rows), -1) for v in raw.values() if isinstance(v, Tensor) and len(v) == len(rows)]
+    tensors = [
+        v.reshape(len(rows), -1) for v in raw.values() if isinstance(v, Tensor) and len(v) == len(rows)
+    ]
     seen: dict[bytes, int] = {}
     repeated, example = 0, (0, 0)
     for place, row in enumerate(rows.tolist()):
@@ -147,6 +154,8 @@ def _different(data: Data, rows: np.ndarray, raw: Mapping[str, Any]) -> Claim:
     faults = []
     # Where a robot stands still, samples without an index are alike.
     if repeated > 0.2 * len(rows):
-        message = f"samples {example[0]} and {example[1]} are the same, and {repeated} of {len(rows)} are copies"
+        message = (
+            f"samples {example[0]} and {example[1]} are the same, and {repeated} of {len(rows)} are copies"
+        )
         faults.append(Fault(DATAMODULE, message, "does its __getitem__ use its index?"))
     return Claim(ABOUT, text, measured, faults=faults)

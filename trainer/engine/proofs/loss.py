@@ -7,20 +7,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from model_constructor import random_source
 from torch import Tensor
 
 from trainer.data.columns import ACTION
 from trainer.data.normalization import PROPRIO, STATE, join_proprio
+from trainer.engine.proofs.asking import chunks_of, losses_of, sees_actions, total_of
 from trainer.engine.proofs.claim import Claim, Fault, not_applicable
 from trainer.engine.proofs.trial import Trial
-from trainer.templates import Context, Objective
-from trainer.utils.random import RowRandom
-from trainer.utils.seed import kept_random_state
+from trainer.templates import Objective
 
 ABOUT = "loss"
 FLAGS = "action_is_pad"
 PATH = ("train", "trainer")
+_HINT = f"leave out the steps of {FLAGS}, which are beyond an episode, in every term of the loss"
 _TRIED = 4096
 """Samples among which padded ones are looked for."""
 
@@ -28,43 +27,25 @@ _TRIED = 4096
 def loss_claims(trial: Trial) -> Iterator[Claim]:
     """Yield the claims about the loss."""
     policy = trial.experiment.policy
-    texts = ("padding does not change the loss", "the actions that are no padding change the loss")
+    texts = ("padding does not count in the loss", "the actions that are no padding change the loss")
     if policy is None:
         for text in texts:
             yield not_applicable(ABOUT, text, "the trainer names no policy_class")
         return
     rows = _padded_rows(trial)
     if isinstance(rows, str):
-        for text in texts:
-            yield not_applicable(ABOUT, text, rows)
+        yield not_applicable(ABOUT, texts[0], rows)
+        batch = trial.experiment.batches.example(trial.samples)
+        flags = torch.zeros_like(batch[ACTION][..., 0], dtype=torch.bool) if ACTION in batch else None
     else:
         batch = trial.loader.sample(rows)
         flags = batch[FLAGS].bool()
         yield _padding(trial, policy, batch, flags, texts[0])
+    if flags is None:
+        yield not_applicable(ABOUT, texts[1], f"the batch has no '{ACTION}'")
+    else:
         yield _own_actions(trial, policy, batch, flags, texts[1])
     yield from _observations(trial, policy)
-
-
-def losses_of(trial: Trial, policy: Objective, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return the losses of a batch in eval mode, always with the same random numbers."""
-    modules = list(trial.experiment.models.modules())
-    modes = [module.training for module in modules]
-    random = RowRandom(range(len(batch[ACTION])))
-    try:
-        for module in modules:
-            module.training = False
-        with kept_random_state(), random_source(random):
-            torch.manual_seed(0)
-            losses = policy.loss(dict(batch), Context(random, training=True, step=1, total_steps=2))
-    finally:
-        for module, training in zip(modules, modes, strict=True):
-            module.training = training
-    return dict(losses)
-
-
-def _total(trial: Trial, policy: Objective, batch: Mapping[str, Any]) -> float:
-    with torch.no_grad():
-        return float(losses_of(trial, policy, batch)["total"])
 
 
 def _padded_rows(trial: Trial) -> np.ndarray | str:
@@ -99,22 +80,46 @@ def _shifted(batch: Mapping[str, Any], where: Tensor, by: float) -> dict[str, An
 def _padding(trial: Trial, policy: Objective, batch: Mapping[str, Any], flags: Tensor, text: str) -> Claim:
     if trial.config.train.trainer.params.get("train_on_padding"):
         return not_applicable(ABOUT, text, "train_on_padding asks for it")
-    loss = _total(trial, policy, batch)
-    change = max(abs(_total(trial, policy, _shifted(batch, flags, by)) - loss) for by in (3.0, -7.0))
+    if sees_actions(trial, policy, batch):
+        return _padded_targets(trial, policy, batch, flags, text)
+    loss = total_of(trial, policy, batch)
+    change = max(abs(total_of(trial, policy, _shifted(batch, flags, by)) - loss) for by in (3.0, -7.0))
     measured = f"{change:.2g} of {loss:.3g}, with other numbers in {int(flags.sum())} padded steps"
     faults = []
     if not change <= 1e-5 * max(abs(loss), 1.0):
         message = (
-            f"the loss of {type(policy).__name__} changes by {change:.3g} with the actions beyond the end of an "
-            f"episode: it counts padding"
+            f"the loss of {type(policy).__name__} changes by {change:.3g} with the actions that are padding"
         )
-        faults.append(Fault(PATH, message, f"leave out the steps of {FLAGS} in every term of the loss"))
+        faults.append(Fault(PATH, message, _HINT))
     return Claim(ABOUT, text, measured, faults=faults)
 
 
-def _own_actions(trial: Trial, policy: Objective, batch: Mapping[str, Any], flags: Tensor, text: str) -> Claim:
-    loss = _total(trial, policy, batch)
-    change = max(abs(_total(trial, policy, _shifted(batch, ~flags, by)) - loss) for by in (3.0, -7.0))
+def _padded_targets(
+    trial: Trial, policy: Objective, batch: Mapping[str, Any], flags: Tensor, text: str
+) -> Claim:
+    """Of a policy whose networks are given actions, such as noised ones: what it predicts there is free."""
+    with chunks_of(trial, tuple(batch[ACTION].shape[1:])) as chunks:
+        total = losses_of(trial, policy, batch)["total"]
+    if not chunks or len(chunks[-1]) % len(flags):
+        return not_applicable(ABOUT, text, "no component returns a chunk of actions")
+    (slope,) = torch.autograd.grad(total, [chunks[-1]], allow_unused=True)
+    if slope is None:
+        return not_applicable(ABOUT, text, "the loss does not use the last chunk that a component returns")
+    by_step = slope.abs().amax(dim=-1).reshape(-1, *flags.shape)
+    there, elsewhere = float(by_step[:, flags].max()), float(by_step[:, ~flags].max())
+    measured = f"gradient {there:.2g} at {int(flags.sum())} padded steps, {elsewhere:.2g} elsewhere"
+    faults = []
+    if there > 1e-6 * elsewhere:
+        message = f"the loss of {type(policy).__name__} trains what is predicted for steps that are padding"
+        faults.append(Fault(PATH, message, _HINT))
+    return Claim(ABOUT, text, measured, faults=faults)
+
+
+def _own_actions(
+    trial: Trial, policy: Objective, batch: Mapping[str, Any], flags: Tensor, text: str
+) -> Claim:
+    loss = total_of(trial, policy, batch)
+    change = max(abs(total_of(trial, policy, _shifted(batch, ~flags, by)) - loss) for by in (3.0, -7.0))
     measured = f"by {change:.2g} of {loss:.3g}, with other numbers in {int((~flags).sum())} steps"
     faults = []
     if not change > 1e-6 * max(abs(loss), 1.0):
@@ -133,11 +138,11 @@ def _observations(trial: Trial, policy: Objective) -> Iterator[Claim]:
         yield not_applicable(ABOUT, text, "it is not known what the policy reads")
         return
     gradients = _gradients(trial, policy, batch, names)
-    loss = _total(trial, policy, batch)
+    loss = total_of(trial, policy, batch)
     changes, faults = [], []
     for name in names:
         # A frozen encoder passes no gradients on; then another observation tells.
-        by = gradients[name] or abs(_total(trial, policy, _with_other(batch, name)) - loss)
+        by = gradients[name] or abs(total_of(trial, policy, _with_other(batch, name)) - loss)
         changes.append(f"{name} {by:.2g}")
         if not by:
             message = f"the policy reads '{name}', but its loss does not depend on it"

@@ -74,7 +74,7 @@ def _once(data: Data, drawn: np.ndarray, ranks: int, workers: int) -> Claim:
     faults = []
     if repeated:
         message = (
-            f"the epoch_order of the dataset gives {repeated:,} of its {length:,} samples more than once in an epoch, "
+            f"the epoch_order of the dataset gives {repeated:,} of its {length:,} samples more than once, "
             f"up to {int(times.max())} times, and leaves out {length - visited:,}"
         )
         hint = "give every sample once, or say that it is meant by repeats_samples = True"
@@ -87,8 +87,10 @@ def _again(checked: CheckedConfig, data: Data, orders: list[np.ndarray], ranks: 
     asked = [data.dataset.epoch_order(checked.config.run_seed, 0) for _ in range(2)]
     same = float((orders[0] == orders[1]).mean())
     faults = []
-    if not np.array_equal(*asked):
-        message = "the epoch_order of the dataset gives another order each time it is asked for the same epoch"
+    if not np.array_equal(asked[0], asked[1]):
+        message = (
+            "the epoch_order of the dataset gives another order each time it is asked for the same epoch"
+        )
         hint = "let it follow from seed and epoch alone, or ranks train on the same samples"
         faults.append(Fault(DATAMODULE, message, hint))
     elif same > 0.9 and orders[0].size > 8:
@@ -123,7 +125,9 @@ def _workers(checked: CheckedConfig, data: Data) -> Claim:
     differ = _differing(here, there)
     faults = []
     if differ:
-        message = f"worker processes give other numbers of '{differ[0]}' than the main process for the same samples"
+        message = (
+            f"worker processes give other numbers of '{differ[0]}' than the main process for the same samples"
+        )
         hint = "does the dataset draw at random, or divide its samples by worker? The order does that already"
         faults.append(Fault(("data", "num_workers"), message, hint))
     measured = f"{_COMPARED} batches, {len(differ)} features differ"

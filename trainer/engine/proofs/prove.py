@@ -16,6 +16,8 @@ from trainer.engine.proofs.data import data_claims
 from trainer.engine.proofs.deployment import deployment_claims
 from trainer.engine.proofs.loss import loss_claims
 from trainer.engine.proofs.order import order_claims
+from trainer.engine.proofs.pace import seconds_per_update
+from trainer.engine.proofs.prediction import prediction_claims
 from trainer.engine.proofs.resume import resume_claims
 from trainer.engine.proofs.schedule import schedule_claims
 from trainer.engine.proofs.trial import trial
@@ -31,7 +33,8 @@ class Proof:
         claims: every one, with its number.
         updates: that were made.
         samples: of a micro-batch of them.
-        seconds_per_update: the fastest of the updates.
+        seconds_per_update: of the run here, on the CPU in fp32.
+        pace_samples: samples of a micro-batch with which that was measured.
         seconds: that all of it took.
         warnings: what the run said meanwhile.
     """
@@ -40,6 +43,7 @@ class Proof:
     updates: int
     samples: int
     seconds_per_update: float
+    pace_samples: int
     seconds: float
     warnings: Sequence[str]
 
@@ -76,9 +80,11 @@ def prove(checked: CheckedConfig, data: Data, ranks: int = 1) -> Proof:
         claims += _measured("augmentation", lambda: augmentation_claims(begun))
         claims += _measured("loss", lambda: loss_claims(begun))
         claims += _measured("deployment", lambda: deployment_claims(begun))
+        claims += _measured("prediction", lambda: prediction_claims(begun))
         claims += _measured("resuming", lambda: resume_claims(begun))
-        fastest, samples, said = min(begun.witness.seconds), begun.samples, begun.said
-    return Proof(claims, updates, samples, fastest, time.perf_counter() - since, said)
+        samples, said = begun.samples, begun.said
+        pace, measured = seconds_per_update(begun, checked.config.data.batch_size)
+    return Proof(claims, updates, samples, pace, measured, time.perf_counter() - since, said)
 
 
 def _measured(about: str, claims: Callable[[], Iterator[Claim]]) -> Iterator[Claim]:

@@ -9,10 +9,8 @@ import torch
 from torch import Tensor
 
 from trainer.engine.experiment import Experiment
-from trainer.engine.faults import Faults
-from trainer.engine.fit import updates
 from trainer.engine.proofs.claim import Claim, Fault
-from trainer.engine.proofs.trial import Trial, states
+from trainer.engine.proofs.trial import Trial, next_update, states
 from trainer.modeling.component import full_optimizer_state
 from trainer.utils.seed import restore_random_state
 
@@ -31,7 +29,9 @@ def resume_claims(trial: Trial) -> Iterator[Claim]:
 def _same(trial: Trial, taken_up: Experiment) -> Claim:
     text = "what is saved and loaded is the run, bit by bit"
     ours, theirs = everything(trial.experiment), everything(taken_up)
-    faults = [_fault(trial, *one, "is not saved: it is {} after loading") for one in _differences(ours, theirs)]
+    faults = [
+        _fault(trial, *one, "is not saved: it is {} after loading") for one in _differences(ours, theirs)
+    ]
     size = sum(file.stat().st_size for file in trial.checkpoint.iterdir())
     measured = f"{len(ours):,} values, {size / 1e6:,.1f} MB on disk, {len(faults)} differ"
     return Claim(ABOUT, text, measured, faults=faults[:1])
@@ -48,14 +48,7 @@ def _goes_on(trial: Trial, here: Mapping[str, Any], there: Mapping[str, Any]) ->
 
 def _next(experiment: Experiment) -> dict[str, Any]:
     """Make one more update and return everything."""
-    experiment.config = experiment.config.model_copy(
-        update={
-            "train": experiment.config.train.model_copy(
-                update={"max_steps": experiment.progress.iteration + 1, "epoch": None}
-            )
-        }
-    )
-    metrics = next(iter(updates(experiment, Faults())))
+    metrics = next_update(experiment)
     return {**everything(experiment), **{f"metric {name}": value for name, value in metrics.items()}}
 
 
@@ -105,5 +98,7 @@ def _fault(trial: Trial, name: str, how: str, message: str) -> Fault:
     path: tuple[str, ...] = ("train", "trainer")
     if owner in trial.experiment.components:
         is_optimizer = name.startswith("optimizer of ") and owner in trial.config.optimizers
-        path = trial.config.optimizers[owner][0] if is_optimizer else ("model", "component_config_paths", owner)
+        path = (
+            trial.config.optimizers[owner][0] if is_optimizer else ("model", "component_config_paths", owner)
+        )
     return Fault(path, f"'{name}' {message.format(how)}")

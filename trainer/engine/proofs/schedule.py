@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import inspect
 import math
 import time
 import warnings
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from trainer.config.component import ComponentSpec
+from trainer.engine.optimizers import build_optimizer
 from trainer.engine.proofs.claim import Claim, Fault
 from trainer.engine.proofs.trial import Trial
-from trainer.registry import OPTIMIZER_BUILDER_REGISTRY
+from trainer.engine.update import switch_optimizer
 
 SECONDS = 6.0
 """Time for a walk through the schedule of one optimizer."""
@@ -45,12 +43,11 @@ def learning_rates(spec: ComponentSpec, total_steps: int) -> np.ndarray:
         spec: type and parameters of the optimizer.
         total_steps: updates of the run.
     """
-    factory: Any = OPTIMIZER_BUILDER_REGISTRY.get(spec.type)(**spec.params)
-    takes_steps = "total_steps" in inspect.signature(factory.build).parameters
-    optimizer = factory.build([nn.Parameter(torch.zeros(1))], **({"total_steps": total_steps} if takes_steps else {}))
+    optimizer = build_optimizer(spec, [nn.Parameter(torch.zeros(1))], total_steps)
+    switch_optimizer(optimizer, "train")
     rates: list[list[float]] = []
     until = time.perf_counter() + SECONDS
-    with warnings.catch_warnings(), contextlib.suppress(StopIteration):
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         while len(rates) < total_steps and time.perf_counter() < until:
             rates.append([float(group["lr"]) for group in optimizer.param_groups])
@@ -94,6 +91,8 @@ def _course(place: tuple[str, ...], who: str, rates: np.ndarray, total_steps: in
             return
         rises = seen == total_steps and peak == seen - 1 and group[0] < 0.9 * group[-1]
         if rises and math.isclose(group.max(), group[-1]) and total_steps > 2:
-            message = f"{who} still rises at the last of {total_steps:,} updates: the warm-up is as long as the run"
+            message = (
+                f"{who} still rises at the last of {total_steps:,} updates: the warm-up is as long as the run"
+            )
             yield Fault(place, message, "shorten the warm-up, or train longer")
             return

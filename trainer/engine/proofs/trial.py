@@ -24,7 +24,8 @@ from trainer.engine.assemble import assemble
 from trainer.engine.build_data import Data
 from trainer.engine.check import CheckedConfig
 from trainer.engine.experiment import Experiment
-from trainer.engine.fit import fit
+from trainer.engine.faults import Faults
+from trainer.engine.fit import fit, updates
 from trainer.engine.proofs.witness import Witness, watched
 from trainer.engine.rehearsal import explain
 from trainer.runtime import Runtime
@@ -147,7 +148,11 @@ def trial(checked: CheckedConfig, data: Data) -> Iterator[Trial]:
         ConfigError: the run cannot be put together, or its first updates fail.
         TrainingFault: as in training.
     """
-    with tempfile.TemporaryDirectory(prefix="trainer-prove-") as folder, kept_random_state(), _heard() as said:
+    with (
+        tempfile.TemporaryDirectory(prefix="trainer-prove-") as folder,
+        kept_random_state(),
+        _heard() as said,
+    ):
         tried = _tried(checked, Path(folder) / "run")
         samples = min(SAMPLES, tried.config.data.batch_size)
         witness = Witness()
@@ -155,7 +160,7 @@ def trial(checked: CheckedConfig, data: Data) -> Iterator[Trial]:
         before = states(experiment)
         experiment.config = _cut(experiment.config, UPDATES, samples)
         experiment.callbacks = watched(experiment.callbacks, checked, witness)
-        witness.more = lambda: _one_more(experiment)
+        witness.more = lambda: _wait_for_more(experiment)
         with experiment:
             _fit(checked, experiment)
             yield Trial(tried, data, experiment, witness, before, random_state(), list(said))
@@ -194,9 +199,7 @@ def _heard() -> Iterator[list[str]]:
         log.handlers[:], log.propagate = handlers, propagates
 
 
-def _assembled(
-    tried: CheckedConfig, data: Data, samples: int, callbacks: Sequence[Callback]
-) -> Experiment:
+def _assembled(tried: CheckedConfig, data: Data, samples: int, callbacks: Sequence[Callback]) -> Experiment:
     """Put the run together, as training does."""
 
     def few(drawn: Batches, path: Any, runtime: Any) -> Batches:
@@ -236,10 +239,23 @@ def _cut(config: ExperimentConfig, updates: int, samples: int) -> ExperimentConf
     return config.model_copy(update={"train": train, "data": data})
 
 
-def _one_more(experiment: Experiment) -> bool:
-    """Let the run be an update longer, unless it is long enough; say whether it is."""
+def _wait_for_more(experiment: Experiment) -> None:
+    """Let the run be an update longer, unless it is long enough."""
+    if experiment.total_steps == experiment.progress.iteration < MOST_UPDATES:
+        _one_more(experiment)
+
+
+def next_update(experiment: Experiment) -> Mapping[str, Any]:
+    """Make one more update and return its metrics; nothing is saved or measured after it."""
+    _one_more(experiment)
+    (metrics,) = updates(experiment, Faults(gradients_seen=True))
+    progress, per_epoch = experiment.progress, experiment.batches.steps_per_epoch
+    progress.iteration += 1
+    progress.epoch += progress.iteration == (progress.epoch + 1) * (per_epoch or 0)
+    return metrics
+
+
+def _one_more(experiment: Experiment) -> None:
+    """Let the run end after one more update than it has made."""
     updates = experiment.progress.iteration
-    if experiment.total_steps != updates or updates >= MOST_UPDATES:
-        return False
     experiment.config = _cut(experiment.config, updates + 1, experiment.config.data.batch_size)
-    return True

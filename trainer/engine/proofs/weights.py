@@ -39,7 +39,9 @@ def _gradients(trial: Trial) -> Claim:
         zero = [key for key, largest in own.items() if largest == 0]
         if without:
             message = f"{_listed(without)} of component '{name}' gets no gradient: the loss does not use it"
-            faults.append(_fault(trial, name, without[0], message, "leave it out, or make it part of the loss"))
+            faults.append(
+                _fault(trial, name, without[0], message, "leave it out, or make it part of the loss")
+            )
         if zero:
             updates = trial.experiment.progress.iteration
             message = f"{_listed(zero)} of component '{name}' gets gradients of 0 only, in {updates} updates"
@@ -71,7 +73,8 @@ def _optimized(trial: Trial) -> Claim:
 
 
 def _moves(trial: Trial, after: dict[str, State]) -> Claim:
-    faults, moved, least = [], 0, []
+    faults: list[Fault] = []
+    moved, least = 0, []
     for (name, key), largest in trial.witness.gradients.items():
         change = (after[name][key].double() - trial.before[name][key].double()).abs()
         biggest = float(change.max()) if change.numel() else 0.0

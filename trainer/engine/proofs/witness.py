@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -22,7 +21,6 @@ class Witness(Callback):
     Attributes:
         gradients: (component, parameter) → largest absolute value of any gradient; None where none came.
         rates: component → sum of its learning rates, as far as the update tells them.
-        seconds: time of each update.
         meddled: config path of a callback → what it has changed.
         more: asks for one more update.
     """
@@ -30,10 +28,8 @@ class Witness(Callback):
     def __init__(self) -> None:
         self.gradients: dict[tuple[str, str], float | None] = {}
         self.rates: dict[str, float] = {}
-        self.seconds: list[float] = []
         self.meddled: dict[ConfigPath, str] = {}
-        self.more: Callable[[], bool] = lambda: False
-        self._since = 0.0
+        self.more: Callable[[], None] = lambda: None
         self._first: dict[str, dict[str, Tensor]] = {}
 
     def before_training(self, experiment: Experiment) -> None:
@@ -43,7 +39,6 @@ class Witness(Callback):
                 if parameter.requires_grad:
                     self._listen((name, key), parameter)
             self._first[name] = _copied(dict(experiment.components[name].module.named_parameters()))
-        self._since = time.perf_counter()
 
     def _listen(self, key: tuple[str, str], parameter: nn.Parameter) -> None:
         self.gradients[key] = None
@@ -57,16 +52,14 @@ class Witness(Callback):
 
     def after_step(self, experiment: Experiment, metrics: Mapping[str, Any]) -> None:
         """Ask for another update while a parameter waits for its first gradient, or a component to move."""
-        self.seconds.append(time.perf_counter() - self._since)
         for name in experiment.optimizers:
             rate = plain(metrics.get(f"{name} lr", 0.0))
             self.rates[name] = self.rates.get(name, 0.0) + float(rate)
         if not all(self.gradients.values()) or self._stands_still(experiment):
             self.more()
-        self._since = time.perf_counter()
 
     def _stands_still(self, experiment: Experiment) -> bool:
-        """Say whether a component has not moved at all: some optimizers begin with updates that change nothing."""
+        """Say whether a component has not moved at all: some optimizers begin with updates without effect."""
         return any(
             all(torch.equal(value, first[key]) for key, value in module.named_parameters())
             for first, module in ((f, experiment.components[n].module) for n, f in self._first.items())
@@ -135,9 +128,7 @@ def _copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key: value.detach().clone() for key, value in state.items()}
 
 
-def watched(
-    callbacks: Sequence[Callback], checked: CheckedConfig, witness: Witness
-) -> list[Callback]:
+def watched(callbacks: Sequence[Callback], checked: CheckedConfig, witness: Witness) -> list[Callback]:
     """Return the callbacks of a run with those of the configuration looked at."""
     paths = {id(callback): path for path, callback in checked.callbacks.items()}
     return [_wrapped(one, paths[id(one)], witness) if id(one) in paths else one for one in callbacks]
