@@ -7,11 +7,13 @@ from typing import Any
 
 from torch import Tensor
 
+from trainer.config.schemas import ExperimentConfig
 from trainer.config.validation import Issues
 from trainer.data.columns import ACTION
 from trainer.engine.check import CheckedConfig
 from trainer.engine.places import arguments_named
-from trainer.templates import TrainingDataset
+from trainer.registry import TRAINER_REGISTRY
+from trainer.templates import Policy, TrainingDataset
 
 ACTION_DIM, ACTION_HORIZON = "action_dim", "action_horizon"
 
@@ -19,12 +21,12 @@ ACTION_DIM, ACTION_HORIZON = "action_dim", "action_horizon"
 def check_dimensions(issues: Issues, checked: CheckedConfig, dataset: TrainingDataset) -> None:
     """Note where `action_dim` or `action_horizon` cannot be those of the dataset.
 
-    The trainer's are those of whole chunks. A component may have to do with a part of an action, such as one
+    Those of a policy are of whole chunks. A component may have to do with a part of an action, such as one
     arm of two, so its own are only wrong where they are no whole part; the first forward pass tells the rest.
     """
     sizes = _sizes(dataset)
     config = checked.as_read
-    given = {} if config is None else config.train.trainer.params
+    given = config.train.trainer.params if config is not None and _acts(config) else {}
     for name, (size, what) in sizes.items():
         value = given.get(name)
         if isinstance(value, int) and value != size:
@@ -36,6 +38,15 @@ def check_dimensions(issues: Issues, checked: CheckedConfig, dataset: TrainingDa
                     path = ("model", "component_config_paths", component)
                     message = f"{name} of component '{component}' is {value}, the dataset's {what} {size}"
                     issues.add_in_model(path, message, location)
+
+
+def _acts(config: ExperimentConfig) -> bool:
+    """Say whether the trainer trains a policy that acts, and so predicts whole chunks."""
+    kind = config.train.trainer.type
+    policy_class = (
+        getattr(TRAINER_REGISTRY.get(kind), "policy_class", None) if TRAINER_REGISTRY.has(kind) else None
+    )
+    return isinstance(policy_class, type) and issubclass(policy_class, Policy)
 
 
 def _sizes(dataset: TrainingDataset) -> Mapping[str, tuple[int, str]]:

@@ -36,7 +36,7 @@ def data_claims(data: Data) -> Iterator[Claim]:
     yield _finite(ready)
     yield _pictures(data, ready)
     yield from _statistics(data, raw, ready)
-    yield _different(data, rows, raw)
+    yield _different(rows, raw)
 
 
 def _finite(ready: Mapping[str, Any]) -> Claim:
@@ -88,7 +88,7 @@ def _statistics(data: Data, raw: Mapping[str, Any], ready: Mapping[str, Any]) ->
             continue
         width = before.shape[-1] if before.ndim > 1 else 1
         values = _own(key, value[..., :width], ready).double()
-        yield _fits(key, mode, values)
+        yield _fits(key, mode, values, _own(key, before, ready).double())
 
 
 def _own(key: str, value: Tensor, ready: Mapping[str, Any]) -> Tensor:
@@ -100,7 +100,7 @@ def _own(key: str, value: Tensor, ready: Mapping[str, Any]) -> Tensor:
     return flat
 
 
-def _fits(key: str, mode: str, values: Tensor) -> Claim:
+def _fits(key: str, mode: str, values: Tensor, before: Tensor) -> Claim:
     text = f"the statistics of '{key}' fit the data ({mode})"
     low, high = values.min(dim=0).values, values.max(dim=0).values
     moves = high > low
@@ -110,7 +110,7 @@ def _fits(key: str, mode: str, values: Tensor) -> Claim:
     if mode == "mean_std":
         # A few samples of a feature that seldom moves may be far from what all of them are.
         loose = 1.0 if len(values) >= SAMPLES else 2.0
-        wrong = (mean.abs() > 1.5 * loose) | (std > 4 * loose) | ((std < 0.1 / loose**3) & moves)
+        wrong = (mean.abs() > loose) | (std > 4 * loose) | ((std < 0.1 / loose**3) & moves)
         seen = "mean {mean:.2g} and standard deviation {std:.2g}, not about 0 and 1"
     else:
         beyond = 1.01 if mode == "min_max" else 8.0
@@ -122,7 +122,11 @@ def _fits(key: str, mode: str, values: Tensor) -> Claim:
         else f"{float(low.min()):.3g} to {float(high.max()):.3g}"
     )
     faults = []
-    if wrong.any():
+    if mode == "mean_std" and _is_standard(before, moves) and not _is_standard(values, moves):
+        message = f"'{key}' comes out of the dataset normalized, and its statistics normalize it once more"
+        hint = "give it in its own units, or data.normalization: none"
+        faults.append(Fault(DATAMODULE, message, hint))
+    elif wrong.any():
         at = int(wrong.nonzero()[0])
         facts = {
             "mean": float(mean[at]),
@@ -136,18 +140,26 @@ def _fits(key: str, mode: str, values: Tensor) -> Claim:
     return Claim(ABOUT, text, measured, faults=faults)
 
 
-def _different(data: Data, rows: np.ndarray, raw: Mapping[str, Any]) -> Claim:
+def _is_standard(values: Tensor, moves: Tensor) -> bool:
+    """Say whether what moves has mean 0 and standard deviation 1, nearly."""
+    mean, std = values.mean(dim=0)[moves], values.std(dim=0)[moves]
+    return bool((mean.abs() < 0.15).all() and ((std - 1).abs() < 0.15).all())
+
+
+def _different(rows: np.ndarray, raw: Mapping[str, Any]) -> Claim:
     """Different indices give different samples."""
     text = "different indices give different samples"
     tensors = [
         v.reshape(len(rows), -1) for v in raw.values() if isinstance(v, Tensor) and len(v) == len(rows)
     ]
     seen: dict[bytes, int] = {}
-    repeated, example = 0, (0, 0)
+    repeated = 0
+    example: tuple[int, int] | None = None
     for place, row in enumerate(rows.tolist()):
         content = b"".join(tensor[place].contiguous().numpy().tobytes() for tensor in tensors)
         if content in seen:
-            repeated, example = repeated + 1, (seen[content], row)
+            repeated += 1
+            example = example or (seen[content], row)
         else:
             seen[content] = row
     measured = f"{repeated} of {len(rows)} samples are copies of others"

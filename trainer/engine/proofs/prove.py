@@ -20,8 +20,10 @@ from trainer.engine.proofs.pace import seconds_per_update
 from trainer.engine.proofs.prediction import prediction_claims
 from trainer.engine.proofs.resume import resume_claims
 from trainer.engine.proofs.schedule import schedule_claims
+from trainer.engine.proofs.terms import term_claims
 from trainer.engine.proofs.trial import trial
 from trainer.engine.proofs.weights import weight_claims
+from trainer.engine.proofs.windows import window_claims
 from trainer.engine.rehearsal import explain
 
 
@@ -71,6 +73,7 @@ def prove(checked: CheckedConfig, data: Data, ranks: int = 1) -> Proof:
     """
     since = time.perf_counter()
     claims = [*_measured("data", lambda: data_claims(data))]
+    claims += _measured("data", lambda: window_claims(data))
     claims += _measured("order", lambda: order_claims(checked, data, ranks))
     total_steps = checked.config.total_steps(data.steps_per_epoch)
     with trial(checked, data) as begun:
@@ -79,6 +82,7 @@ def prove(checked: CheckedConfig, data: Data, ranks: int = 1) -> Proof:
         claims += _measured("weights", lambda: weight_claims(begun))
         claims += _measured("augmentation", lambda: augmentation_claims(begun))
         claims += _measured("loss", lambda: loss_claims(begun))
+        claims += _measured("loss", lambda: term_claims(begun))
         claims += _measured("deployment", lambda: deployment_claims(begun))
         claims += _measured("prediction", lambda: prediction_claims(begun))
         claims += _measured("resuming", lambda: resume_claims(begun))

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from trainer.engine.check import CheckedConfig
 from trainer.engine.experiment import Experiment
 from trainer.templates import Callback
-from trainer.templates.reduced import plain
 
 
 class Witness(Callback):
@@ -20,7 +19,7 @@ class Witness(Callback):
 
     Attributes:
         gradients: (component, parameter) → largest absolute value of any gradient; None where none came.
-        rates: component → sum of its learning rates, as far as the update tells them.
+        rates: component → sum of its largest learning rates.
         meddled: config path of a callback → what it has changed.
         more: asks for one more update.
     """
@@ -53,8 +52,8 @@ class Witness(Callback):
     def after_step(self, experiment: Experiment, metrics: Mapping[str, Any]) -> None:
         """Ask for another update while a parameter waits for its first gradient, or a component to move."""
         for name in experiment.optimizers:
-            rate = plain(metrics.get(f"{name} lr", 0.0))
-            self.rates[name] = self.rates.get(name, 0.0) + float(rate)
+            largest = max(float(group["lr"]) for group in experiment.optimizers[name].param_groups)
+            self.rates[name] = self.rates.get(name, 0.0) + largest
         if not all(self.gradients.values()) or self._stands_still(experiment):
             self.more()
 
