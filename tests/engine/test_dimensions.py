@@ -13,6 +13,7 @@ from trainer.config.errors import ConfigError, ConfigValidationIssue
 from trainer.config.loader import load_located
 from trainer.engine.build_data import build_data
 from trainer.engine.check import check
+from trainer.engine.outline import outline
 from trainer.offline_trainer import train
 
 Write = Callable[..., Path]
@@ -105,6 +106,19 @@ def test_layers_that_do_not_fit_are_told_at_their_step(tiny_experiment: Write) -
     )
     with pytest.raises(ConfigError, match=r"the first forward pass fails: .*step 'condition'") as caught:
         train(path)
+    (found,) = caught.value.issues
+    assert found.location is not None
+    assert (found.location.file, found.location.line) == (str(model), line_of(model, "name: condition"))
+
+
+def test_what_does_not_fit_is_found_without_a_number(tiny_experiment: Write) -> None:
+    path = tiny_experiment()
+    model = change_model(
+        path, "observation_encoder", lambda graph: graph["modules"]["embedding"].update(dims=[11, 16])
+    )
+    checked = check(load_located(path))
+    with pytest.raises(ConfigError, match="shapes cannot be multiplied") as caught:
+        outline(checked, build_data(checked))
     (found,) = caught.value.issues
     assert found.location is not None
     assert (found.location.file, found.location.line) == (str(model), line_of(model, "name: condition"))

@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from model_constructor import ConfigPath
 from torch import nn
 
 from trainer.checkpoint.folder import read_manifest, weights_folder
 from trainer.checkpoint.names import CONFIG, DATASET, MANIFEST, MODELS, STATS
 from trainer.checkpoint.writer import CheckpointWriter
-from trainer.config.errors import ConfigError
 from trainer.config.parameters import receivers
 from trainer.config.paths import find_input, project_folder
 from trainer.config.schemas import ExperimentConfig
@@ -39,9 +37,9 @@ from trainer.engine.effects import check_watched
 from trainer.engine.experiment import Experiment
 from trainer.engine.finite import LossWatch
 from trainer.engine.inputs import check_same_robot
+from trainer.engine.misfit import misfit
 from trainer.engine.optimizers import build_optimizer
-from trainer.engine.places import place_in_notes, place_of_input
-from trainer.engine.rehearsal import explain, rehearse
+from trainer.engine.rehearsal import rehearse
 from trainer.engine.resume import checkpoint_to_resume, resolved, set_aside
 from trainer.engine.run_folder import (
     environment_facts,
@@ -56,7 +54,6 @@ from trainer.engine.update import Update, UpdateSettings
 from trainer.engine.validation import Validation
 from trainer.modeling.component import Component, Components, Parallel, check_state
 from trainer.modeling.initialize import count_parameters, freeze, init_weights
-from trainer.modeling.observations import MissingObservation
 from trainer.registry import DATASET_BUILDER_REGISTRY, TRAINER_REGISTRY
 from trainer.runtime import Runtime
 from trainer.templates import Callback, Objective, Policy, RunIdentity
@@ -185,7 +182,8 @@ def _rehearse(
     try:
         rehearsed = rehearse(policy, components.called, batches, facts, runtime)
     except (ValueError, RuntimeError, TypeError, KeyError, IndexError) as error:
-        raise _misfit(checked, components, error) from error
+        modules = {name: component.module for name, component in components.items()}
+        raise misfit(checked, modules, error) from error
     issues = Issues(checked.located)
     check_watched(
         issues, checked.config, checked.callbacks, list(checked.metrics), rehearsed.losses, checked.others
@@ -195,19 +193,6 @@ def _rehearse(
     by_loss, by_prediction = (_with_joined(read) for read in (rehearsed.by_loss, rehearsed.by_prediction))
     _announce_unread(checked, windows, by_loss | by_prediction)
     return [name for name in windows if name in by_prediction] if isinstance(policy, Policy) else None
-
-
-def _misfit(checked: CheckedConfig, components: Components, error: Exception) -> ConfigError:
-    """Return what makes the first forward pass fail as a mistake, in a model YAML if it comes from there."""
-    path: ConfigPath = ("train", "trainer")
-    message, location = f"the first forward pass fails: {explain(error)}", place_in_notes(error)
-    if isinstance(error, MissingObservation):
-        name = next(n for n, c in components.items() if c.module is error.module)
-        path = ("model", "component_config_paths", name)
-        location = place_of_input(checked.component_paths[name], error.input)
-    issues = Issues(checked.located)
-    issues.add_in_model(path, message, location)
-    return ConfigError(issues.found)
 
 
 def _announce_unread(checked: CheckedConfig, windows: Sequence[str], read: Collection[str]) -> None:

@@ -19,6 +19,7 @@ from trainer.data.columns import pictures_of
 from trainer.deployment.robot_policy import build_loss, build_models, build_policy
 from trainer.engine.build_data import Data
 from trainer.engine.check import CheckedConfig
+from trainer.engine.misfit import is_certain, misfit
 from trainer.engine.optimizers import build_optimizer
 from trainer.engine.rehearsal import explain
 from trainer.engine.update import switch_optimizer
@@ -134,6 +135,9 @@ def outline(checked: CheckedConfig, data: Data) -> Outline:
     Args:
         checked: the configuration.
         data: what it trains on; a few samples are read.
+
+    Raises:
+        ConfigError: components, policy and data do not fit together.
     """
     config = checked.config
     models: dict[str, nn.Module] = {}
@@ -147,6 +151,8 @@ def outline(checked: CheckedConfig, data: Data) -> Outline:
         try:
             step = _step(checked, nn.ModuleDict(models), ready)
         except Exception as error:  # whatever a policy does that needs real numbers
+            if is_certain(error):
+                raise misfit(checked, models, error) from error
             why_not = f"{type(error).__name__}: {explain(error)}"
     trained = {part.name: part.trained for part in parts if part.trained}
     kept = sum(_kept_numbers(config.optimizers[n][1]) * count for n, count in trained.items())

@@ -33,6 +33,7 @@ def augmentation_claims(trial: Trial) -> Iterator[Claim]:
         batch = trial.experiment.batches.example(trial.samples)
         for part, alone in _parts(config):
             yield _changes(trial, part, alone, batch)
+        yield _of_the_run(trial, batch)
     yield _only_in_training(trial)
 
 
@@ -41,9 +42,8 @@ def _parts(config: AugmentationConfig) -> Iterator[tuple[tuple[str, ...], Augmen
     off = {"color_jitter": None, "gaussian_blur": None, "random_shift": None, "observation_noise": 0.0}
     if config.color_jitter is not None:
         strengths = config.color_jitter.model_dump()
-        for name in (
-            n for n, strength in strengths.items() if strength or n in config.color_jitter.model_fields_set
-        ):
+        asked = config.color_jitter.model_fields_set
+        for name in (n for n, strength in strengths.items() if strength or n in asked):
             jitter = ColorJitterConfig(**{n: s if n == name else 0.0 for n, s in strengths.items()})
             yield ("color_jitter", name), config.model_copy(update={**off, "color_jitter": jitter})
     for name in ("gaussian_blur", "random_shift"):
@@ -59,55 +59,53 @@ def _parts(config: AugmentationConfig) -> Iterator[tuple[tuple[str, ...], Augmen
 def _changes(
     trial: Trial, part: tuple[str, ...], alone: AugmentationConfig, batch: Mapping[str, Any]
 ) -> Claim:
-    columns, dataset = columns_of(trial.data.dataset), trial.data.dataset
-    cameras = pictures_of(dataset)
+    columns, cameras = columns_of(trial.data.dataset), pictures_of(trial.data.dataset)
     measured = None if columns is None else [n for n in observations_of(columns) if not columns[n].is_picture]
     augmentation = Augmentation(alone, cameras, measured)
     seed = trial.config.run_seed
     draws = [augmentation(batch, SampleRandom(seed, step, stream=AUGMENTATION)) for step in range(DRAWS)]
     on_pictures = part[0] != "observation_noise"
-    keys = [
-        key
-        for key, value in batch.items()
-        if isinstance(value, Tensor)
-        and (is_image(key, value, cameras) if on_pictures else _differs(value, [d[key] for d in draws]))
-    ]
-    text = f"{'.'.join(part)} changes {'pixels' if on_pictures else 'observations'}"
+    if on_pictures:
+        what, unit, units, least = "pixels", GREY_LEVEL, "grey levels", 0.5 * GREY_LEVEL
+        keys = [key for key, value in batch.items() if is_image(key, value, cameras)]
+    else:
+        what, unit, units, least = "observations", 1.0, "standard deviations", 0.0
+        keys = [key for key in batch if any(_change(batch[key], draw[key]) > 0 for draw in draws)]
+    text = f"{'.'.join(part)} changes {what}"
     where = (*PATH, *part)
     if not keys:
-        reason = "the batch has no pictures" if on_pictures else "no observation is changed by it"
-        return Claim(ABOUT, text, reason, faults=[Fault(where, f"{reason}, so this has no effect")])
-    changes = {key: max(_largest(batch[key], draw[key]) for draw in draws) for key in keys}
-    unit, least = (GREY_LEVEL, 0.5) if on_pictures else (1.0, 0.0)
-    name = "grey levels" if on_pictures else "standard deviations"
+        message = f"it changes no {what}, so it has no effect"
+        return Claim(ABOUT, text, f"no {what} change", faults=[Fault(where, message)])
+    changes = {key: max(_change(batch[key], draw[key]) for draw in draws) for key in keys}
     faults = [
-        Fault(
-            where,
-            f"it changes no pixel of '{key}' by half a grey level, so it has no effect",
-        )
-        if on_pictures
-        else Fault(where, f"it changes no number of '{key}'")
+        Fault(where, f"it changes no pixel of '{key}' by half a grey level, so it has no effect")
         for key, change in changes.items()
-        if change / unit <= least
+        if on_pictures and change <= least
     ]
-    samples = sum(_changed_samples(batch[key], draw[key], least * unit) for draw in draws for key in keys) / (
-        DRAWS * len(keys) * trial.samples
-    )
+    changed = sum(_changed_samples(batch[key], draw[key], least) for draw in draws for key in keys)
+    share = changed / (DRAWS * len(keys) * trial.samples)
     by = min(changes.values()) / unit
-    shown = f"by up to {by:.3g} {name} or more in each of {len(keys)}, {samples:.0%} of the samples"
+    shown = f"by up to {by:.3g} {units} or more in each of {len(keys)}, {share:.0%} of the samples"
     return Claim(ABOUT, text, shown, faults=faults[:1])
 
 
-def _differs(value: Tensor, others: list[Any]) -> bool:
-    return any(_largest(value, other) > 0 for other in others)
+def _of_the_run(trial: Trial, batch: dict[str, Any]) -> Claim:
+    """What the loop trains on is changed, and not only what an augmentation of our own would give."""
+    changed = [
+        key for key, value in trial.experiment.augmented(batch).items() if _change(batch.get(key), value) > 0
+    ]
+    faults = [] if changed else [Fault(PATH, "the batches of the training are not changed by it")]
+    measured = f"{', '.join(changed) or 'nothing'} of the next batch"
+    return Claim(ABOUT, "what is trained on is augmented", measured, faults=faults)
 
 
 def _floats(value: Tensor) -> Tensor:
     return value.float() / 255 if value.dtype == torch.uint8 else value.float()
 
 
-def _largest(one: Tensor, other: Tensor) -> float:
-    if one.shape != other.shape or not one.numel():
+def _change(one: Any, other: Any) -> float:
+    """Return the largest difference of two tensors; pictures count from 0 to 1."""
+    if not isinstance(one, Tensor) or one.shape != other.shape or not one.numel():
         return 0.0
     return float((_floats(one) - _floats(other)).abs().max())
 
