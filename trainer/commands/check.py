@@ -154,7 +154,11 @@ def _time(checked: CheckedConfig, data: Data, parts: Outline, proof: Proof | Non
 
     memory = parts.memory
     listed = ", ".join(f"{name} {count_short(size)}B" for name, size in memory.items())
-    unknown = f"; activations are not known: {parts.why_not}" if parts.step is None and parts.why_not else ""
+    unknown = (
+        f"; activations are not known, as the loss needs real numbers: {parts.why_not}"
+        if parts.step is None and parts.why_not
+        else ""
+    )
     rows = [("memory of a rank", f"about {count_short(sum(memory.values()))}B: {listed}{unknown}")]
     micro_batches = checked.config.train.accumulate_grad_batches
     if proof is not None:

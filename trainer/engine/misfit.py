@@ -16,7 +16,8 @@ from trainer.engine.rehearsal import explain
 from trainer.modeling.observations import MissingObservation
 
 _OF_SHAPES = re.compile(
-    r"shapes cannot be multiplied|must match|size mismatch|expected input.* channels|normalized_shape"
+    r"shapes cannot be multiplied|same reduction dim|must match|size mismatch|to have \d+ channels"
+    r"|normalized_shape"
 )
 
 

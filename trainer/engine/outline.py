@@ -253,9 +253,9 @@ def _step(checked: CheckedConfig, models: nn.ModuleDict, ready: Mapping[str, Any
     random = _NoNumbers()
     counter = FlopCounterMode(display=False)
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value)
-    with counter, torch.device("meta"), random_source(random), kept_random_state(), hooks:
-        total = policy.loss(batch, Context(random, training=True, total_steps=1))["total"]
     with counter:
+        with torch.device("meta"), random_source(random), kept_random_state(), hooks:
+            total = policy.loss(batch, Context(random, training=True, total_steps=1))["total"]
         total.backward()
     parameters = {p.untyped_storage()._cdata for p in models.parameters()}
     return Step(sum(size for key, size in kept.items() if key not in parameters), counter.get_total_flops())

@@ -276,11 +276,30 @@ def test_a_planted_fault_is_found_at_its_place(tmp_path: Path, name: str) -> Non
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("settings", [{}, {"data.datamodule.params.camera": True}])
-def test_nothing_is_found_where_nothing_is_planted(tmp_path: Path, settings: Config) -> None:
-    claims = claims_of(_written(tmp_path, Planted("", "", settings)))
+CLEAN: dict[str, Config] = {
+    "the experiment itself": {},
+    "augmented pictures": {
+        "data.datamodule.params.camera": True,
+        "data.augmentation": {"random_shift": {"pixels": 2}},
+    },
+    "validation and early stopping": {
+        "data.validation": {"fraction": 0.3},
+        "train.callbacks": [{"type": "early_stopping"}],
+        "train.checkpoint.best": {"metric": "validation/total"},
+    },
+    "accumulated gradients": {"train.accumulate_grad_batches": 2, "train.gradient_clip_val": 1.0},
+    "one update an epoch": {"data.batch_size": 100},
+    "a frozen encoder": FROZEN,
+    "workers and another normalization": {"data.num_workers": 2, "data.normalization": "min_max"},
+}
+
+
+@pytest.mark.parametrize("name", CLEAN)
+def test_nothing_is_found_where_nothing_is_planted(tmp_path: Path, name: str) -> None:
+    claims = claims_of(_written(tmp_path, Planted("", "", CLEAN[name])))
     assert [claim for claim in claims.values() if claim.verdict == "fails"] == []
     assert sum(claim.verdict == "holds" for claim in claims.values()) >= 20
+    assert not any("cannot be measured" in claim.measured for claim in claims.values())
     assert not (tmp_path / "run").exists()
 
 
@@ -288,3 +307,9 @@ def test_the_weights_of_a_loss_are_told(tmp_path: Path) -> None:
     claim = claims_of(_written(tmp_path, policy("terms", "")))["every term of the total is trained"]
     assert claim.verdict == "holds"
     assert claim.measured.startswith("weights in the total: error 1 (1 by its gradient), size 0.3 (0.")
+
+
+def test_an_epoch_of_three_ranks_is_shared_out(tmp_path: Path) -> None:
+    claims = claims_of(_written(tmp_path, Planted("", "")), ranks=3)
+    claim = claims["an epoch visits every sample once, over all ranks and workers"]
+    assert claim.measured.startswith("120 of 120 samples, 0 of them more than once; 3 ranks")
