@@ -35,9 +35,9 @@ def check_dimensions(issues: Issues, checked: CheckedConfig, dataset: TrainingDa
         for component, model in checked.component_paths.items():
             for value, location in arguments_named(model, name):
                 if value > size or size % value:
-                    path = ("model", "component_config_paths", component)
+                    here = ("model", "component_config_paths", component)
                     message = f"{name} of component '{component}' is {value}, the dataset's {what} {size}"
-                    issues.add_in_model(path, message, location)
+                    issues.add_in_model(here, message, location)
 
 
 def _acts(config: ExperimentConfig) -> bool:

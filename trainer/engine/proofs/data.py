@@ -165,9 +165,8 @@ def _different(rows: np.ndarray, raw: Mapping[str, Any]) -> Claim:
     measured = f"{repeated} of {len(rows)} samples are copies of others"
     faults = []
     # Where a robot stands still, samples without an index are alike.
-    if repeated > 0.2 * len(rows):
-        message = (
-            f"samples {example[0]} and {example[1]} are the same, and {repeated} of {len(rows)} are copies"
-        )
+    if example is not None and repeated > 0.2 * len(rows):
+        one, other = example
+        message = f"samples {one} and {other} are the same, and {repeated} of {len(rows)} are copies"
         faults.append(Fault(DATAMODULE, message, "does its __getitem__ use its index?"))
     return Claim(ABOUT, text, measured, faults=faults)

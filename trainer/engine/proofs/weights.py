@@ -17,7 +17,7 @@ ABOUT = "weights"
 def weight_claims(trial: Trial) -> Iterator[Claim]:
     """Yield the claims about the weights of a trial."""
     after = states(trial.experiment)
-    yield _gradients(trial)
+    yield _gradients(trial, after)
     yield _optimized(trial)
     yield _moves(trial, after)
     yield _frozen(trial, after)
@@ -30,12 +30,16 @@ def _fault(trial: Trial, name: str, key: str, message: str, hint: str | None = N
     return Fault(path, message, hint, place_of_tensor(trial.checked.component_paths[name], key))
 
 
-def _gradients(trial: Trial) -> Claim:
+def _gradients(trial: Trial, after: dict[str, State]) -> Claim:
     found = trial.witness.gradients
+    # `find_unused_parameters` says that a step may leave some out.
+    may_lack = trial.config.model.find_unused_parameters
     faults = []
     for name in trial.experiment.optimizers:
         own = {key: largest for (owner, key), largest in found.items() if owner == name}
-        without = [key for key, largest in own.items() if largest is None]
+        none = [key for key, largest in own.items() if largest is None]
+        # A trainer of the user's own may compute gradients past `backward`; what moves has had one.
+        without = [k for k in none if not may_lack and torch.equal(after[name][k], trial.before[name][k])]
         zero = [key for key, largest in own.items() if largest == 0]
         if without:
             message = f"{_listed(without)} of component '{name}' gets no gradient: the loss does not use it"

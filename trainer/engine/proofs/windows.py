@@ -28,7 +28,7 @@ def window_claims(data: Data) -> Iterator[Claim]:
     places = {int(r) - row: place for place, r in enumerate(rows)}
     compared, faults = 0, []
     for key, several in windows.items():
-        values = [one.get(key) for one in samples]
+        values: list[Any] = [one.get(key) for one in samples]
         if not _comparable(values, several) or not _are_neighbours(samples[0], places):
             continue
         now = list(several).index(0)
