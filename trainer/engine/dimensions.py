@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
+import numpy as np
 from torch import Tensor
 
 from trainer.config.schemas import ExperimentConfig
@@ -15,7 +13,7 @@ from trainer.engine.places import arguments_named
 from trainer.registry import TRAINER_REGISTRY
 from trainer.templates import Policy, TrainingDataset
 
-ACTION_DIM, ACTION_HORIZON = "action_dim", "action_horizon"
+_NAMES = ACTION_DIM, ACTION_HORIZON = "action_dim", "action_horizon"
 
 
 def check_dimensions(issues: Issues, checked: CheckedConfig, dataset: TrainingDataset) -> None:
@@ -24,46 +22,43 @@ def check_dimensions(issues: Issues, checked: CheckedConfig, dataset: TrainingDa
     Those of a policy are of whole chunks. A component may have to do with a part of an action, such as one
     arm of two, so its own are only wrong where they are no whole part; the first forward pass tells the rest.
     """
-    sizes = _sizes(dataset)
     config = checked.as_read
     given = config.train.trainer.params if config is not None and _acts(config) else {}
+    in_models = [
+        (name, component, value, location)
+        for component, model in checked.component_paths.items()
+        for name in _NAMES
+        for value, location in arguments_named(model, name)
+    ]
+    if not in_models and not any(name in given for name in _NAMES):
+        return
+    sizes = _sizes(dataset)
     for name, (size, what) in sizes.items():
         value = given.get(name)
         if isinstance(value, int) and value != size:
             path = ("train", "trainer", "params", name)
             issues.add(path, f"{name} is {value}, the dataset's {what} {size}")
-        for component, model in checked.component_paths.items():
-            for value, location in arguments_named(model, name):
-                if value > size or size % value:
-                    here = ("model", "component_config_paths", component)
-                    message = f"{name} of component '{component}' is {value}, the dataset's {what} {size}"
-                    issues.add_in_model(here, message, location)
+    for name, component, value, location in in_models:
+        if name in sizes and (value < 1 or sizes[name][0] % value):
+            size, what = sizes[name]
+            here = ("model", "component_config_paths", component)
+            message = f"{name} of component '{component}' is {value}, the dataset's {what} {size}"
+            issues.add_in_model(here, message, location)
 
 
 def _acts(config: ExperimentConfig) -> bool:
     """Say whether the trainer trains a policy that acts, and so predicts whole chunks."""
     kind = config.train.trainer.type
-    policy_class = (
-        getattr(TRAINER_REGISTRY.get(kind), "policy_class", None) if TRAINER_REGISTRY.has(kind) else None
-    )
+    if not TRAINER_REGISTRY.has(kind):
+        return False
+    policy_class = getattr(TRAINER_REGISTRY.get(kind), "policy_class", None)
     return isinstance(policy_class, type) and issubclass(policy_class, Policy)
 
 
-def _sizes(dataset: TrainingDataset) -> Mapping[str, tuple[int, str]]:
-    """Return what a parameter must be, and how the dataset is spoken of; nothing where it does not tell."""
-    facts: Mapping[str, Any] = dataset.facts()
-    feature = (facts.get("features") or {}).get(ACTION)
-    window = (facts.get("windows") or {}).get(ACTION)
-    if facts.get("datasets") or not feature or not window:
-        chunk = dataset.__getitems__([0]).get(ACTION)
-        if not isinstance(chunk, Tensor) or chunk.ndim != 3:
-            return {}
-        horizon, width = chunk.shape[1:]
-    elif len(feature["shape"]) != 1:
+def _sizes(dataset: TrainingDataset) -> dict[str, tuple[int, str]]:
+    """Return what a size must be, and how the dataset is spoken of; nothing where it gives no chunks."""
+    chunk = dataset.__getitems__(np.zeros(1, np.int64)).get(ACTION)
+    if not isinstance(chunk, Tensor) or chunk.ndim != 3:
         return {}
-    else:
-        horizon, width = len(window), feature["shape"][0]
-    return {
-        ACTION_DIM: (int(width), "action has"),
-        ACTION_HORIZON: (int(horizon), "action chunks have"),
-    }
+    horizon, width = chunk.shape[1:]
+    return {ACTION_DIM: (width, "action has"), ACTION_HORIZON: (horizon, "action chunks have")}
