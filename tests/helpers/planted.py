@@ -146,10 +146,13 @@ class PlantedDatasetFactory:
 class PlantedPolicy(Policy):
     """Regression of a chunk; `fault` says what is wrong."""
 
+    updates: Tensor
+
     def __init__(self, components: nn.ModuleDict, *, fault: str = "", n_action_steps: int = 2) -> None:
         super().__init__()
         self.components, self.fault, self.n_action_steps = components, fault, n_action_steps
         self.calls = 0
+        self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
 
     def predicted(self, batch: dict[str, Tensor]) -> Tensor:
         state = batch["observation.state"]
@@ -174,6 +177,8 @@ class PlantedPolicy(Policy):
                 next(self.components["encoder"].parameters()).add_(1e-3)
         if self.fault == "trains a frozen component":
             self.components["encoder"].train(context.training)
+        if context.training:
+            self.updates.fill_(context.step + 1)  # as a policy does whose schedule is its own
         self.calls += 1
         action, pad = batch["action"], batch["action_is_pad"]
         error = (self.predicted(batch) - action).square().mean(-1)

@@ -23,15 +23,22 @@ Given = dict[tuple[str, str], list[Tensor]]
 
 @contextlib.contextmanager
 def evaluating(trial: Trial) -> Iterator[None]:
-    """Put the components into eval mode while the block runs."""
+    """Put the components into eval mode while the block runs, and let no buffer be another one afterwards."""
+    policy = trial.experiment.policy
+    owner = trial.experiment.models if policy is None else nn.ModuleList([trial.experiment.models, policy])
     modules = list(trial.experiment.models.modules())
     modes = [module.training for module in modules]
+    buffers = [(buffer, buffer.detach().clone()) for buffer in owner.buffers()]
     trial.experiment.models.eval()
     try:
         yield
     finally:
         for module, training in zip(modules, modes, strict=True):
             module.training = training
+        with torch.no_grad():
+            for buffer, value in buffers:
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
 
 
 def losses_of(trial: Trial, policy: Objective, batch: Mapping[str, Any]) -> dict[str, Tensor]:
