@@ -52,7 +52,7 @@ def _epoch(checked: CheckedConfig, data: Data, ranks: int, epoch: int) -> np.nda
         )
         for rank in range(ranks)
     ]
-    return np.stack([sampler.batches(epoch) for sampler in samplers])
+    return np.stack([np.asarray(sampler.batches(epoch)) for sampler in samplers])
 
 
 def _once(data: Data, drawn: np.ndarray, ranks: int, workers: int) -> Claim:
