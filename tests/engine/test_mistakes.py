@@ -93,13 +93,16 @@ SIMPLE: dict[str, tuple[Callable[[Config], None], str]] = {
     "load_dir missing": (put("train", "load_dir")("nowhere"), "there is no folder nowhere"),
     "chunk of another length": (
         put("train", "trainer", "params", "action_horizon")(3),
-        "the first forward pass fails",
+        "train.trainer.params.action_horizon: action_horizon is 3, the dataset's action chunks have 4",
     ),
     "policy of another action size": (
         put("train", "trainer", "params", "action_dim")(3),
-        "first forward pass",
+        "train.trainer.params.action_dim: action_dim is 3, the dataset's action has 2",
     ),
-    "data of another horizon": (put(*DATA, "action_horizon")(6), "velocity_decoder.yaml"),
+    "data of another horizon": (
+        put(*DATA, "action_horizon")(8),
+        "train.trainer.params.action_horizon: action_horizon is 4, the dataset's action chunks have 8",
+    ),
     "batch larger than the data": (put("data", "batch_size")(1000), "data.batch_size"),
     "more loader workers than a machine can start": (
         put("data", "num_workers")(10**9),

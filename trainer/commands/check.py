@@ -1,18 +1,27 @@
-"""`trainer check`: what an experiment would train, and everything that is wrong with it."""
+"""`trainer check`: what an experiment would train, what is wrong with it, and the proof of the rest."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+import json
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from trainer.commands.errors import user_errors
+from trainer.commands.errors import UserError, user_errors
 from trainer.commands.options import overrides_option
+from trainer.utils.text import count_short, duration
 
 if TYPE_CHECKING:
     from trainer.engine.build_data import Data
     from trainer.engine.check import CheckedConfig
+    from trainer.engine.outline import Entry, Outline
+    from trainer.engine.proofs.prove import Proof
+
+PROVED_UNASKED = 30_000_000
+"""Parameters up to which a CPU makes the updates of a proof within seconds."""
+
+Rows = list[tuple[str, str]]
 
 
 @click.command("check")
@@ -21,10 +30,17 @@ if TYPE_CHECKING:
 @click.option(
     "--ranks", type=click.IntRange(min=1), default=1, show_default=True, help="Ranks that would train."
 )
-def check(config: str, overrides: tuple[str, ...], ranks: int) -> None:
-    """Print what the experiment of the YAML file CONFIG would train; nothing is trained or written.
+@click.option(
+    "--prove/--no-prove",
+    default=None,
+    help="Make two updates in a temporary folder and measure what the run promises; "
+    "if not given, where that takes a CPU seconds.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+def check(config: str, overrides: tuple[str, ...], ranks: int, prove: bool | None, as_json: bool) -> None:
+    """Print what the experiment of the YAML file CONFIG would train, and prove it; nothing of it is written.
 
-    Exit code 2 when something is wrong, with every mistake and its place.
+    Exit code 2 when something is wrong or a claim fails, with every mistake and its place.
 
     \b
     Example:
@@ -34,23 +50,53 @@ def check(config: str, overrides: tuple[str, ...], ranks: int) -> None:
     from trainer.config.loader import load_located
     from trainer.engine.build_data import build_data
     from trainer.engine.check import check as check_config
+    from trainer.engine.outline import outline
+    from trainer.engine.proofs.prove import prove as prove_run
 
     with user_errors():
         checked = check_config(load_located(config, overrides), ranks)
         data = build_data(checked, ranks)
-    for line in _table([*_components(checked), *_batches(checked, data, ranks)]):
-        click.echo(line)
-    for warning in (*checked.warnings, *data.warnings):
-        click.echo(f"Warning: {warning}")
+        parts = outline(checked, data)
+        settings = [*_components(parts), *_batches(checked, data, ranks), *_settings(checked, data)]
+        if not as_json:
+            _print(settings, parts)
+        chosen, why = _chosen(prove, parts)
+        proof = prove_run(checked, data, ranks) if chosen else None
+        times = _time(checked, data, parts, proof)
+    warnings = [*checked.warnings, *data.warnings, *(proof.warnings if proof else ())]
+    if as_json:
+        click.echo(json.dumps(_plain([*settings, *times], parts, proof, why, warnings), indent=2))
+    else:
+        _print_rest(times, proof, why, warnings)
+    error = proof.error(checked) if proof else None
+    if error is not None:
+        raise UserError(str(error)) from error
 
 
-def _components(checked: CheckedConfig) -> Iterator[tuple[str, str]]:
-    config = checked.config
-    frozen = {name for name, flags in config.model.component_build_args.items() if flags.freeze}
-    for name, path in config.model.component_config_paths.items():
-        optimizer = config.optimizers.get(name)
-        how = "frozen" if name in frozen else f"{optimizer[1].type}" if optimizer else "not trained"
-        yield f"component {name}", f"{path}, {how}"
+def _chosen(asked: bool | None, parts: Outline) -> tuple[bool, str]:
+    """Return whether to prove, and why."""
+    if asked is not None:
+        return asked, "asked for" if asked else "switched off by --no-prove"
+    parameters = sum(part.parameters or 0 for part in parts.parts)
+    unknown = [part.name for part in parts.parts if part.parameters is None]
+    if unknown:
+        return False, f"the size of {', '.join(unknown)} is not known, so it might take long; --prove does it"
+    if parameters > PROVED_UNASKED:
+        return False, f"{count_short(parameters)} parameters take a CPU long; --prove does it all the same"
+    return True, f"{count_short(parameters)} parameters take a CPU seconds; --no-prove leaves it out"
+
+
+def _components(parts: Outline) -> Iterator[tuple[str, str]]:
+    for part in parts.parts:
+        yield f"component {part.name}", f"{part.model}, {part.how}"
+    for part in parts.parts:
+        if part.parameters is None:
+            yield f"size of {part.name}", f"not known without memory: {part.why_not}"
+            continue
+        trained = "all" if part.trained == part.parameters else count_short(part.trained)
+        trained = "none" if not part.trained else trained
+        size = count_short(4 * part.parameters)
+        yield f"size of {part.name}", f"{count_short(part.parameters)} parameters, {trained} trained, {size}B"
 
 
 def _batches(checked: CheckedConfig, data: Data, ranks: int) -> Iterator[tuple[str, str]]:
@@ -68,6 +114,130 @@ def _batches(checked: CheckedConfig, data: Data, ranks: int) -> Iterator[tuple[s
     yield "run folder", str(checked.run)
 
 
-def _table(rows: list[tuple[str, str]]) -> Iterator[str]:
+def _settings(checked: CheckedConfig, data: Data) -> Iterator[tuple[str, str]]:
+    """Yield what settings come to that do not say it themselves."""
+    from trainer.runtime import select_device
+
+    config = checked.config
+    train, saving = config.train, config.train.checkpoint
+    total = config.total_steps(data.steps_per_epoch)
+    epochs = -(-total // data.steps_per_epoch)
+    device = select_device(config.device)
+    precision: str = config.precision
+    if precision == "auto":
+        precision = "bf16 where the GPU has it" if device.type == "cuda" else "fp32"
+    yield "device", f"{device}, {precision}"
+    yield (
+        "seed",
+        f"{config.seed}" + (f", {config.run_seed} after the models" if train.seed is not None else ""),
+    )
+    modes = [f"{name} by {mode}" for name, mode in data.normalizer.modes.items()]
+    yield "normalization", ", ".join(modes) or "none"
+    if train.ema.enabled:
+        yield "average", f"decay {train.ema.decay:g}: over about {1 / (1 - train.ema.decay):,.0f} updates"
+    clip = train.gradient_clip_val
+    yield "gradients", "not clipped" if clip is None else f"clipped to {clip} ({train.gradient_clip_scope})"
+    times = [f"every {train.save_every} of {epochs} epochs"] if train.save_every <= epochs else []
+    times += [f"every {saving.save_every_n_steps:,} updates"] if saving.save_every_n_steps else []
+    times += ["at the end"] if saving.save_last else []
+    times += [f"the best {saving.best.metric}"] if saving.best else []
+    yield "checkpoints", ", ".join(times) + (f"; the last {saving.keep} stay" if saving.keep else "")
+    if config.data.validation is not None:
+        yield "validation", f"every {config.data.validation.every_n_epochs} epochs"
+    if train.evaluation is not None:
+        how = train.evaluation
+        yield "evaluation", f"{how.episodes} episodes of {how.env} every {how.every_n_epochs} epochs"
+    yield "loggers", ", ".join(logger.type for logger in train.loggers) or "metrics.jsonl alone"
+
+
+def _time(checked: CheckedConfig, data: Data, parts: Outline, proof: Proof | None) -> Rows:
+    """Return memory of an update and time of an epoch, as far as they can be told."""
+    from trainer.engine.outline import flops_per_second
+
+    memory = parts.memory
+    listed = ", ".join(f"{name} {count_short(size)}B" for name, size in memory.items())
+    unknown = (
+        f"; activations are not known, as the loss needs real numbers: {parts.why_not}"
+        if parts.step is None and parts.why_not
+        else ""
+    )
+    rows = [("memory of a rank", f"about {count_short(sum(memory.values()))}B: {listed}{unknown}")]
+    micro_batches = checked.config.train.accumulate_grad_batches
+    if proof is not None:
+        seconds = proof.seconds_per_update * data.steps_per_epoch
+        how = f"{proof.seconds_per_update:.2g} s an update, measured with up to {proof.pace_samples} samples"
+        rows.append(("time of an epoch", f"about {duration(seconds)} on this CPU in fp32: {how}"))
+    elif parts.step is not None:
+        rate = flops_per_second()
+        seconds = parts.step.flops * micro_batches * data.steps_per_epoch / rate
+        how = f"{count_short(parts.step.flops * micro_batches)}FLOP an update at {count_short(rate)}FLOP/s"
+        rows.append(("time of an epoch", f"at least {duration(seconds)} on this CPU: {how}"))
+    else:
+        rows.append(("time of an epoch", "not known; --prove measures it"))
+    return rows
+
+
+def _print(settings: Rows, parts: Outline) -> None:
+    for line in _table(settings):
+        click.echo(line)
+    click.echo("")
+    header = ("batch of a rank", "shape", "dtype", "in units", "as the policy gets it")
+    for line in _columns([header, *(_entry(entry) for entry in parts.batch)]):
+        click.echo(line)
+
+
+def _entry(entry: Entry) -> tuple[str, ...]:
+    shape = "(" + ", ".join(map(str, entry.shape)) + ("," if len(entry.shape) == 1 else "") + ")"
+    return entry.key, shape, entry.dtype, _range(entry.raw), _range(entry.ready)
+
+
+def _range(values: tuple[float, float] | None) -> str:
+    return "" if values is None else f"{values[0]:.4g} to {values[1]:.4g}"
+
+
+def _print_rest(times: Rows, proof: Proof | None, why: str, warnings: Sequence[str]) -> None:
+    click.echo("")
+    for line in _table(times):
+        click.echo(line)
+    click.echo("")
+    if proof is None:
+        click.echo(f"Not proved: {why}.")
+    else:
+        made = f"{proof.updates} updates of {proof.samples} samples on the CPU in {proof.seconds:.1f} s"
+        click.echo(f"Proved by {made} ({why}):")
+        rows = [(claim.verdict, claim.text, claim.measured) for claim in proof.claims]
+        for line in _columns(rows):
+            click.echo(line)
+        counts = {v: sum(c.verdict == v for c in proof.claims) for v in ("holds", "does not apply", "fails")}
+        click.echo(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
+    for warning in warnings:
+        click.echo(f"Warning: {warning}")
+
+
+def _plain(
+    settings: Rows, parts: Outline, proof: Proof | None, why: str, warnings: Sequence[str]
+) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {
+        "settings": dict(settings),
+        "components": [asdict(part) for part in parts.parts],
+        "batch": [asdict(entry) for entry in parts.batch],
+        "memory_bytes": parts.memory,
+        "flops_per_micro_batch": None if parts.step is None else parts.step.flops,
+        "proved": proof is not None,
+        "why": why,
+        "claims": [claim.plain() for claim in proof.claims] if proof else [],
+        "warnings": list(warnings),
+    }
+
+
+def _table(rows: Sequence[tuple[str, str]]) -> Iterator[str]:
     width = max(len(name) for name, _ in rows)
     yield from (f"{name:<{width}}  {text}" for name, text in rows)
+
+
+def _columns(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)).rstrip()

@@ -25,7 +25,8 @@ Made by `python -m trainer.config.reference > docs/experiment.md` from the schem
   `component_optims`, `component_build_args` and `component_config_paths`.
 * Parameters are checked against what receives them and converted once (`"2"` to 2 where a number is asked
   for); checkpoints hold the converted values. `1e-4` is a number.
-* `trainer check X.yaml` prints what would run and everything that is wrong, and trains nothing.
+* `trainer check X.yaml` prints what would run and everything that is wrong, and proves the rest by two
+  updates in a temporary folder: [what it proves](check.md).
 * `${params.task}` stands for the value at that path, `${env:NAME}` for an environment variable.
 * Files are looked up beside the YAML that names them, then in the project (the nearest folder above with
   `.git` or `pyproject.toml`). What is written starts at the project. `~` is the home folder.

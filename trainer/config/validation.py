@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from model_constructor import ConfigPath, did_you_mean, format_path
+from model_constructor import ConfigPath, SourceLocation, did_you_mean, format_path
 
 from trainer.config.errors import ConfigError, ConfigValidationIssue
 from trainer.config.loader import LocatedConfig
@@ -62,6 +62,29 @@ class Issues:
         self.found.append(
             ConfigValidationIssue(format_path(path), message, hint, location, chain, path, of_key)
         )
+
+    def add_in_model(
+        self,
+        path: ConfigPath,
+        message: str,
+        location: SourceLocation | None,
+        hint: str | None = None,
+        stack: Sequence[str] = (),
+    ) -> None:
+        """Note one mistake at its place in the model YAML that the value at a config path leads to.
+
+        Where that place is not known, it is noted at the value itself. `stack` are the files whose `defaults`
+        lead to that place, outermost first.
+        """
+        if location is None:
+            self.add(path, message, hint)
+            return
+        reference = self.located.locate(path)
+        origin: tuple[str, ...] = ()
+        if reference is not None:
+            between = stack[: stack.index(location.file)] if location.file in stack else stack
+            origin = (reference.format(), *between, location.file)
+        self.found.append(ConfigValidationIssue(format_path(path), message, hint, location, origin, path))
 
     def copy(self) -> Issues:
         """Return the same mistakes, to which others can be added."""

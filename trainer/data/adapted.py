@@ -12,7 +12,15 @@ from trainer.data.columns import Column
 from trainer.templates import TrainingDataset
 from trainer.utils.samples import Samples
 
-_KEPT = ("image_keys", "concurrent_reads", "epoch_order", "expect", "batch_metrics", "facts")
+_KEPT = (
+    "image_keys",
+    "concurrent_reads",
+    "repeats_samples",
+    "epoch_order",
+    "expect",
+    "batch_metrics",
+    "facts",
+)
 
 
 def as_training_dataset(dataset: Dataset[Any]) -> TrainingDataset:

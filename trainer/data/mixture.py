@@ -75,6 +75,8 @@ class MixtureDataset(TrainingDataset):
             itself, or an epoch would hold nothing of it.
     """
 
+    repeats_samples = True
+
     def __init__(
         self, parts: Sequence[Part], *, pad: bool = False, samples_per_epoch: int | None = None
     ) -> None:

@@ -37,7 +37,9 @@ from trainer.engine.effects import check_watched
 from trainer.engine.experiment import Experiment
 from trainer.engine.finite import LossWatch
 from trainer.engine.inputs import check_same_robot
-from trainer.engine.rehearsal import explain, rehearse
+from trainer.engine.misfit import misfit
+from trainer.engine.optimizers import build_optimizer
+from trainer.engine.rehearsal import rehearse
 from trainer.engine.resume import checkpoint_to_resume, resolved, set_aside
 from trainer.engine.run_folder import (
     environment_facts,
@@ -52,7 +54,7 @@ from trainer.engine.update import Update, UpdateSettings
 from trainer.engine.validation import Validation
 from trainer.modeling.component import Component, Components, Parallel, check_state
 from trainer.modeling.initialize import count_parameters, freeze, init_weights
-from trainer.registry import DATASET_BUILDER_REGISTRY, OPTIMIZER_BUILDER_REGISTRY, TRAINER_REGISTRY
+from trainer.registry import DATASET_BUILDER_REGISTRY, TRAINER_REGISTRY
 from trainer.runtime import Runtime
 from trainer.templates import Callback, Objective, Policy, RunIdentity
 from trainer.utils.errors import TrainingFault
@@ -194,8 +196,8 @@ def _rehearse(
     try:
         rehearsed = rehearse(policy, components.called, batches, facts, runtime)
     except (ValueError, RuntimeError, TypeError, KeyError, IndexError) as error:
-        message = f"the first forward pass fails: {explain(error)}"
-        raise checked.mistake(("train", "trainer"), message) from error
+        modules = {name: component.module for name, component in components.items()}
+        raise misfit(checked, modules, error) from error
     issues = Issues(checked.located)
     check_watched(
         issues, checked.config, checked.callbacks, list(checked.metrics), rehearsed.losses, checked.others
@@ -319,12 +321,9 @@ def _build_optimizers(
     for name, (path, spec) in checked.config.optimizers.items():
         if not components[name].trained:
             continue
-        builder: Any = OPTIMIZER_BUILDER_REGISTRY.get(spec.type)
         try:
-            factory = builder(**spec.params)
-            takes_steps = "total_steps" in inspect.signature(factory.build).parameters
-            extra = {"total_steps": total_steps} if takes_steps else {}
-            optimizers[name] = factory.build(list(components[name].module.parameters()), **extra)
+            parameters = list(components[name].module.parameters())
+            optimizers[name] = build_optimizer(spec, parameters, total_steps)
         except ValueError as error:
             issues.add((*path, "params"), str(error))
             continue

@@ -18,6 +18,7 @@ from trainer.data.normalization import Normalizer
 from trainer.data.order import GlobalBatchSampler
 from trainer.data.split import split_episodes
 from trainer.engine.check import DATAMODULE, CheckedConfig, mapping_at
+from trainer.engine.dimensions import check_dimensions
 from trainer.engine.effects import idle_data_settings
 from trainer.engine.inputs import check_same_robot
 from trainer.registry import DATASET_BUILDER_REGISTRY
@@ -69,6 +70,7 @@ def build_data(checked: CheckedConfig, world_size: int = 1, local_rank: int = 0)
     augmentation = _augmentation(issues, config, dataset)
     steps_per_epoch = _steps_per_epoch(issues, config, dataset, world_size)
     check_same_robot(issues, config, checked.robots, dataset.facts(), [ACTION])
+    check_dimensions(issues, checked, dataset)
     issues.raise_if_any()
     return Data(
         dataset=dataset,

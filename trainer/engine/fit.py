@@ -46,7 +46,7 @@ def fit(experiment: Experiment) -> None:
             with pace.paused():
                 _measure(e)
         while not e.finished:
-            for metrics in _updates(e, faults, stop, started):
+            for metrics in updates(e, faults, stop, started):
                 rates = pace.tick()
                 per_epoch = e.batches.steps_per_epoch
                 position = {} if per_epoch is None else {"epoch": e.progress.iteration / per_epoch}
@@ -80,8 +80,17 @@ def fit(experiment: Experiment) -> None:
         log.info(f"Ended after {e.progress.iteration} updates: {e.stop_reason}.")
 
 
-def _updates(e: Experiment, faults: Faults, stop: StopRequest, started: float) -> Iterator[Mapping[str, Any]]:
-    """Make the updates that are left of this epoch and of the run, and yield the metrics of each."""
+def updates(
+    e: Experiment, faults: Faults, stop: StopRequest | None = None, started: float = 0.0
+) -> Iterator[Mapping[str, Any]]:
+    """Make the updates that are left of this epoch and of the run, and yield the metrics of each.
+
+    Args:
+        e: the run.
+        faults: takes what a report of a fault speaks of.
+        stop: what ends the waiting for a batch; nothing does if not given.
+        started: when this process began to train.
+    """
     done = e.progress.iteration - e.progress.epoch * (e.batches.steps_per_epoch or 0)
     left = e.total_steps - e.progress.iteration
     if e.batches.steps_per_epoch is not None:
@@ -93,6 +102,8 @@ def _updates(e: Experiment, faults: Faults, stop: StopRequest, started: float) -
             try:
                 drawn = next(batches)
             except WaitEnded:
+                if stop is None:
+                    raise
                 _stop(e, stop.number, started)
             batch = faults.batch = e.augmented(drawn, micro_batch)
             if e.progress.iteration == 0 and micro_batch == 0 and e.runtime.is_main:

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from model_constructor import ConfigError as ModelConfigError
-from model_constructor import ConfigPath, compile_ir, files_like, format_path
+from model_constructor import ConfigPath, compile_ir, files_like
 
 from trainer.checkpoint.folder import CheckpointError, weights_folder
-from trainer.config.errors import ConfigValidationIssue
 from trainer.config.paths import find_input, output_path, path_mistake
 from trainer.config.schemas import ExperimentConfig
 from trainer.config.validation import Issues
@@ -55,17 +54,9 @@ def _find_model(issues: Issues, here: ConfigPath, value: str) -> Path | None:
 
 def _note_model_errors(issues: Issues, here: ConfigPath, error: ModelConfigError) -> None:
     """Take over the mistakes in a model YAML with their own places."""
-    reference = issues.located.locate(here)
     for one in error.errors:
         hint = f"did you mean '{one.suggestions[0]}'?" if one.suggestions else None
-        origin: tuple[str, ...] = ()
-        if reference and one.location:
-            stack, file = one.include_stack, one.location.file
-            origin = (reference.format(), *stack[: stack.index(file) if file in stack else None], file)
-        location = one.location or reference
-        issues.found.append(
-            ConfigValidationIssue(format_path(here), one.message, hint, location, origin, here)
-        )
+        issues.add_in_model(here, one.message, one.location, hint, one.include_stack)
 
 
 def check_save_dir(issues: Issues) -> Path:

@@ -22,6 +22,22 @@ def input_name(feature: str) -> str:
     return feature.removeprefix(PREFIX).replace(".", "_")
 
 
+class MissingObservation(ValueError):
+    """A component's graph input is called like no observation of the batch.
+
+    Attributes:
+        module: the component, unwrapped.
+        input: the graph input.
+    """
+
+    def __init__(self, module: nn.Module, input: str, offered: Collection[str]) -> None:
+        super().__init__(
+            f"the encoder's graph input '{input}' has no observation; the batch has {', '.join(offered)}"
+        )
+        self.module = module
+        self.input = input
+
+
 def encoder_arguments(
     encoder: nn.Module, batch: Mapping[str, Any], given: Collection[str] = ()
 ) -> dict[str, Any]:
@@ -33,7 +49,7 @@ def encoder_arguments(
         given: graph inputs that are no observations, which the caller adds.
 
     Raises:
-        ValueError: an input has no observation in the batch.
+        MissingObservation: an input has no observation in the batch.
     """
     inputs = [name for name in unwrap(encoder).inputs if name not in given]  # type: ignore[union-attr]
     names = [k for k in batch if k not in NOT_OBSERVED and not k.endswith("_is_pad")]
@@ -41,8 +57,5 @@ def encoder_arguments(
     offered = {input_name(k): k for k in sorted(names, key=lambda name: name.startswith(PREFIX))}
     missing = [name for name in inputs if name not in offered]
     if missing:
-        raise ValueError(
-            f"the encoder's graph input '{missing[0]}' has no observation; the batch has "
-            f"{', '.join(input_name(k) for k in names)}"
-        )
+        raise MissingObservation(unwrap(encoder), missing[0], [input_name(k) for k in names])
     return {name: batch[offered[name]] for name in inputs}

@@ -27,12 +27,14 @@ class TrainingDataset(Dataset[dict[str, Any]]):
         concurrent_reads: a sample depends on its index alone, and several threads may read at once. Only such
             a dataset is read beside the step without worker processes.
         keeps_frames: `expect` is worth calling: decoded frames are kept in the memory that it gives.
+        repeats_samples: an epoch may hold a sample more than once, or leave some out, on purpose.
     """
 
     image_keys: Sequence[str] = ()
     columns: Mapping[str, Any] | None = None
     concurrent_reads: bool = False
     keeps_frames: bool = False
+    repeats_samples: bool = False
 
     def __len__(self) -> int:
         """Return the number of samples (N)."""

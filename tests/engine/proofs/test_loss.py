@@ -1,0 +1,41 @@
+"""Padding in the loss of a policy whose networks are given noised actions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.proving import claims_of
+
+from trainer.registry import TRAINER_REGISTRY
+
+Write = Callable[..., Path]
+TEXT = "padding does not count in the loss"
+
+
+def test_a_flow_that_leaves_padding_out_is_not_trained_there(tiny_experiment: Write) -> None:
+    claim = claims_of(tiny_experiment())[TEXT]
+    assert claim.verdict == "holds"
+    assert claim.measured.startswith("gradient 0 at ")
+
+
+def test_a_flow_that_is_trained_on_padding_by_mistake_is_found(
+    tiny_experiment: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tiny_experiment()
+    claims_of(path)  # imports the plugins
+    policy: Any = TRAINER_REGISTRY.get("state_flow_matching_trainer").policy_class  # type: ignore[attr-defined]
+    monkeypatch.setattr(policy, "left_out", lambda self, batch: None)
+    claim = claims_of(path)[TEXT]
+    assert claim.verdict == "fails"
+    assert claim.faults[0].message == (
+        "the loss of StateFlowMatchingPolicy trains what is predicted for steps that are padding"
+    )
+    assert claim.faults[0].path == ("train", "trainer")
+
+
+def test_padding_that_is_asked_for_is_no_fault(tiny_experiment: Write) -> None:
+    claim = claims_of(tiny_experiment(), ["train.trainer.params.train_on_padding=true"])[TEXT]
+    assert (claim.verdict, claim.measured) == ("does not apply", "train_on_padding asks for it")

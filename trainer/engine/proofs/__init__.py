@@ -1,0 +1,1 @@
+"""Proofs: what a run promises, measured on two real updates before it begins."""

@@ -1,0 +1,129 @@
+"""Asking a policy for losses and actions with the same random numbers, and listening to its components."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from model_constructor import random_source
+from torch import Tensor, nn
+
+from trainer.data.columns import ACTION
+from trainer.engine.proofs.trial import Trial
+from trainer.modeling.component import unwrap
+from trainer.templates import Context, Objective, Policy
+from trainer.utils.random import RowRandom
+from trainer.utils.seed import kept_random_state
+
+Given = dict[tuple[str, str], list[Tensor]]
+"""Component and input → what was given to it, call after call."""
+
+
+@contextlib.contextmanager
+def evaluating(trial: Trial) -> Iterator[None]:
+    """Put the components into eval mode while the block runs, and let no buffer be another one afterwards."""
+    policy = trial.experiment.policy
+    owner = trial.experiment.models if policy is None else nn.ModuleList([trial.experiment.models, policy])
+    modules = list(trial.experiment.models.modules())
+    modes = [module.training for module in modules]
+    buffers = [(buffer, buffer.detach().clone()) for buffer in owner.buffers()]
+    trial.experiment.models.eval()
+    try:
+        yield
+    finally:
+        for module, training in zip(modules, modes, strict=True):
+            module.training = training
+        with torch.no_grad():
+            for buffer, value in buffers:
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
+
+
+def losses_of(trial: Trial, policy: Objective, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the losses of a batch in eval mode, as in the second update of a run."""
+    rows = next(len(value) for value in batch.values() if isinstance(value, Tensor) and value.ndim)
+    random = RowRandom(range(rows))
+    with evaluating(trial), kept_random_state(), random_source(random):
+        torch.manual_seed(0)
+        return dict(policy.loss(dict(batch), Context(random, training=True, step=1, total_steps=2)))
+
+
+def total_of(trial: Trial, policy: Objective, batch: Mapping[str, Any]) -> float:
+    """Return the loss of a batch in eval mode, a number."""
+    with torch.no_grad():
+        return float(losses_of(trial, policy, batch)["total"])
+
+
+def action_of(
+    policy: Policy, observation: Mapping[str, Any], rows: int, first: int = 0, elsewhere: int = 0
+) -> Tensor:
+    """Return the chunk that a policy predicts.
+
+    Args:
+        policy: in eval mode.
+        observation: of so many rows.
+        rows: B.
+        first: seed of the first row; the others follow.
+        elsewhere: seed of the global generators, from which a policy must not draw.
+    """
+    random = RowRandom(range(first, first + rows))
+    with torch.no_grad(), random_source(random), kept_random_state():
+        torch.manual_seed(elsewhere)
+        return policy.predict_action(dict(observation), Context(random))
+
+
+@contextlib.contextmanager
+def given_to(trial: Trial) -> Iterator[Given]:
+    """Note the tensors that every component is given while the block runs."""
+    given: Given = {}
+    handles = []
+    for name, component in trial.experiment.models.items():
+        inputs = list(getattr(unwrap(component), "inputs", ()))
+
+        def note(
+            module: nn.Module, args: Any, kwargs: Any, name: str = name, inputs: list[str] = inputs
+        ) -> None:
+            for argument, value in {**dict(zip(inputs, args, strict=False)), **kwargs}.items():
+                if isinstance(value, Tensor):
+                    given.setdefault((name, argument), []).append(value.detach().clone())
+
+        handles.append(component.register_forward_pre_hook(note, with_kwargs=True))
+    try:
+        yield given
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextlib.contextmanager
+def chunks_of(trial: Trial, shape: tuple[int, ...]) -> Iterator[list[Tensor]]:
+    """Note what components return in the shape `(…, S, A)` of a chunk while the block runs, in order."""
+    chunks: list[Tensor] = []
+
+    def note(module: nn.Module, args: Any, result: Any) -> None:
+        several = result.values() if isinstance(result, Mapping) else result
+        for value in several if isinstance(several, (list, tuple)) else [result]:
+            if isinstance(value, Tensor) and tuple(value.shape[1:]) == shape and value.requires_grad:
+                chunks.append(value)
+
+    handles = [component.register_forward_hook(note) for component in trial.experiment.models.values()]
+    try:
+        yield chunks
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def sees_actions(trial: Trial, policy: Objective, batch: Mapping[str, Any]) -> bool:
+    """Say whether a component is given another input where the actions of a batch are other ones."""
+    seen = []
+    for by in (0.0, 1.0):
+        with given_to(trial) as given:
+            total_of(trial, policy, {**batch, ACTION: batch[ACTION] + by})
+        seen.append(given)
+    one, other = seen
+    return any(
+        not torch.equal(a, b) for key in one for a, b in zip(one[key], other.get(key, []), strict=False)
+    )
