@@ -104,7 +104,8 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "tolist"):
         return value.tolist()
     kind = type(value).__name__
-    raise ConfigLoadError(f"an override is a number, a text, a list, a mapping or None, not a {kind}")
+    message = f"an override is a number, a text, a list, a mapping or None, not a {kind}"
+    raise ConfigLoadError([ConfigValidationIssue("", message)])
 
 
 def load_located(path: str | Path, overrides: Overrides = ()) -> LocatedConfig:
