@@ -7,8 +7,9 @@ import json
 import numpy as np
 import pytest
 import torch
+import yaml
 from helpers.online_robots import Publishes
-from helpers.tiny_experiment import STATE
+from helpers.tiny_experiment import ACTION, HORIZON, STATE
 
 from trainer.checkpoint.folder import CheckpointError, find_checkpoint
 from trainer.deployment.robot_policy import load_policy
@@ -58,6 +59,55 @@ def test_a_published_policy_acts_bit_for_bit_like_the_checkpoint(tiny_experiment
     wanted = {"velocity_decoder"} if change is frozen else {"observation_encoder", "velocity_decoder"}
     assert publishes.sent[-1].keys() == wanted
     manager.close()
+
+
+def model(inputs, linear, before=(), after=()):
+    """Return the YAML of a linear layer, called between operations."""
+    module = {"_type_": "nn.Linear", "in_features": linear[0], "out_features": linear[1]}
+    nodes, value = [], f"${inputs[0]}"
+    for call, *arguments in (*before, ("module:linear",), *after):
+        nodes.append({"name": f"n{len(nodes)}", "call": call, "args": [value, *arguments]})
+        value = f"${nodes[-1]['name']}"
+    graph = {"inputs": inputs, "modules": {"linear": module}, "nodes": nodes, "outputs": [value[1:]]}
+    return yaml.safe_dump({"schema_version": 1, "model": {"graph": graph}})
+
+
+def of_a_user(write, tmp_path, name, component, text, **params):
+    """Return the tiny experiment with a user's own policy, of `examples/extensions`."""
+
+    def change(config):
+        config["plugins"].append(f"examples.extensions.{name}")
+        config["train"]["trainer"] = {"type": f"{name}_trainer", "params": params}
+        models = config["model"]
+        del models["component_config_paths"]["velocity_decoder"]
+        models["component_config_paths"][component] = f"models/{component}.yaml"
+        models["component_optims"][component] = models["component_optims"].pop("velocity_decoder")
+
+    path = write(change)
+    (tmp_path / f"models/{component}.yaml").write_text(text)
+    return path
+
+
+def test_what_a_users_policy_has_beside_its_components_travels_too(tiny_experiment, tmp_path):
+    text = model(["condition"], (16, HORIZON * ACTION), after=[("op:reshape", [-1, HORIZON, ACTION])])
+    path = of_a_user(tiny_experiment, tmp_path, "self_distillation", "action_head", text, n_action_steps=1)
+    manager = PolicyStateManager(tmp_path / "online")
+    publishes = Publishes(manager)
+    run = train(path, callbacks=[publishes])
+    assert publishes.sent[-1][""].keys() == {"typical"}
+    current = CurrentPolicy(manager, "robot", "cpu")
+    assert current.refresh()
+    same = load_policy(run, "cpu")
+    assert current.policy.policy.typical == same.policy.typical != 1.0
+    np.testing.assert_array_equal(acts(current.policy), acts(same))
+    manager.close()
+
+
+def test_what_does_not_act_is_not_published(tiny_experiment, tmp_path):
+    text = model(["chunk"], (HORIZON * ACTION, 16), before=[("op:flatten", 1)])
+    path = of_a_user(tiny_experiment, tmp_path, "alignment", "action_encoder", text)
+    with pytest.raises(UsageError, match="'alignment_trainer' trains nothing that acts, so robots cannot"):
+        train(path, callbacks=[Publishes(None)])
 
 
 def test_what_is_published_is_the_average(tiny_experiment, tmp_path):
