@@ -313,7 +313,7 @@ class TrainConfig(Section):
         clips = self.gradient_clip_val
         numbers = clips.values() if isinstance(clips, dict) else [] if clips is None else [clips]
         if not all(number > 0 for number in numbers):
-            raise KeyMistake("gradient_clip_val", "the largest norm of a gradient is greater than 0")
+            raise KeyMistake("gradient_clip_val", "gradient_clip_val must be greater than 0")
         if isinstance(clips, dict) and self.gradient_clip_scope == "global":
             message = "with gradient_clip_scope: global there is one norm, so this is one number"
             raise KeyMistake("gradient_clip_val", message)
