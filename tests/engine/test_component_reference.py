@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from trainer.engine.component_reference import described_arguments
+from trainer.engine.registered import parameters_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,7 +36,7 @@ def test_every_component_of_the_shipped_experiments_stands_on_the_page() -> None
     assert [key for key in sorted(named) if f"### `{key}`" not in page] == []
 
 
-def test_what_a_docstring_says_of_arguments() -> None:
+def test_what_a_base_says_of_an_argument_counts_where_the_class_says_nothing() -> None:
     class Base:
         """Base.
 
@@ -44,16 +44,16 @@ def test_what_a_docstring_says_of_arguments() -> None:
             rate: from the base.
             size: of
                 two lines.
-
-        Raises:
-            ValueError: never.
         """
+
+        def __init__(self, rate: float, size: int = 1) -> None: ...
 
     class Own(Base):
         """Own.
 
-        Attributes:
+        Args:
             rate: its own.
         """
 
-    assert described_arguments(Own) == {"rate": "its own.", "size": "of two lines."}
+    found, _ = parameters_of([Own], [Own], frozenset())
+    assert [(one.name, one.meaning) for one in found] == [("rate", "its own."), ("size", "of two lines.")]

@@ -141,8 +141,9 @@ def parameters_of(
     model, is_open = parameter_model(targets, reserved)
     meanings: dict[str, str] = {}
     for one in documented:
-        for name, text in meanings_in(inspect.getdoc(one) or "").items():
-            meanings.setdefault(name, text)
+        for base in inspect.getmro(one) if inspect.isclass(one) else (one,):  # what a base has told already
+            for name, text in meanings_in(inspect.getdoc(base) or "").items():
+                meanings.setdefault(name, text)
     return [
         Parameter(
             name,
