@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from trainer.config.component import MAY_CHANGE, ComponentSpec
-from trainer.config.section import Section
+from trainer.config.section import KeyMistake, Section
 
 CollectionMode = Literal["policy", "dagger", "hg_dagger"]
 
@@ -120,21 +120,24 @@ class OnlineConfig(Section):
     def _modes_fit(self) -> OnlineConfig:
         modes = self.modes
         if not modes:
-            raise ValueError("mode names no mode: give policy, dagger or hg_dagger")
+            raise KeyMistake("mode", "it names no mode", "give policy, dagger or hg_dagger")
         if len(self.switch_at) != len(modes) - 1:
-            raise ValueError(
-                f"mode names {len(modes)}, so switch_at must hold {len(modes) - 1} numbers, "
-                f"not {len(self.switch_at)}"
+            raise KeyMistake(
+                "switch_at",
+                f"it holds {len(self.switch_at)} numbers, and mode names {len(modes)}",
+                f"give {len(modes) - 1}, one for each mode after the first",
             )
         if any(not 0 < share < 1 for share in self.switch_at) or sorted(self.switch_at) != self.switch_at:
-            raise ValueError("switch_at must ascend, between 0 and 1")
+            raise KeyMistake("switch_at", "the shares must ascend, between 0 and 1")
         asks = [mode for mode in modes if mode != "policy"]
         if asks and self.expert is None:
-            raise ValueError(f"{' and '.join(asks)} need an expert: give online.expert")
+            raise KeyMistake(
+                "expert", f"mode {' and '.join(asks)} asks an expert, and there is none", "give one"
+            )
         if self.expert is not None and not asks:
-            raise ValueError("expert has no effect, because mode is policy")
+            raise KeyMistake("expert", "it has no effect, because mode is policy")
         if self.expert_budget is not None and not asks:
-            raise ValueError("expert_budget has no effect, because mode is policy")
+            raise KeyMistake("expert_budget", "it has no effect, because mode is policy")
         return self
 
     @property
