@@ -34,7 +34,10 @@ def command(path: Path, run: Path, ranks: int) -> list[str]:
     return training_command(path, ranks, f"train.save_dir={run}")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGTERM, *(pytest.param(n, marks=pytest.mark.slow) for n in (signal.SIGINT, signal.SIGHUP))],
+)
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(
     tiny_experiment: Callable[..., Path], tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -221,7 +224,10 @@ def test_workers_that_hang_end_with_a_trainer_that_is_killed(
     assert "still writes to" not in done.stderr
 
 
-@pytest.mark.parametrize("where", ["2>&-", ">/dev/full 2>&1", "2>&1 | head -c 20"])
+@pytest.mark.parametrize(
+    "where",
+    ["2>&1 | head -c 20", *(pytest.param(w, marks=pytest.mark.slow) for w in ("2>&-", ">/dev/full 2>&1"))],
+)
 def test_training_does_not_depend_on_who_listens(
     tiny_experiment: Callable[..., Path], tmp_path: Path, where: str
 ) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from helpers.runs import ROOT, environment, launch, training_command
 
@@ -102,6 +103,7 @@ class FailingTrainer(PolicyTrainer):
 '''
 
 
+@pytest.mark.slow
 def test_a_rank_that_fails_ends_the_others_and_says_why(
     tiny_experiment: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -137,6 +139,7 @@ class OddTrainer(PolicyTrainer):
 '''
 
 
+@pytest.mark.slow
 def test_metrics_that_not_all_ranks_have_are_refused(
     tiny_experiment: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -151,6 +154,7 @@ def test_metrics_that_not_all_ranks_have_are_refused(
     assert "metric 'surprise' of step 2 came from rank 1 and not from all ranks" in done.stderr
 
 
+@pytest.mark.slow
 def test_validation_is_the_same_for_any_number_of_ranks(tiny_experiment: Callable[..., Path]) -> None:
     def change(config: dict[str, Any]) -> None:
         config["data"]["validation"] = {"episodes": [1, 4]}

@@ -57,6 +57,7 @@ def test_a_disk_that_fills_up(tiny_experiment: Write, small_disk: Path) -> None:
     run.goes_on()
 
 
+@pytest.mark.slow
 def test_a_folder_that_becomes_read_only(tiny_experiment: Write) -> None:
     run = Run(tiny_experiment(long_run))
     run.start_and_save()
@@ -81,6 +82,7 @@ def test_a_folder_that_becomes_read_only(tiny_experiment: Write) -> None:
     run.goes_on()
 
 
+@pytest.mark.slow
 def test_a_run_folder_that_is_taken_away(tiny_experiment: Write, tmp_path: Path) -> None:
     run = Run(tiny_experiment(long_run))
     run.start_and_save()
@@ -93,6 +95,7 @@ def test_a_run_folder_that_is_taken_away(tiny_experiment: Write, tmp_path: Path)
     run.goes_on()
 
 
+@pytest.mark.slow
 def test_a_file_of_metrics_that_cannot_be_written(tiny_experiment: Write, tmp_path: Path) -> None:
     run = Run(tiny_experiment(long_run))
     run.start_and_save()
@@ -106,7 +109,9 @@ def test_a_file_of_metrics_that_cannot_be_written(tiny_experiment: Write, tmp_pa
     run.goes_on()
 
 
-@pytest.mark.parametrize("kind", ["short", "flipped", "gone", "no manifest"])
+@pytest.mark.parametrize(
+    "kind", ["flipped", *(pytest.param(k, marks=pytest.mark.slow) for k in ("short", "gone", "no manifest"))]
+)
 def test_a_damaged_checkpoint_is_not_taken_up(tiny_experiment: Write, kind: str) -> None:
     run = Run(tiny_experiment(lambda c: c["train"].update(epoch=3)))
     run.start()
@@ -130,6 +135,7 @@ def test_a_damaged_checkpoint_is_not_taken_up(tiny_experiment: Write, kind: str)
     run.goes_on("train.epoch=4", choice, updates=44)
 
 
+@pytest.mark.slow
 def test_a_loader_worker_that_is_killed(tiny_experiment: Write) -> None:
     run = Run(tiny_experiment(long_run))
     run.start_and_save("data.num_workers=1", "data.persistent_workers=true")
@@ -153,6 +159,7 @@ def test_a_rank_that_is_killed(tiny_experiment: Write, rank: int) -> None:
     run.goes_on(updates=EPOCHS * (STEPS_PER_EPOCH // 2))
 
 
+@pytest.mark.slow
 def test_a_signal_while_a_checkpoint_is_written(tiny_experiment: Write) -> None:
     run = Run(tiny_experiment(long_run))
     run.start_and_save()
@@ -199,6 +206,7 @@ def with_fault(tiny_experiment: Write, folder: Path, body: str, **train: Any) ->
     return Run(tiny_experiment(change))
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_at_once_and_harms_nothing(tiny_experiment: Write, tmp_path: Path) -> None:
     started = tmp_path / "started"
     body = f"if step == 30:\n    Path({str(started)!r}).touch()\n    time.sleep(60)"
@@ -249,6 +257,7 @@ def test_a_loss_that_is_no_number(tiny_experiment: Write, tmp_path: Path) -> Non
     run.goes_on()
 
 
+@pytest.mark.slow
 def test_updates_that_are_no_numbers_are_left_out(tiny_experiment: Write, tmp_path: Path) -> None:
     run = with_fault(tiny_experiment, tmp_path, BROKEN_BATCH, non_finite="skip")
     run.start()
@@ -304,6 +313,7 @@ def test_a_second_process_for_one_run_is_refused(
     run.is_whole()
 
 
+@pytest.mark.slow
 def test_a_run_waits_for_a_process_that_is_about_to_end(tiny_experiment: Write, tmp_path: Path) -> None:
     body = f"while step == 20 and not Path({str(tmp_path / 'mended')!r}).exists():\n    time.sleep(0.01)"
     first = with_fault(tiny_experiment, tmp_path, body)
