@@ -33,12 +33,12 @@ lint: setup
 	$(BIN)/mypy
 
 test: lint ## lint, type check and every test that is quick
-	OMP_NUM_THREADS=1 WANDB_MODE=disabled $(BIN)/python -m pytest -m "not slow" --durations=15
+	OMP_NUM_THREADS=1 WANDB_MODE=disabled $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --durations=15
 
 test-python: ## the quick tests under another Python, in an environment of its own: PYTHON=python3.12
 	@VENV=$(OTHER_VENV) PYTHON=$(PYTHON) bash uv_setup.sh
 	@VENV=$(OTHER_VENV) bash env_setup.sh
-	OMP_NUM_THREADS=1 WANDB_MODE=disabled $(OTHER_VENV)/bin/python -m pytest -m "not slow" --durations=15
+	OMP_NUM_THREADS=1 WANDB_MODE=disabled $(OTHER_VENV)/bin/python -m pytest -m "not slow" -n 2 --dist loadfile --durations=15
 
 fuzz: setup ## 100,000 mutated model YAMLs raise nothing but ConfigError
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/fuzz_model_yaml.py --cases 100000 --seed 0

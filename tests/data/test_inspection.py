@@ -450,7 +450,11 @@ def test_exit_codes(tmp_path, sound):
     assert "cannot be written" in result.output
 
 
-@pytest.mark.parametrize("damage", [None, nan, truncated_data, future_version], ids=str)
+@pytest.mark.parametrize(
+    "damage",
+    [None, nan, truncated_data, future_version],
+    ids=["whole", "nan", "truncated_data", "future_version"],
+)
 def test_the_page_stands_on_its_own(tmp_path, damage):
     root = with_video(healthy(tmp_path / "<set>"))
     if damage is not None:
