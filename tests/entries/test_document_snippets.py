@@ -163,10 +163,11 @@ def test_a_wrong_parameter_of_a_dataset_is_named(losses: Callable[..., list[floa
     with pytest.raises(ConfigError) as caught:
         losses({"type": kind, "params": {"lenght": 16, "slope": "steep"}})
     said = str(caught.value)
-    # What a constructor does not name may be for `build`; a declared class names all.
+    # What a constructor does not name may be for `build`; a declared class names all. There the required key
+    # is the misspelt one, which is one mistake.
     unknown = "data.datamodule.params.lenght: unknown key; did you mean 'length'?"
     assert (unknown in said) == (kind == "declared_data")
-    assert "data.datamodule.params.length: this key is required" in said
+    assert ("data.datamodule.params.length: this key is required" in said) == (kind != "declared_data")
     assert "data.datamodule.params.slope: input should be a valid number" in said
 
 
