@@ -33,7 +33,7 @@ TITLES = {
     "replay buffer": "ray::ReplayBuffer",
     "state manager": "ray::PolicyState",
     "worker": "ray::RolloutWorker",
-    "learner": "ray::_RayTrainWorker",
+    "learner": "ray::RayTrainWorker",
 }
 PLAN = {"replay buffer": 4, "state manager": 4, "worker": 4, "learner": 4, "everything": 4}
 SMALL = [
