@@ -21,13 +21,14 @@ from trainer.evaluation.record import record
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "examples/configs/metaworld_push_online.yaml"
+BATCH = 128
 
 
 def seconds_per_step(run: Path) -> list[float]:
     """Return the mean seconds of a step in each logging window of a run but the first."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     rates = [line["samples_per_s"] for line in lines if "samples_per_s" in line][1:]
-    return [256 / rate for rate in rates]
+    return [BATCH / rate for rate in rates]
 
 
 def main() -> None:
@@ -60,6 +61,7 @@ def main() -> None:
             "train.evaluation=null",
             "train.loggers=[]",
             "train.log_every_n_steps=20",
+            f"data.batch_size={BATCH}",
             "online.workers.count=0",
             "online.offline_steps=0",
             "online.start_windows=1",
