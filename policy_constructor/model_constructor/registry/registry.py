@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, Literal
 
 from model_constructor.config.source_map import ConfigPath, SourceLocation
@@ -42,7 +43,7 @@ class Registry:
     def __init__(self) -> None:
         self._modules: dict[str, RegistryEntry] = {}
         self._ops: dict[str, RegistryEntry] = {}
-        self.applied_imports: set[str] = set()
+        self.applied_imports: dict[str, ModuleType] = {}
 
     def register_module(
         self,

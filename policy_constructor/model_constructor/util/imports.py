@@ -39,11 +39,14 @@ def apply_imports(config: ResolvedConfig, registry: Registry, problems: Problems
             )
         elif not is_trusted(name):
             problems.add(f"import of '{name}' is not trusted by whoever builds this", path, location)
-        elif name not in registry.applied_imports:
+        else:
             try:
-                register = getattr(importlib.import_module(name), "register", None)
+                module = importlib.import_module(name)
+                register = getattr(module, "register", None)
             except Exception as error:
                 problems.add(f"failed to import '{name}': {type(error).__name__}: {error}", path, location)
+                continue
+            if registry.applied_imports.get(name) is module:
                 continue
             try:
                 if callable(register):
@@ -53,4 +56,4 @@ def apply_imports(config: ResolvedConfig, registry: Registry, problems: Problems
                     f"register() of '{name}' failed: {type(error).__name__}: {error}", path, location
                 )
                 continue
-            registry.applied_imports.add(name)
+            registry.applied_imports[name] = module
