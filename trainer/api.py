@@ -19,11 +19,12 @@ from trainer.data.batch_path import BatchPath
 from trainer.data.batches import BatchesFactory
 from trainer.data.columns import pictures_of
 from trainer.data.loader import BatchLoader
-from trainer.deployment.robot_policy import DeployedPolicy, load_policy
+from trainer.deployment.deployed_policy import DeployedPolicy
+from trainer.deployment.robot_policy import load_policy
 from trainer.engine import build_data as data_building
-from trainer.engine.assemble import untrained
 from trainer.engine.build_data import Data
 from trainer.engine.check import check
+from trainer.engine.parts import untrained
 from trainer.evaluation import evaluate as evaluation
 from trainer.evaluation.evaluate import EvaluationResult
 from trainer.runtime import Runtime, select_device

@@ -28,7 +28,7 @@ from trainer.checkpoint.folder import (
 )
 from trainer.checkpoint.names import checkpoint_name
 from trainer.checkpoint.writer import CheckpointWriter
-from trainer.deployment.robot_policy import load_component
+from trainer.deployment.policy_parts import load_component
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from trainer.data.normalization import Normalizer
-from trainer.deployment.robot_policy import DeployedPolicy, load_policy
+from trainer.deployment.deployed_policy import DeployedPolicy
+from trainer.deployment.robot_policy import load_policy
 from trainer.deployment.temporal_ensemble import TemporalEnsemble
 from trainer.offline_trainer import train
 from trainer.templates import Callback

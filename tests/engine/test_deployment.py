@@ -17,7 +17,8 @@ from trainer.data.columns import columns_of, to_facts
 from trainer.data.lerobot import LeRobotWriter
 from trainer.data.loader import BatchLoader
 from trainer.data.normalization import Normalizer
-from trainer.deployment.robot_policy import DeployedPolicy, load_policy
+from trainer.deployment.deployed_policy import DeployedPolicy
+from trainer.deployment.robot_policy import load_policy
 from trainer.offline_trainer import train
 
 CAMERA = "observation.rgb.head"

@@ -11,7 +11,7 @@ from model_constructor import random_source
 from torch import Tensor, nn
 
 from trainer.config.loader import load_located
-from trainer.deployment.robot_policy import build_models, build_policy
+from trainer.deployment.policy_parts import build_models, build_policy
 from trainer.engine.check import CheckedConfig, check
 from trainer.modeling.initialize import freeze
 from trainer.registry import OPTIMIZER_BUILDER_REGISTRY, TRAINER_REGISTRY

@@ -17,7 +17,8 @@ from trainer.checkpoint.folder import find_checkpoint
 from trainer.data.batch_path import BatchPath
 from trainer.data.lerobot import LeRobotWriter
 from trainer.data.loader import BatchLoader
-from trainer.deployment.robot_policy import build_models, load_policy
+from trainer.deployment.policy_parts import build_models
+from trainer.deployment.robot_policy import load_policy
 from trainer.registry import DATASET_BUILDER_REGISTRY, TRAINER_REGISTRY
 from trainer.templates import Context
 from trainer.utils.random import RowRandom, SampleRandom

@@ -21,15 +21,9 @@ from trainer.data.augmentation import Augmentation
 from trainer.data.batches import Batches
 from trainer.data.loader import BatchLoader
 from trainer.data.normalization import Normalizer
-from trainer.deployment.robot_policy import (
-    DeployedPolicy,
-    build_loss,
-    build_models,
-    build_policy,
-    load_own_state,
-    own_state,
-    robot_facts,
-)
+from trainer.deployment.deployed_policy import DeployedPolicy
+from trainer.deployment.policy_parts import build_loss, build_models, build_policy, load_own_state, own_state
+from trainer.deployment.robot_policy import robot_facts
 from trainer.engine.saving import Saving
 from trainer.engine.tracking import Tracker
 from trainer.engine.update import Update

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from trainer.config.component import ComponentSpec
 from trainer.data.batch_path import BatchPath
 from trainer.data.columns import pictures_of
-from trainer.deployment.robot_policy import build_loss, build_models, build_policy
+from trainer.deployment.policy_parts import build_loss, build_models, build_policy
 from trainer.engine.build_data import Data
 from trainer.engine.check import CheckedConfig
 from trainer.engine.misfit import is_certain, misfit

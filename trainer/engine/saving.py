@@ -25,7 +25,7 @@ from trainer.checkpoint.names import (
     TRAINING_STATE,
     parse_checkpoint_name,
 )
-from trainer.deployment.robot_policy import load_component, load_own_state, own_state
+from trainer.deployment.policy_parts import load_component, load_own_state, own_state
 from trainer.engine.finite import check_weights
 from trainer.engine.resume import is_in, set_aside_later
 from trainer.engine.tracking import BESIDE, METRICS

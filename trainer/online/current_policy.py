@@ -15,7 +15,8 @@ import numpy as np
 from trainer.checkpoint.names import DATASET, MANIFEST
 from trainer.data.columns import ACTION
 from trainer.data.statistics import mixture_key
-from trainer.deployment.robot_policy import DeployedPolicy, policy_from, robot_facts
+from trainer.deployment.deployed_policy import DeployedPolicy
+from trainer.deployment.robot_policy import policy_from, robot_facts
 from trainer.online.remote import Gone, resolved
 from trainer.online.state_manager import unpack_files
 from trainer.online.weights import unpack

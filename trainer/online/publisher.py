@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from trainer.checkpoint.names import MANIFEST
-from trainer.deployment.robot_policy import OWN, own_state
+from trainer.deployment.policy_parts import OWN, own_state
 from trainer.engine.experiment import Experiment
 from trainer.online.weights import pack
 from trainer.templates import Policy

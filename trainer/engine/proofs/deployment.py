@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from trainer.checkpoint.folder import CheckpointError
 from trainer.data.columns import ACTION
-from trainer.deployment.robot_policy import DeployedPolicy, load_policy
+from trainer.deployment.deployed_policy import DeployedPolicy
+from trainer.deployment.robot_policy import load_policy
 from trainer.engine.proofs.asking import action_of
 from trainer.engine.proofs.claim import Claim, Fault, not_applicable
 from trainer.engine.proofs.trial import Trial

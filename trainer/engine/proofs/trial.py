@@ -19,7 +19,7 @@ from trainer.checkpoint.folder import find_checkpoint
 from trainer.config.schemas import CompileConfig, ExperimentConfig
 from trainer.data.batches import Batch, Batches
 from trainer.data.loader import BatchLoader
-from trainer.deployment.robot_policy import own_state
+from trainer.deployment.policy_parts import own_state
 from trainer.engine.assemble import assemble
 from trainer.engine.build_data import Data
 from trainer.engine.check import CheckedConfig
