@@ -174,13 +174,13 @@ def test_paths_that_no_file_system_knows(root, tmp_path, monkeypatch):
     assert (error.param, "no camera is used" in error.message) == ("frame_cache", True)
 
 
-def test_a_dataset_that_is_taken_in_place_of_root_is_said(root, tmp_path, monkeypatch):
+def test_a_dataset_that_is_taken_in_place_of_root_is_said(root, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("HF_LEROBOT_HOME", str(tmp_path))
     said = []
     logger, handler = logging.getLogger("trainer"), logging.Handler()
     monkeypatch.setattr(handler, "emit", said.append)
     monkeypatch.setattr(logger, "handlers", [handler])
-    monkeypatch.setattr(logger, "level", logging.INFO)
+    caplog.set_level(logging.INFO, "trainer")
     empty = tmp_path / "empty"
     empty.mkdir()
     build(repo_id="sets/reach", search_paths=[empty])
