@@ -26,7 +26,7 @@ from trainer.engine.build_data import Data
 from trainer.engine.check import check
 from trainer.engine.parts import untrained
 from trainer.evaluation import evaluate as evaluation
-from trainer.evaluation.evaluate import EvaluationResult
+from trainer.evaluation.result import EvaluationResult
 from trainer.runtime import Runtime, select_device
 from trainer.templates import Callback, Objective, RobotPolicy
 

@@ -23,7 +23,7 @@ from trainer.data.batch_path import BatchPath
 from trainer.data.dataset import WindowedDataset
 from trainer.data.errors import DatasetError
 from trainer.data.inspection import inspect_dataset
-from trainer.data.lerobot import LeRobotReader, cameras
+from trainer.data.lerobot import LeRobotReader, video_camera
 from trainer.data.lerobot.cameras import open_camera
 from trainer.data.loader import BatchLoader
 from trainer.data.normalization import Normalizer
@@ -175,7 +175,7 @@ def test_frames_of_one_keyframe_are_known_to_come_together(tmp_path, every, betw
 def test_where_keyframes_are_is_read_with_the_header_of_a_later_file(root, monkeypatch):
     reader = LeRobotReader(root)
     expected = open_camera(reader, TOP, np.arange(4)).together(np.array([0, 32]))
-    monkeypatch.setattr(cameras, "CHECKED_AT_OPEN", 1)
+    monkeypatch.setattr(video_camera, "CHECKED_AT_OPEN", 1)
     late = open_camera(reader, TOP, np.arange(4))
     assert not late._checked.all()
     np.testing.assert_array_equal(late.together(np.array([0, 32])), expected)

@@ -14,7 +14,7 @@ from trainer.data import disk_cache, frame_cache
 from trainer.data.dataset import WindowedDataset
 from trainer.data.errors import DatasetError
 from trainer.data.lerobot import LeRobotReader
-from trainer.data.lerobot.cameras import VideoCamera
+from trainer.data.lerobot.video_camera import VideoCamera
 from trainer.data.loader import BatchLoader
 from trainer.data.windows import Window
 

@@ -17,7 +17,7 @@ from trainer.data.dataset import WindowedDataset
 from trainer.data.errors import DatasetError
 from trainer.data.frame_memory import FrameMemory
 from trainer.data.lerobot import LeRobotReader
-from trainer.data.lerobot.cameras import VideoCamera
+from trainer.data.lerobot.video_camera import VideoCamera
 from trainer.data.loader import BatchLoader
 from trainer.data.mixture import MixtureDataset, Part
 from trainer.data.split import split_episodes

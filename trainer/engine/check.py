@@ -31,7 +31,7 @@ from trainer.engine.inputs import (
     check_simulators,
     find_models,
 )
-from trainer.evaluation.evaluate import SimulatedRobot
+from trainer.evaluation.simulated_robot import SimulatedRobot
 from trainer.registry import (
     CALLBACK_REGISTRY,
     DATASET_BUILDER_REGISTRY,

@@ -16,7 +16,7 @@ from trainer.config.paths import find_input, output_path, path_mistake
 from trainer.config.schemas import ExperimentConfig
 from trainer.config.validation import Issues
 from trainer.evaluation.demonstrations import ScriptedExpert
-from trainer.evaluation.evaluate import SimulatedRobot, check_features
+from trainer.evaluation.simulated_robot import SimulatedRobot, check_features
 from trainer.evaluation.simulators import make_simulator
 from trainer.runtime import select_device
 from trainer.utils.errors import UsageError

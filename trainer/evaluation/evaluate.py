@@ -3,148 +3,27 @@
 from __future__ import annotations
 
 import itertools
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 
 from trainer.data.columns import Columns
-from trainer.evaluation.intervals import score_interval, wilson_interval
+from trainer.evaluation.films import FilmCrew, film_name
+from trainer.evaluation.result import EvaluationResult
 from trainer.evaluation.rollout import Outcome, fit_cameras, play
+from trainer.evaluation.simulated_robot import SimulatedRobot, check_features
 from trainer.evaluation.simulators import make_simulator
 from trainer.evaluation.starts import start_seeds
-from trainer.evaluation.video import write_video
 from trainer.runtime import Runtime
 from trainer.templates import RobotPolicy, Simulator
-from trainer.templates.simulator import RecordsThroughCameras, SeesThroughCameras
+from trainer.templates.simulator import SeesThroughCameras
 from trainer.utils.errors import UsageError
 from trainer.utils.files import whole_file, write_json
 from trainer.utils.progress import progress_bar
-from trainer.utils.versions import library_versions
 
 _ALONE = Runtime(torch.device("cpu"))
-FILM_FPS = 20
-"""Films show about so many of a second's states, as drawing costs far more than simulating."""
-
-
-@dataclass(frozen=True)
-class EvaluationResult:
-    """What an evaluation measured; `to_dict` is the content of `results.json`.
-
-    Attributes:
-        env: name of the simulator and task.
-        checkpoint: what was evaluated, as text.
-        seed: the seed that chose the starts.
-        max_steps: the longest an episode was allowed to take.
-        n_action_steps: actions of a chunk that were executed, where the policy says it.
-        temporal_ensembling: m, where overlapping chunks were averaged.
-        dataset: of a policy trained on several datasets, the one whose robot it was asked to be.
-        outcomes: one per episode, in the order of their start seeds.
-        videos: per episode the file name of its film, or None.
-        control_steps_per_s: control steps per second of the whole evaluation, drawing included.
-        versions: of the libraries on which the numbers depend.
-        notes: sentences that a reader of the numbers should know.
-        folder: where `results.json` and the films lie, if they were written.
-    """
-
-    env: str
-    checkpoint: str | None
-    seed: int
-    max_steps: int
-    n_action_steps: int | None
-    outcomes: list[Outcome]
-    videos: list[str | None]
-    control_steps_per_s: float
-    dataset: str | None = None
-    temporal_ensembling: float | None = None
-    versions: dict[str, str] = field(default_factory=library_versions)
-    notes: list[str] = field(default_factory=list)
-    folder: Path | None = None
-
-    @property
-    def episodes(self) -> int:
-        """Number of episodes."""
-        return len(self.outcomes)
-
-    @property
-    def success_rate(self) -> float:
-        """Share of successful episodes."""
-        return sum(o.success for o in self.outcomes) / self.episodes
-
-    @property
-    def success_interval(self) -> tuple[float, float]:
-        """95 % Wilson interval of the success rate."""
-        return wilson_interval(sum(o.success for o in self.outcomes), self.episodes)
-
-    @property
-    def mean_score(self) -> float:
-        """Mean over episodes of the largest score."""
-        return float(np.mean([o.score for o in self.outcomes]))
-
-    @property
-    def score_interval(self) -> tuple[float, float]:
-        """95 % interval of the mean score; see `trainer.evaluation.intervals.score_interval`."""
-        return score_interval([o.score for o in self.outcomes])
-
-    @property
-    def mean_length(self) -> float:
-        """Mean number of control steps, failed episodes included."""
-        return float(np.mean([o.length for o in self.outcomes]))
-
-    @property
-    def mean_return(self) -> float:
-        """Mean sum of rewards."""
-        return float(np.mean([o.total_reward for o in self.outcomes]))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what JSON can hold."""
-        return {
-            "env": self.env,
-            "checkpoint": self.checkpoint,
-            "seed": self.seed,
-            "start_seeds": [o.seed for o in self.outcomes],
-            "max_steps": self.max_steps,
-            "n_action_steps": self.n_action_steps,
-            "temporal_ensembling": self.temporal_ensembling,
-            "dataset": self.dataset,
-            "success_rate": self.success_rate,
-            "success_interval": list(self.success_interval),
-            "mean_score": self.mean_score,
-            "score_interval": list(self.score_interval),
-            "mean_length": self.mean_length,
-            "mean_return": self.mean_return,
-            "control_steps_per_s": self.control_steps_per_s,
-            "episodes": [
-                {
-                    "episode": number,
-                    "seed": outcome.seed,
-                    "success": outcome.success,
-                    "score": outcome.score,
-                    "length": outcome.length,
-                    "return": outcome.total_reward,
-                    "video": video,
-                }
-                for number, (outcome, video) in enumerate(zip(self.outcomes, self.videos, strict=True))
-            ],
-            "versions": self.versions,
-            "notes": self.notes,
-        }
-
-    def summary(self) -> str:
-        """Return one sentence."""
-        low, high = self.success_interval
-        score_low, score_high = self.score_interval
-        return (
-            f"{self.env}: success {self.success_rate:.1%} (95 % interval {low:.1%} to {high:.1%}), "
-            f"mean score {self.mean_score:.3f} ({score_low:.3f} to {score_high:.3f}), "
-            f"mean length {self.mean_length:.0f} of at most {self.max_steps} steps, "
-            f"over {self.episodes} episodes."
-        )
 
 
 def evaluate(
@@ -209,7 +88,7 @@ def evaluate(
             fit_cameras(simulators[-1], sizes)
         check_features(features or {}, SimulatedRobot.of(simulators[0], env), getattr(policy, "fps", None))
         limit = min(max_steps or simulators[0].max_steps, simulators[0].max_steps)
-        crew = _FilmCrew(numbers, videos if out is not None else 0)
+        crew = FilmCrew(numbers, videos if out is not None else 0)
         seen = _cameras_of(policy, simulators[0])
         outcomes = _play_all(policy, env, simulators, starts, limit, seen, crew, progress and runtime.is_main)
     finally:
@@ -226,7 +105,7 @@ def evaluate(
         max_steps=limit,
         n_action_steps=getattr(policy, "n_action_steps", None),
         outcomes=outcomes,
-        videos=[_film_name(number) if number in films else None for number in range(episodes)],
+        videos=[film_name(number) if number in films else None for number in range(episodes)],
         control_steps_per_s=sum(o.length for o in outcomes) / (time.perf_counter() - began),
         dataset=dataset,
         temporal_ensembling=getattr(policy, "temporal_ensembling", None),
@@ -244,81 +123,15 @@ def _dealt_in_turn(shares: Sequence[Sequence[Outcome]]) -> list[Outcome]:
     return [outcome for one_each in rounds for outcome in one_each if outcome is not None]
 
 
-def _film_name(episode: int) -> str:
-    return f"episode_{episode:03d}.mp4"
-
-
 def _write(out: Path, result: EvaluationResult, films: Mapping[int, bytes]) -> None:
     """Write results and films in the place of those of an earlier evaluation into the same folder."""
     out.mkdir(parents=True, exist_ok=True)
     for old in out.glob("episode_*.mp4"):
         old.unlink()
     for number, film in films.items():
-        with whole_file(out / _film_name(number)) as temporary:
+        with whole_file(out / film_name(number)) as temporary:
             temporary.write_bytes(film)
     write_json(out / "results.json", result.to_dict())
-
-
-@dataclass(frozen=True)
-class SimulatedRobot:
-    """What a simulator says of its robot.
-
-    Attributes:
-        env: name of the simulator and task.
-        features: descriptions of observations and `action`, by name.
-        cameras: those of its cameras.
-        fps: actions per second.
-        any_size: its pictures may have any size, as long as they are square.
-    """
-
-    env: str
-    features: Mapping[str, Any]
-    cameras: Mapping[str, Any]
-    fps: float
-    any_size: bool = False
-
-    @classmethod
-    def of(cls, simulator: Simulator, env: str) -> SimulatedRobot:
-        """Return the robot of a simulator and its name."""
-        if isinstance(simulator, RecordsThroughCameras):
-            features = {**simulator.features, **simulator.sensors}
-            return cls(env, features, dict(simulator.cameras), simulator.fps, any_size=True)
-        return cls(env, dict(simulator.features), dict(getattr(simulator, "cameras", {})), simulator.fps)
-
-
-def check_features(
-    wanted: Mapping[str, Sequence[int]], robot: SimulatedRobot, fps: float | None = None
-) -> None:
-    """Make sure that a simulator is that of the robot for which a policy is trained.
-
-    Args:
-        wanted: shapes of the observations that the policy reads and of its actions, by name.
-        robot: what the simulator says of its robot.
-        fps: frames per second of the demonstrations, if known.
-
-    Raises:
-        UsageError: it lacks one of them, has it in another shape, or takes actions at another rate than that
-            of the demonstrations, so that each would last longer or shorter than it was recorded.
-    """
-    offers = {**robot.features, **robot.cameras}
-    if robot.any_size:
-        squares = {name: (*shape[:1], *shape[:1], 3) for name, shape in wanted.items()}
-        offers |= {name: {"shape": squares[name]} for name in squares.keys() & robot.cameras.keys()}
-    for name, shape in wanted.items():
-        offered = offers.get(name)
-        if offered is None:
-            raise UsageError(f"the policy works with '{name}', which {robot.env} does not have")
-        if tuple(shape) != tuple(offered["shape"]):
-            raise UsageError(
-                f"the policy works with '{name}' of shape {tuple(shape)}; in {robot.env} it has "
-                f"shape {tuple(offered['shape'])}"
-            )
-    if fps is not None and abs(fps - robot.fps) > 0.01 * robot.fps:
-        raise UsageError(
-            f"the policy was trained on demonstrations of {fps:g} frames/s, and {robot.env} takes "
-            f"{robot.fps:g} actions per second: each would last {fps / robot.fps:.3g} "
-            f"times as long as it was recorded; train on demonstrations of {robot.fps:g} frames/s"
-        )
 
 
 def _cameras_of(policy: RobotPolicy, simulator: Simulator) -> list[str]:
@@ -335,7 +148,7 @@ def _play_all(
     starts: Sequence[int],
     max_steps: int,
     cameras: Sequence[str],
-    crew: _FilmCrew,
+    crew: FilmCrew,
     progress: bool,
 ) -> list[Outcome]:
     outcomes: list[Outcome] = []
@@ -357,59 +170,3 @@ def _play_all(
             group = starts[first : first + len(simulators)]
             outcomes += play(policy, simulators, group, max_steps, cameras=cameras, watch=watch, ended=ended)
     return outcomes
-
-
-class _FilmCrew:
-    """Films the first episodes, and gives up with a note where nothing can be drawn.
-
-    Args:
-        numbers: of the episodes that this rank plays, among those of all ranks.
-        videos: so many episodes of all ranks are filmed.
-    """
-
-    def __init__(self, numbers: Sequence[int], videos: int) -> None:
-        self.films: dict[int, bytes] = {}
-        self.notes: list[str] = []
-        self._numbers = numbers
-        self._videos = videos
-        self._reels: dict[int, list[np.ndarray]] = {}
-
-    def watch(self, row: int, step: int, simulator: Simulator) -> None:
-        """Take a picture of every few states of an episode that is filmed."""
-        if self._numbers[row] < self._videos and step % _every(simulator) == 0:
-            self._take(self._numbers[row], simulator)
-
-    def ended(self, row: int, simulator: Simulator) -> None:
-        """Make the film of an episode; its last state is held for a second, so that one sees it."""
-        episode = self._numbers[row]
-        if episode >= self._videos:
-            return
-        self._take(episode, simulator)
-        frames = self._reels.pop(episode, [])
-        if not frames:
-            return
-        fps = simulator.fps / _every(simulator)
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / _film_name(episode)
-            try:
-                write_video(path, frames + [frames[-1]] * round(fps), fps)
-            except RuntimeError as error:
-                self._give_up(error)
-            else:
-                self.films[episode] = path.read_bytes()
-
-    def _take(self, episode: int, simulator: Simulator) -> None:
-        try:
-            self._reels.setdefault(episode, []).append(simulator.render())
-        except RuntimeError as error:
-            self._give_up(error)
-
-    def _give_up(self, error: RuntimeError) -> None:
-        self._videos = 0
-        self._reels.clear()
-        self.notes.append(f"no videos were made: {error}")
-
-
-def _every(simulator: Simulator) -> int:
-    """Return at which multiple of control steps a picture is taken."""
-    return max(1, round(simulator.fps / FILM_FPS))

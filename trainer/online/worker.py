@@ -13,9 +13,9 @@ import numpy as np
 from trainer.config.online import CollectionMode, OnlineConfig
 from trainer.config.schemas import ExperimentConfig
 from trainer.data.columns import Column
-from trainer.evaluation.evaluate import SimulatedRobot, check_features
 from trainer.evaluation.experts import make_expert
 from trainer.evaluation.rollout import fit_cameras
+from trainer.evaluation.simulated_robot import SimulatedRobot, check_features
 from trainer.evaluation.simulators import make_simulator
 from trainer.evaluation.starts import start_seed_sequence
 from trainer.online.actors import MANAGER, REPLAY, find_actor

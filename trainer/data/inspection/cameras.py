@@ -13,13 +13,9 @@ from trainer.data.errors import DatasetError
 from trainer.data.inspection.findings import Findings, counted
 from trainer.data.inspection.rows import Rows
 from trainer.data.lerobot import LeRobotReader
-from trainer.data.lerobot.cameras import (
-    episodes_that_share_frames,
-    shared_frames_message,
-    stored_picture,
-    wrong_pictures,
-)
+from trainer.data.lerobot.image_camera import stored_picture, wrong_pictures
 from trainer.data.lerobot.info import Feature
+from trainer.data.lerobot.video_camera import episodes_that_share_frames, shared_frames_message
 from trainer.data.video.header import (
     VideoHeader,
     frame_rate,

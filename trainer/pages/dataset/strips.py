@@ -13,7 +13,7 @@ from trainer.data.errors import DatasetError
 from trainer.data.inspection.cameras import video_place
 from trainer.data.inspection.rows import Rows, read_pictures
 from trainer.data.lerobot import LeRobotReader
-from trainer.data.lerobot.cameras import stored_picture
+from trainer.data.lerobot.image_camera import stored_picture
 from trainer.data.video.decoder import DECODE_ERRORS, POOL
 from trainer.pages.parts.pictures import jpeg_uri
 
