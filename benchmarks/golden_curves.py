@@ -210,6 +210,22 @@ def family(key: str) -> Callable[[Runs], Path]:
     return case
 
 
+def policy(key: str) -> Callable[[Runs], Path]:
+    """Return what trains a policy that others compare with, small, on films made on the spot."""
+
+    def case(runs: Runs) -> Path:
+        sys.path.append(str(ROOT / "tests"))
+        from helpers.policies import CASES, write_films
+
+        root = runs.folder / "films"
+        if not root.exists():
+            write_films(root)
+        steps = [f"train.max_steps={FAMILY_STEPS}", "train.gradient_clip_val=1.0"]
+        return runs.train(CASES[key].write(runs.folder / f"{key}-models", root), key, *steps, schedule=())
+
+    return case
+
+
 FAMILIES = (
     "naive_flow_matching_policy_trainer",
     "vfp_single_expert_trainer",
@@ -218,9 +234,11 @@ FAMILIES = (
     "cfg_vqvae_flow_matching_trainer_kot",
     "mutual_information_estimator_trainer",
 )
+POLICIES = ("regression", "mip", "act_image", "diffusion_unet", "diffusion_transformer")
 CASES: dict[str, Callable[[Runs], Path]] = {
     **{f.__name__: f for f in (metaworld, pusht_state, pusht_image, everything, two_ranks, mixture, resumed)},
     **{key: family(key) for key in FAMILIES},
+    **{key: policy(key) for key in POLICIES},
 }
 NO_COMPONENTS = {"training_state.pt", "policy_state.pt", "measured.pt"}
 NEED_PUSHT = {"pusht_state", "pusht_image", "everything"}

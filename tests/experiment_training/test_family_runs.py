@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from helpers.camera_families import CHUNK, FAMILIES, JOINTS, experiment, small_batch, write_dataset
+from helpers.policies import CASES, write_films
 from helpers.run_folder import metrics, weights
 from helpers.runs import Run, launch
 from killed_runs import kill_tree
@@ -143,10 +144,31 @@ def test_two_ranks_are_one_with_the_batches_of_both(tmp_path, dataset) -> None:
         np.testing.assert_allclose([line[name] for line in both], [line[name] for line in single], rtol=1e-4)
 
 
+@pytest.fixture(scope="module", params=[*FAMILIES, *CASES])
+def shipped(
+    request: pytest.FixtureRequest, dataset: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, tuple[str, ...]]:
+    """Return an experiment of every family and shipped policy, and its trained components."""
+    folder = tmp_path_factory.mktemp("shipped")
+    if request.param in FAMILIES:
+        return written(request.param, folder, dataset), FAMILIES[request.param][2]
+    case = CASES[request.param]
+    if case.name == "diffusion_policy":
+        pytest.importorskip("diffusers")
+    return case.write(folder, write_films(folder / "films")), tuple(case.components)
+
+
+def check_same(ours: Path, theirs: Path, checkpoint: str, components: tuple[str, ...]) -> None:
+    """Check that two runs have the same numbers and weights."""
+    assert numbers(ours) == numbers(theirs)
+    for name in components:
+        first, second = (weights(folder / checkpoint, name) for folder in (ours, theirs))
+        assert all(torch.equal(first[tensor], second[tensor]) for tensor in second)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("key", FAMILIES)
-def test_two_ranks_that_are_killed_go_on_exactly(key, tmp_path, dataset) -> None:
-    path = written(key, tmp_path, dataset)
+def test_two_ranks_that_are_killed_go_on_exactly(shipped, tmp_path) -> None:
+    path, components = shipped
     often = [
         "train.max_steps=12",
         "train.checkpoint={save_every_n_steps: 3}",
@@ -155,7 +177,7 @@ def test_two_ranks_that_are_killed_go_on_exactly(key, tmp_path, dataset) -> None
     ]
     whole = tmp_path / "whole"
     launch(path, whole, 2, *often)
-    run = Run(path, ranks=2)
+    run = Run(path, ranks=2, folder=tmp_path / "killed")
     run.start(*often)
     assert run.process is not None
     try:
@@ -164,7 +186,16 @@ def test_two_ranks_that_are_killed_go_on_exactly(key, tmp_path, dataset) -> None
         kill_tree(run.process.pid)
         run.process.wait()
     run.goes_on(*often, updates=12)
-    assert numbers(run.folder) == numbers(whole)
-    for name in FAMILIES[key][2]:
-        ours, theirs = (weights(folder / "step_12", name) for folder in (run.folder, whole))
-        assert all(torch.equal(ours[tensor], theirs[tensor]) for tensor in theirs)
+    check_same(run.folder, whole, "step_12", components)
+
+
+@pytest.mark.slow
+def test_two_workers_on_ray_are_two_ranks(shipped, tmp_path) -> None:
+    pytest.importorskip("ray")
+    path, components = shipped
+    steps = ["train.max_steps=4", "data.batch_size=2", "train.log_every_n_steps=1"]
+    ranks, workers = tmp_path / "ranks", tmp_path / "workers"
+    launch(path, ranks, 2, *steps)
+    launch(path, workers, 2, *steps, ray=True)
+    assert len(numbers(workers)) == 4
+    check_same(workers, ranks, "step_4", components)

@@ -20,11 +20,12 @@ PATIENCE_SECONDS = 150.0
 EPOCHS, STEPS_PER_EPOCH = 20, 11
 
 
-def training_command(path: Path, ranks: int, *overrides: str) -> list[str]:
-    """Return the command that trains an experiment; several ranks are started by torchrun."""
+def training_command(path: Path, ranks: int, *overrides: str, ray: bool = False) -> list[str]:
+    """Return the command that trains an experiment; several ranks are started by torchrun, or by Ray."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
     script = [str(ROOT / "trainer/offline_trainer.py"), "--train_config", str(path)]
-    command = [sys.executable, *(launcher if ranks > 1 else []), *script]
+    on_ray = ["-m", "trainer.cli", "train", str(path), "--backend", "ray", "--num-workers", str(ranks)]
+    command = [sys.executable, *(on_ray if ray else [*(launcher if ranks > 1 else []), *script])]
     return command + [word for one in overrides for word in ("--set", one)]
 
 
@@ -32,9 +33,9 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
 
 
-def launch(path: Path, folder: Path, ranks: int, *overrides: str) -> str:
+def launch(path: Path, folder: Path, ranks: int, *overrides: str, ray: bool = False) -> str:
     """Train in so many ranks and return what was said."""
-    command = training_command(path, ranks, f"train.save_dir={folder}", *overrides)
+    command = training_command(path, ranks, f"train.save_dir={folder}", *overrides, ray=ray)
     env = {**environment(), "NOTE": str(ranks)}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -63,19 +64,20 @@ class Run:
     Args:
         path: the experiment YAML.
         ranks: number of ranks; several are started by torchrun.
+        folder: the run folder; that of the YAML if not given.
 
     Attributes:
         folder: the run folder.
         process: the last one started.
     """
 
-    def __init__(self, path: Path, ranks: int = 1) -> None:
+    def __init__(self, path: Path, ranks: int = 1, folder: Path | None = None) -> None:
         self.path, self.ranks = path, ranks
-        self.folder = Path(yaml.safe_load(path.read_text())["train"]["save_dir"])
+        self.folder = folder or Path(yaml.safe_load(path.read_text())["train"]["save_dir"])
         self.process: subprocess.Popen[str] | None = None
 
     def start(self, *overrides: str) -> None:
-        command = training_command(self.path, self.ranks, *overrides)
+        command = training_command(self.path, self.ranks, f"train.save_dir={self.folder}", *overrides)
         self.process = subprocess.Popen(
             command, cwd=ROOT, env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
