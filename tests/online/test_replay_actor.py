@@ -100,7 +100,7 @@ def test_a_buffer_that_cannot_begin_says_why(cluster: None, tmp_path: Path) -> N
     ray.kill(actor := started(tmp_path))
     (tmp_path / "journal/00000000.npz").write_bytes(b"no episode")
     actor = lasting_actor(REPLAY, ReplayBuffer).options(namespace="other").remote(str(tmp_path))
-    with pytest.raises(UsageError, match=r"^the replay buffer could not begin: .*00000000\.npz: the episode is"):
+    with pytest.raises(UsageError, match=r"^the replay buffer could not begin: .*the episode is missing or"):
         result_of(actor.counts.remote(), "the replay buffer")
 
 

@@ -94,7 +94,8 @@ class OnlineConfig(Section):
     expert_budget: int | None = Field(
         None,
         gt=0,
-        description="labels that the expert may give in the whole run; null: any number",
+        description="labels that the expert may give in the whole run, without those of episodes that were "
+        "lost with a killed worker; null: any number",
     )
     ratio: float = Field(0.5, gt=0, le=1, description="share of collected samples in every global batch")
     start_windows: int | None = Field(

@@ -100,15 +100,18 @@ class Drawing:
         return self._collected(count, key)
 
     def _from_buffer(self, count: int, key: DrawKey, updates: int) -> Mapping[str, Any]:
-        wait_while(lambda: self._reason_to_wait(key.update - self._offline))
+        made = key.update - self._offline
+        wait_while(lambda: self._reason_to_wait(made))
+        if updates > 1 and self._reason_to_wait(made, updates - 1) is not None:
+            updates = 1  # the last of them would come before it may
         call = self._replay.sample.remote(count, (self._seed, key.update), key.first, updates)
         drawn: Mapping[str, Any] = answer(call, "the replay buffer")
         return drawn
 
-    def _reason_to_wait(self, update: int) -> str | None:
+    def _reason_to_wait(self, updates: int, ahead: int = 0) -> str | None:
         if self._cancelled:
             raise WaitEnded("the run is over")
-        reason: str | None = answer(self._replay.may_update.remote(update), "the replay buffer")
+        reason: str | None = answer(self._replay.may_update.remote(updates, ahead), "the replay buffer")
         return reason
 
 

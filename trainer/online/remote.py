@@ -27,7 +27,8 @@ class Remote:
 
     def __getattr__(self, method: str) -> Callable[..., Any]:
         def call(*arguments: Any, **named: Any) -> Any:
-            return result_of(getattr(self._actor, method).remote(*arguments, **named), f"the actor {self._name}")
+            ref = getattr(self._actor, method).remote(*arguments, **named)
+            return result_of(ref, f"the actor {self._name}")
 
         return call
 

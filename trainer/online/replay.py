@@ -252,10 +252,15 @@ class ReplayBuffer:
         """Note how many updates on collected data the learner has made, in all."""
         self._updates = updates
 
-    def may_update(self, updates: int) -> str | None:
-        """Return why the learner, after so many updates, has to wait before the next one, or None."""
+    def may_update(self, updates: int, ahead: int = 0) -> str | None:
+        """Return why the learner, after so many updates, has to wait before the next one, or None.
+
+        Args:
+            updates: made on collected data, in all.
+            ahead: so many updates later than the next one, it is asked.
+        """
         self._updates = updates
-        return why_not_update(updates, self._counts.steps, self.size().windows, **self._flow)
+        return why_not_update(updates + ahead, self._counts.steps, self.size().windows, **self._flow)
 
     def may_collect(self) -> str | None:
         """Return why robots have to wait before they collect more, or None."""
