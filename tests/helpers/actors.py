@@ -12,7 +12,7 @@ import pytest
 
 from trainer.config.loader import load_located
 from trainer.engine.check import check
-from trainer.engine.stop import ask_to_stop
+from trainer.engine.stop import WaitEnded, ask_to_stop, stop_asked
 from trainer.online import learner
 from trainer.online.replay import ReplayBuffer
 from trainer.online.state_manager import PolicyStateManager
@@ -33,8 +33,15 @@ class LocalActor:
 def use_local_actors(monkeypatch: pytest.MonkeyPatch, **actors: Any) -> None:
     """Let a learner of this process find these objects as its actors, by name."""
     monkeypatch.setattr(learner, "find_actor", lambda name: LocalActor(actors[name]))
-    monkeypatch.setattr(learner, "answer", lambda result, whose: result)
+    monkeypatch.setattr(learner, "answer", _answer)
     monkeypatch.setattr(learner, "by_reference", lambda weights: weights)
+
+
+def _answer(result: Any, whose: str) -> Any:
+    """Return a result, which comes too late for a run that is asked to stop."""
+    if stop_asked():
+        raise WaitEnded(whose)
+    return result
 
 
 class LocalRun:

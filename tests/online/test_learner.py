@@ -20,6 +20,8 @@ from helpers.runs import ROOT, environment
 
 from trainer.config.errors import ConfigError
 from trainer.engine.stop import Stopped, ask_to_stop
+from trainer.online import learner
+from trainer.online.publisher import deployed_weights
 from trainer.online.replay import ReplayBuffer
 from trainer.online.state_manager import PolicyStateManager
 from trainer.online.weights import unpack
@@ -199,17 +201,10 @@ def test_a_run_that_is_taken_up_is_the_undisturbed_one_where_the_buffer_is(
     """Stopped in the middle, with actors that are made anew: buffer, version, step and order go on."""
     path = tiny_experiment(online)
 
-    def actors_of(run: Path, stop_at: int | None = None) -> tuple[Watched, Manager]:
+    def actors_of(run: Path) -> tuple[Watched, Manager]:
         replay = Watched(run / "online", start_windows=60)  # all that is ever collected
         replay.draws = []
-
-        class Stopping(Manager):
-            def update_weights(self, weights: Any, **known: Any) -> int:
-                if known["step"] == stop_at:
-                    ask_to_stop(15)
-                return super().update_weights(weights, **known)
-
-        manager = Stopping(run / "online", replay)
+        manager = Manager(run / "online", replay)
         use_local_actors(monkeypatch, replay_buffer=replay, policy_state_manager=manager)
         return replay, manager
 
@@ -219,18 +214,26 @@ def test_a_run_that_is_taken_up_is_the_undisturbed_one_where_the_buffer_is(
     whole, run = tmp_path / "whole", tmp_path / "stopped"
     actors_of(whole)
     trained(whole)
-    before, manager = actors_of(run, stop_at=14)
-    try:
-        with pytest.raises(Stopped):
-            trained(run)
-    finally:
-        ask_to_stop(0)
+    before, manager = actors_of(run)
+
+    def stopped_while_publishing(experiment: Any, bf16: bool) -> Any:
+        if experiment.progress.iteration == 14:
+            ask_to_stop(15)
+        return deployed_weights(experiment, bf16)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(learner, "deployed_weights", stopped_while_publishing)
+        try:
+            with pytest.raises(Stopped):
+                trained(run)
+        finally:
+            ask_to_stop(0)
     manager.close()
-    stopped = len(metrics(run))
-    assert 14 <= stopped < 24
+    assert len(metrics(run)) == 14
     after, manager = actors_of(run)
     trained(run)
-    assert after.draws[0][1] == stopped, "the next update is drawn for, as if nothing had been"
+    assert after.draws[0][1] == 14, "the next update is drawn for, as if nothing had been"
+    assert [step for step, _ in manager.all] == [14, 19, 24]
     assert [(m["step"], m["total"]) for m in metrics(run)] == [
         (m["step"], m["total"]) for m in metrics(whole)
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -118,8 +119,9 @@ class Drawing:
 class Publishing(Callback):
     """Sends the weights that would be deployed to the robots, and notes what they have collected.
 
-    Every rank calls it, since sharded weights are gathered; rank 0 sends. Nothing waits for the cluster: what
-    is noted at a publication was asked for at the one before.
+    Every rank calls it, since sharded weights are gathered; rank 0 sends. Only the first version is waited
+    for, which tells whether robots can take up these weights; else nothing waits for the cluster, and what is
+    noted at a publication was asked for at the one before.
 
     Args:
         settings: the `online` section.
@@ -150,14 +152,19 @@ class Publishing(Callback):
         if self._published != experiment.progress.iteration:
             self._publish(experiment)
         if experiment.runtime.is_main:
-            answer(self._version, "the policy state manager")
+            with contextlib.suppress(WaitEnded):
+                answer(self._version, "the policy state manager")
 
     def _publish(self, e: Experiment) -> None:
         e.tracker.flush()
         weights = deployed_weights(e, bf16=self._settings.publish.bf16)
         self._published = e.progress.iteration
-        if not e.runtime.is_main:
-            return
+        if e.runtime.is_main:
+            # Asked to stop while an actor is silent, the run is saved, and publishes when it goes on.
+            with contextlib.suppress(WaitEnded):
+                self._send(e, weights)
+
+    def _send(self, e: Experiment, weights: Weights) -> None:
         description = None
         if self._version is None:
             description = policy_description(e)
@@ -174,6 +181,8 @@ class Publishing(Callback):
             step=e.progress.iteration,
             description=description,
         )
+        if description is not None:
+            answer(self._version, "the policy state manager")
         self._counts = self._replay.counts.remote()
 
 
