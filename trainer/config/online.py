@@ -55,7 +55,10 @@ class ReplayConfig(Section):
         "what an expert or a person gave always is",
     )
     compact_every: int = Field(
-        100, gt=0, description="episodes after which the LeRobot dataset of all of them is written anew"
+        100,
+        gt=0,
+        description="episodes after which the LeRobot dataset of all of them is written anew, and again when "
+        "they have doubled; the end of a run writes it in any case",
     )
 
 

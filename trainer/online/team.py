@@ -127,7 +127,10 @@ class Team:
             counts = result_of(self._replay.counts.remote(), "the replay buffer", _CLOSING_SECONDS)
             if counts.episodes:
                 log.info(f"Writing {counts.episodes} collected episodes to {self._folder / DATASET}.")
-                result_of(self._replay.compact.remote(), "the replay buffer", _CLOSING_SECONDS)
+                written = self._replay.compact.remote()
+                while not self._ray.wait([written], timeout=_CLOSING_SECONDS)[0]:
+                    result_of(self._replay.counts.remote(), "the replay buffer", _CLOSING_SECONDS)
+                result_of(written, "the replay buffer")
         except (DatasetError, UsageError, OSError, self._ray.exceptions.RayError) as problem:
             log.warning(
                 f"What was collected is not written as a dataset ({problem}); all of it is in "
