@@ -170,7 +170,7 @@ def test_two_ranks_on_a_cluster_learn_what_one_process_learns(
     assert online_lines(two)[-1]["collected_episodes"] == 2
     last = [weights(run / (run / "latest").read_text().strip()) for run in (one, two)]
     for name, value in last[0].items():
-        torch.testing.assert_close(last[1][name], value, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(last[1][name], value, rtol=1e-3, atol=1e-5)
 
 
 def test_a_learner_that_waits_for_robots_stops_on_a_signal_and_goes_on(
