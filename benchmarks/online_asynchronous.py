@@ -3,10 +3,9 @@
 `python benchmarks/online_asynchronous.py --rounds 5` records five demonstrations of Meta-World's push-v3,
 starts a Ray cluster on this machine with one rollout worker, and trains
 `examples/configs/metaworld_push_online.yaml` again and again, in turns in two ways that differ in
-`online.update_slack` alone. With that of the example the learner and the robots may be 200 updates apart, so
-they work side by side. With 1 each waits for the other: the robots play a round of episodes, the learner
-makes the updates that these ask for, and so on. Either way the collected steps per update are those of
-`online.update_ratio`.
+`online.update_slack` alone. With 1 each waits for the other: the robots play a round of episodes, the learner
+makes the updates that these ask for, and so on. With as many updates as a round asks for, they work side by
+side. Either way the collected steps per update are those of `online.update_ratio`, but for a round at the end.
 
 Timed is from the first published weights, with which the robots begin, to the last update. Prints each run,
 the quartiles of both ways and of their ratios, and the ratio that can be had at most on this machine: with a
@@ -31,7 +30,7 @@ from trainer.evaluation.record import record
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "examples/configs/metaworld_push_online.yaml"
-WAYS = {"in turns": ["online.update_slack=1"], "side by side": []}
+WAYS = ("in turns", "side by side")
 PUBLISH = 25
 _LOOK_SECONDS = 0.1
 
@@ -132,18 +131,25 @@ def main() -> None:
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  # Ray spells it so
     import ray
 
+    from trainer.config.loader import load_located
+    from trainer.engine.check import check
     from trainer.online.actors import NAMESPACE
     from trainer.runtime.ray.cluster import import_ray
 
     import_ray()
     ray.init(address="local", namespace=NAMESPACE, num_cpus=2, include_dashboard=False, log_to_driver=False)
+    online = check(load_located(CONFIG, arguments.sets)).config.online
+    assert online is not None
+    assert online.update_ratio is not None
+    assert online.workers.max_steps is not None
+    of_a_round = round(online.update_ratio * online.workers.envs * online.workers.max_steps)
+    slack = dict(zip(WAYS, (1, of_a_round), strict=True))
     found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
     with tempfile.TemporaryDirectory(prefix="online-asynchronous-") as name:
         folder = Path(name)
         record("metaworld/push-v3", 5, 0, folder / "set", progress=False)
         for turn in range(arguments.rounds):
-            ways = list(WAYS) if turn % 2 == 0 else list(reversed(WAYS))
-            for way in ways:
+            for way in WAYS if turn % 2 == 0 else reversed(WAYS):
                 run = folder / f"{way.replace(' ', '_')}_{turn}"
                 sets = [
                     f"data.datamodule.params.root={folder / 'set'}",
@@ -154,7 +160,7 @@ def main() -> None:
                     "online.offline_steps=0",
                     "online.start_windows=1",
                     f"online.publish.every_n_steps={PUBLISH}",
-                    *WAYS[way],
+                    f"online.update_slack={slack[way]}",
                     *arguments.sets,
                 ]
                 found[way].append(one_run(run, sets, arguments.updates))
