@@ -5,7 +5,7 @@ starts a Ray cluster on this machine with one rollout worker, and trains
 `examples/configs/metaworld_push_online.yaml` again and again, in turns in two ways that differ in
 `online.update_slack` alone. With 1 each waits for the other: the robots play a round of episodes, the learner
 makes the updates that these ask for, and so on. With as many updates as a round asks for, they work side by
-side. Either way the collected steps per update are those of `online.update_ratio`, but for a round at the end.
+side. Either way the steps per update are those of `online.update_ratio`, but for a round at the end.
 
 Timed is from the first published weights, with which the robots begin, to the last update. Prints each run,
 the quartiles of both ways and of their ratios, and the ratio that can be had at most on this machine: with a
