@@ -132,7 +132,7 @@ class Journal:
 
 def _member(content: np.ndarray, info: zipfile.ZipInfo) -> np.ndarray:
     """Return an array of what `np.savez` wrote, which is not compressed, where it lies in the file."""
-    lengths = struct.unpack_from("<HH", content.data, info.header_offset + 26)  # of its name, and of what follows
+    lengths = struct.unpack_from("<HH", content.data, info.header_offset + 26)  # of its name and what follows
     begin = info.header_offset + 30 + sum(lengths)
     header = io.BytesIO(content[begin : begin + _HEADER_BYTES].tobytes())
     np.lib.format.read_magic(header)
