@@ -48,7 +48,7 @@ class Watch:
         self._manager, self._worker, self._last = manager, worker, last
         self._waited = self._looks = 0
         self.seconds = 0.0
-        self._thread = threading.Thread(target=self._look)
+        self._thread = threading.Thread(target=self._look, daemon=True)
         self._thread.start()
 
     def ended(self) -> tuple[float, float]:

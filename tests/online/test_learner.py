@@ -127,14 +127,14 @@ def test_update_ratio_is_never_overshot_by_draws_ahead(
     class Bounded(Watched):
         def sample(self, batch_size: int, draw: Any = None, first: int = 0, updates: int = 1) -> Any:
             last = draw[1] + updates - 1 - ONLINE["offline_steps"]
-            early.append(max(0.0, last - (0.2 * self.counts().steps + 1)))
+            early.append(max(0.0, last - (0.05 * self.counts().steps + 1)))
             together.append(updates)
             threading.Timer(0.05, manager.collect).start()
             return super().sample(batch_size, draw, first, updates)
 
     early: list[float] = []
     together: list[int] = []
-    replay = Bounded(tmp_path / "slow", start_windows=20, update_ratio=0.2, update_slack=1)
+    replay = Bounded(tmp_path / "slow", start_windows=20, update_ratio=0.05, update_slack=1)
     replay.draws = []
     manager = Manager(tmp_path / "slow", replay)
     use_local_actors(monkeypatch, replay_buffer=replay, policy_state_manager=manager)
