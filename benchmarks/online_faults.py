@@ -28,7 +28,7 @@ from typing import Any
 from killed_runs import descendants, kill_tree
 
 ROOT = Path(__file__).parents[1]
-CONFIG = "examples/configs/metaworld_push_online.yaml"
+CONFIG = "benchmarks/online_small.yaml"
 TITLES = {
     "replay buffer": "ray::ReplayBuffer",
     "state manager": "ray::PolicyState",
@@ -36,18 +36,7 @@ TITLES = {
     "learner": "ray::RayTrainWorker",
 }
 PLAN = {"replay buffer": 4, "state manager": 4, "worker": 4, "learner": 4, "everything": 4}
-SMALL = [
-    "train.max_steps=600",
-    "train.checkpoint.save_every_n_steps=50",
-    "train.evaluation=null",
-    "train.loggers=[]",
-    "data.batch_size=64",
-    "online.offline_steps=20",
-    "online.start_windows=200",
-    "online.workers.envs=4",
-    "online.publish.every_n_steps=20",
-    "online.update_ratio=0.5",
-]
+SETS = ["train.max_steps=600", "online.update_ratio=0.5"]
 
 
 def journal(run: Path) -> dict[str, str]:
@@ -75,7 +64,7 @@ def updates(run: Path) -> int:
 
 def start(run: Path, dataset: Path) -> subprocess.Popen[str]:
     """Begin an online run, or take it up."""
-    sets = [*SMALL, f"train.save_dir={run}", f"data.datamodule.params.root={dataset}"]
+    sets = [*SETS, f"train.save_dir={run}", f"data.datamodule.params.root={dataset}"]
     command = [sys.executable, "trainer/online_trainer.py", "--train_config", CONFIG]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
     return subprocess.Popen(

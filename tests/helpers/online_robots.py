@@ -8,6 +8,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from helpers.camera_families import CAMERAS, JOINTS
 from helpers.policies import CAMERA
 from helpers.tiny_experiment import ACTION, STATE
 from trainer.online.episode import Episode, EpisodeError
@@ -60,10 +61,9 @@ class Drift:
 
 @SIMULATOR_REGISTRY.register("painter")
 class Painter:
-    """A robot with a camera, which shows a number: the control step."""
+    """A robot with a camera, which shows a number: the control step. `painter/24` plays for 24 of them."""
 
     fps = 10
-    max_steps = 6
     task = ""
     features: ClassVar[dict[str, Any]] = {
         "observation.state": {"dtype": "float32", "shape": (2,), "names": None},
@@ -75,6 +75,7 @@ class Painter:
 
     def __init__(self, task: str = "") -> None:
         self.steps = 0
+        self.max_steps = int(task or 6)
 
     def reset(self, seed: int) -> dict[str, np.ndarray]:
         self.steps = 0
@@ -92,6 +93,46 @@ class Painter:
 
     def render(self) -> np.ndarray:
         return self.picture(CAMERA)
+
+    def close(self) -> None:
+        pass
+
+
+@SIMULATOR_REGISTRY.register("wanderer")
+class Wanderer:
+    """The robot of `camera_families`: many joints, currents, three cameras; it drifts whatever it does."""
+
+    fps = 20
+    max_steps = 44
+    task = ""
+    features: ClassVar[dict[str, Any]] = {
+        name: {"dtype": "float32", "shape": (JOINTS,), "names": None}
+        for name in ("observation.state", "observation.current", "action")
+    }
+    cameras: ClassVar[dict[str, Any]] = {
+        f"observation.images.{name}": {"dtype": "video", "shape": (32, 32, 3), "names": None}
+        for name in CAMERAS
+    }
+
+    def __init__(self, task: str = "") -> None:
+        self.steps = 0
+
+    def reset(self, seed: int) -> dict[str, np.ndarray]:
+        self._random = np.random.default_rng(seed)
+        return self._measured()
+
+    def step(self, action: np.ndarray) -> SimulatorStep:
+        return SimulatorStep(self._measured(), 0.0, False, 0.0, False)
+
+    def _measured(self) -> dict[str, np.ndarray]:
+        names = ("observation.state", "observation.current")
+        return {name: self._random.normal(size=JOINTS).astype(np.float32) for name in names}
+
+    def picture(self, camera: str) -> np.ndarray:
+        return self._random.integers(0, 256, (32, 32, 3), np.uint8)
+
+    def render(self) -> np.ndarray:
+        return self.picture("")
 
     def close(self) -> None:
         pass

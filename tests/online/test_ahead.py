@@ -43,6 +43,20 @@ def test_each_update_gets_what_it_would_have_been_drawn_alone(replay: ReplayBuff
     assert max(calls) == 8
 
 
+def test_fewer_updates_than_asked_for_are_taken(replay: ReplayBuffer) -> None:
+    asked: list[int] = []
+
+    def draw(count: int, key: DrawKey, updates: int) -> dict[str, Any]:
+        asked.append(updates)
+        return replay.sample(count, (9, key.update), key.first, min(updates, 3))
+
+    ahead = DrawnAhead(draw)
+    for update in range(10):
+        alone = replay.sample(5, (9, update))
+        np.testing.assert_array_equal(ahead(5, DrawKey(update, 0))["index"], alone["index"])
+    assert asked == [1, 8, 8, 8]
+
+
 def test_large_samples_are_drawn_one_update_at_a_time() -> None:
     calls: list[int] = []
 

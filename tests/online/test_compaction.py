@@ -130,9 +130,13 @@ def test_it_is_written_anew_beside_everything_else_and_grows(tmp_path: Path) -> 
     wait_until(lambda: written() == 6)
     wait_until(lambda: replay._compaction.done == 6)
     again = described(tmp_path, compact_every=3)
-    again.add(collected(8, 6))
-    assert again._compaction.done == 6  # none is due
-    assert LeRobotReader(again.compact()).info.total_episodes == 7
+    for number in range(6, 11):
+        again.add(collected(8, number))
+    assert again._compaction.done == 6  # it is due when they have doubled
+    again.add(collected(8, 11))
+    wait_until(lambda: again._compaction.done == 12)
+    again.add(collected(8, 12))
+    assert LeRobotReader(again.compact()).info.total_episodes == 13
 
 
 def test_what_cannot_be_written_leaves_the_older_dataset_and_is_said(

@@ -20,18 +20,7 @@ pytest.importorskip("metaworld")
 
 pytestmark = pytest.mark.slow
 
-CONFIG = "examples/configs/metaworld_push_online.yaml"
-SMALL = [
-    "train.max_steps=300",
-    "train.checkpoint.save_every_n_steps=50",
-    "train.evaluation=null",
-    "train.loggers=[]",
-    "data.batch_size=64",
-    "online.offline_steps=20",
-    "online.start_windows=200",
-    "online.workers.envs=4",
-    "online.publish.every_n_steps=20",
-]
+CONFIG = "benchmarks/online_small.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +37,7 @@ def start(dataset: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     processes = []
 
     def begin(run: Path, *sets: str, options: tuple[str, ...] = ()) -> subprocess.Popen[str]:
-        overrides = [*SMALL, f"train.save_dir={run}", f"data.datamodule.params.root={dataset}", *sets]
+        overrides = [f"train.save_dir={run}", f"data.datamodule.params.root={dataset}", *sets]
         command = [sys.executable, "-m", "trainer.cli", "online", CONFIG, *options]
         process = subprocess.Popen(
             [*command, *(part for one in overrides for part in ("--set", one))],

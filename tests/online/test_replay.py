@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,30 @@ def test_whoever_sends_an_episode_may_use_the_arrays_again(tmp_path: Path) -> No
     for column in episode.columns.values():
         column[:] = 0
     same(all_samples(replay), before)
+
+
+def anonymous_memory() -> int:
+    """Return the bytes of this process that no file holds."""
+    status = Path("/proc/self/status").read_text()
+    return next(1024 * int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
+def test_pictures_stay_on_disk_also_when_read_again(tmp_path: Path) -> None:
+    facts = seeing_facts()
+    top, _ = CAMERAS
+    facts["features"][top]["shape"] = [256, 256, 3]
+    episode = collected(50, cameras=True)
+    pictures = np.random.default_rng(0).integers(0, 256, (50, 3, 256, 256), np.uint8)
+    replay = buffer(tmp_path, facts)
+    before = anonymous_memory()
+    for _ in range(12):
+        replay.add(replace(episode, columns={**episode.columns, top: pictures}))
+    again = ReplayBuffer(tmp_path)
+    assert anonymous_memory() - before < 0.25 * 12 * pictures.nbytes
+    for one in (replay, again):
+        sample = one.sample(16, (0, 1))
+        np.testing.assert_array_equal(sample[top], pictures[sample["frame_index"]])
 
 
 def test_pictures_may_have_their_channels_last(tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ from helpers.collected import collected, plain_facts
 
 from trainer.online.actors import NAMESPACE, REPLAY, find_actor, lasting_actor
 from trainer.online.episode import EpisodeError
+from trainer.online.remote import result_of
 from trainer.online.replay import ReplayBuffer
+from trainer.online.waiting import answer
 from trainer.utils.errors import UsageError
 
 ray = pytest.importorskip("ray")
@@ -82,6 +84,24 @@ def test_a_bad_episode_is_the_same_error_from_another_process(cluster: None, tmp
         ray.get(actor.add.remote(columns))
     assert ray.get(actor.size.remote()) == (0, 0)
     ray.kill(actor)
+
+
+def test_what_it_refuses_is_one_sentence_from_another_process(cluster: None, tmp_path: Path) -> None:
+    actor = started(tmp_path)
+    other = {**plain_facts(), "fps": 20}
+    with pytest.raises(UsageError, match="were collected for other samples") as refused:
+        answer(actor.describe.remote(other), "the replay buffer")
+    assert "the rate is 10 and 20 steps/s" in str(refused.value)
+    assert "\n" not in str(refused.value), "nothing of Ray's traceback"
+    ray.kill(actor)
+
+
+def test_a_buffer_that_cannot_begin_says_why(cluster: None, tmp_path: Path) -> None:
+    ray.kill(actor := started(tmp_path))
+    (tmp_path / "journal/00000000.npz").write_bytes(b"no episode")
+    actor = lasting_actor(REPLAY, ReplayBuffer).options(namespace="other").remote(str(tmp_path))
+    with pytest.raises(UsageError, match=r"^the replay buffer could not begin: .*the episode is missing or"):
+        result_of(actor.counts.remote(), "the replay buffer")
 
 
 def test_actors_are_found_by_name_or_missed_in_one_sentence(cluster: None, tmp_path: Path) -> None:

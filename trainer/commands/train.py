@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from trainer.commands.errors import UserError
-from trainer.commands.options import overrides_option
+from trainer.commands.options import given_options, overrides_option, ray_options
 
 
 @click.command("train")
@@ -18,27 +20,8 @@ from trainer.commands.options import overrides_option
     show_default=True,
     help="local: this process, or all those that torchrun starts; ray: workers of a Ray cluster.",
 )
-@click.option("--num-workers", type=click.IntRange(min=1), help="Ray: number of workers.  [default: 1]")
-@click.option(
-    "--address", help="Ray: a running cluster (auto, host:port, ray://host:port); else one is started."
-)
-@click.option(
-    "--max-failures",
-    type=click.IntRange(min=0),
-    help="Ray: how often to go on from the last checkpoint when a worker is lost.  [default: 3]",
-)
-@click.option(
-    "--cpus-per-worker", type=click.IntRange(min=1), help="Ray: CPU cores of a worker, and its threads."
-)
-def train(
-    config: str,
-    overrides: tuple[str, ...],
-    backend: str,
-    num_workers: int | None,
-    address: str | None,
-    max_failures: int | None,
-    cpus_per_worker: int | None,
-) -> None:
+@ray_options("Ray: ")
+def train(config: str, overrides: tuple[str, ...], backend: str, **ray: Any) -> None:
     """Train the experiment of the YAML file CONFIG: in one process, as a rank of torchrun, or on Ray.
 
     \b
@@ -46,16 +29,11 @@ def train(
       trainer train my_experiment.yaml --set train.epoch=100
       trainer train my_experiment.yaml --backend ray --num-workers 4
     """
+    options = given_options(ray)
     if backend == "local":
-        options = {
-            "--num-workers": num_workers,
-            "--address": address,
-            "--max-failures": max_failures,
-            "--cpus-per-worker": cpus_per_worker,
-        }
-        idle = [name for name, value in options.items() if value is not None]
-        if idle:
-            raise UserError(f"{' and '.join(idle)} have no effect without --backend ray")
+        if options:
+            names = " and ".join(f"--{name.replace('_', '-')}" for name in options)
+            raise UserError(f"{names} have no effect without --backend ray")
         from trainer.offline_trainer import run
 
         run(config, overrides)
@@ -64,12 +42,4 @@ def train(
     from trainer.utils.log import let_nobody_listen
 
     let_nobody_listen()
-
-    train_on_ray(
-        config,
-        overrides,
-        num_workers=num_workers or 1,
-        address=address,
-        max_failures=3 if max_failures is None else max_failures,
-        cpus_per_worker=cpus_per_worker,
-    ).tell()
+    train_on_ray(config, overrides, **options).tell()

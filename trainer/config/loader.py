@@ -126,12 +126,16 @@ def load_located(path: str | Path, overrides: Overrides = ()) -> LocatedConfig:
     try:
         root = files.compose(path, (), None)
         problems.raise_all()  # without all the files, what is missing afterwards would only be noise
-        data, source_map = to_data(_finished(root, texts, problems))
+        below = [root]  # each is laid over all that came before it, once
+        for text in texts:
+            below.append(_overridden(below[-1], text, problems))
+        data, source_map = to_data(_finished(below.pop(), problems))
         problems.raise_all()
-        without = {
-            text: to_data(_finished(root, [*texts[:number], *texts[number + 1 :]], Problems()))[0]
-            for number, text in enumerate(texts)
-        }
+        without = {}
+        for number, (text, base) in enumerate(zip(texts, below, strict=True)):
+            for later in texts[number + 1 :]:
+                base = _overridden(base, later, Problems())
+            without[text] = to_data(_finished(base, Problems()))[0]
     except YamlError as error:
         raise ConfigLoadError(yaml_issues(error, files.chains)) from None
     except RecursionError:
@@ -140,12 +144,14 @@ def load_located(path: str | Path, overrides: Overrides = ()) -> LocatedConfig:
     return LocatedConfig(data, source_map, files.chains, path, without)
 
 
-def _finished(root: Node, overrides: Iterable[str], problems: Problems) -> Node:
-    """Return a configuration with overrides laid over it and its `${…}` filled in."""
-    for text in overrides:
-        above = overriding(root, text, problems)
-        if above is not None:
-            root = _lay_over(root, above, problems)
+def _overridden(root: Node, text: str, problems: Problems) -> Node:
+    """Return a configuration with an override laid over it."""
+    above = overriding(root, text, problems)
+    return root if above is None else _lay_over(root, above, problems)
+
+
+def _finished(root: Node, problems: Problems) -> Node:
+    """Return a configuration with its `${…}` filled in."""
     return interpolate_node(finish_merge(root, (), problems), problems)
 
 

@@ -55,7 +55,10 @@ class ReplayConfig(Section):
         "what an expert or a person gave always is",
     )
     compact_every: int = Field(
-        100, gt=0, description="episodes after which the LeRobot dataset of all of them is written anew"
+        100,
+        gt=0,
+        description="episodes after which the LeRobot dataset of all of them is written anew, and again when "
+        "they have doubled; the end of a run writes it in any case",
     )
 
 
@@ -94,7 +97,8 @@ class OnlineConfig(Section):
     expert_budget: int | None = Field(
         None,
         gt=0,
-        description="labels that the expert may give in the whole run; null: any number",
+        description="labels that the expert may give in the whole run, without those of episodes that were "
+        "lost with a killed worker; null: any number",
     )
     ratio: float = Field(0.5, gt=0, le=1, description="share of collected samples in every global batch")
     start_windows: int | None = Field(

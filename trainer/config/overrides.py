@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 from model_constructor import ConfigError as YamlError
@@ -41,13 +42,20 @@ def overriding(root: Node, text: str, problems: Problems) -> Node | None:
         problems.add("`defaults` is read from files only", path, place)
         return None
     try:
-        value = _written_at(from_data(parse_value(value_text)), place)
+        value = _written_at(_value(value_text), place)
     except YamlError:
         problems.add("its value is no YAML", path, place)
         return None
     return _at(root, path, 0, value, problems, place)
 
 
+@functools.lru_cache(maxsize=1024)
+def _value(text: str) -> Node:
+    """Return the value of an override; a configuration is also made without each of the others."""
+    return from_data(parse_value(text))
+
+
+@functools.lru_cache(maxsize=1024)
 def _parsed(name: str) -> ConfigPath:
     """Return the keys and indices of a dotted path; nothing where it is none."""
     path: list[str | int] = []

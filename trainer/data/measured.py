@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from trainer.data.columns import Column
+from trainer.utils.errors import UsageError
 
 
 def measured(column: Column, value: object, robots: int | None) -> np.ndarray:
@@ -21,7 +22,7 @@ def measured(column: Column, value: object, robots: int | None) -> np.ndarray:
         `(N or 1, *shape)` in the column's type; pictures may be float32.
 
     Raises:
-        ValueError: the shape is another, a number is NaN or infinite, or it is none that the column can hold.
+        UsageError: the shape is another, a number is NaN or infinite, or it is none that the column can hold.
     """
     array = np.asarray(value)
     lead = () if robots is None else (robots,)
@@ -33,16 +34,16 @@ def measured(column: Column, value: object, robots: int | None) -> np.ndarray:
         if array.shape == channels_last and array.shape != expected:
             array = np.moveaxis(array, -1, -3)
     if array.shape != expected:
-        raise ValueError(
+        raise UsageError(
             f"the observation '{column.name}' has shape {array.shape}; the policy needs "
             f"{' or '.join(str(shape) for shape in shapes)}"
         )
     if array.dtype.kind not in "biuf":
-        raise ValueError(
+        raise UsageError(
             f"the observation '{column.name}' holds {array.dtype}; the policy needs {column.dtype} numbers"
         )
     if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise ValueError(
+        raise UsageError(
             f"the observation '{column.name}' has NaN or an infinite number; the policy needs "
             f"{column.dtype} numbers of shape {expected}"
         )
@@ -55,7 +56,7 @@ def _picture(column: Column, array: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(array)
     if array.dtype.kind == "f" and array.min() >= 0 and array.max() <= 1:
         return np.ascontiguousarray(array, np.float32)
-    raise ValueError(
+    raise UsageError(
         f"the observation '{column.name}' holds {array.dtype} from {array.min():g} to {array.max():g}; the "
         "policy needs pictures of uint8 from 0 to 255, or of floats from 0 to 1"
     )
@@ -69,7 +70,7 @@ def _numbers(column: Column, array: np.ndarray) -> np.ndarray:
     # A float may be rounded to a shorter one; an integer or a flag is that very number or none.
     sound = np.isfinite(cast).all() if cast.dtype.kind == "f" else (cast == array).all()
     if not sound:
-        raise ValueError(
+        raise UsageError(
             f"the observation '{column.name}' has {array.dtype} numbers from {array.min():g} to "
             f"{array.max():g}, which {column.dtype} cannot hold; the dataset has {column.dtype}"
         )

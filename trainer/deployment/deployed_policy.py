@@ -149,13 +149,13 @@ class DeployedPolicy:
             that float32 cannot hold.
 
         Raises:
-            ValueError: an observation is missing, has another shape than in the dataset, or holds what the
+            UsageError: an observation is missing, has another shape than in the dataset, or holds what the
                 dataset cannot hold.
         """
         missing = [k for k in self.observation_windows if k not in observation]
         if missing:
             needs = ", ".join(str(self.observations.get(k, k)) for k in missing)
-            raise ValueError(f"the policy needs {needs}; it was given {', '.join(observation) or 'nothing'}")
+            raise UsageError(f"the policy needs {needs}; it was given {', '.join(observation) or 'nothing'}")
         frame = {k: self._measured(k, observation[k]) for k in self.observation_windows if self._reads(k)}
         self._history = [*(self._history or [frame] * (self.memory - 1)), frame][-self.memory :]
         position = self._step % (self.n_action_steps * self.stride)

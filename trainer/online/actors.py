@@ -44,10 +44,15 @@ def find_actor(name: str, namespace: str | None = None) -> Any:
         namespace: where it is; the job's own, or else `NAMESPACE`, if not given.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is none, or no cluster that this process belongs to.
     """
     import ray
 
+    if not ray.is_initialized():  # else Ray would start a cluster here, which has no actors
+        raise UsageError(
+            f"there is no actor '{name}', because this process belongs to no Ray cluster; start the run with "
+            "`trainer online`, or train_func as a worker of Ray Train"
+        )
     own = ray.get_runtime_context().namespace
     places = list(dict.fromkeys([own, NAMESPACE] if namespace is None else [namespace]))
     for place in places:

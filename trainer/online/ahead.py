@@ -16,7 +16,9 @@ _BYTES_AT_ONCE = 4 * 2**20
 """So much one call may bring: of pictures the bytes cost more than the call."""
 
 DrawMany = Callable[[int, DrawKey, int], Mapping[str, Any]]
-"""Returns, for each of so many updates from that of the key on, so many raw samples, one after the other."""
+"""Returns, for each of so many updates from that of the key on, so many raw samples, one after the other.
+
+They may be of fewer updates, where it is too early for the last ones."""
 
 
 class DrawnAhead:
@@ -38,11 +40,12 @@ class DrawnAhead:
         if (count, key) not in self._kept:
             self._kept = {asked: kept for asked, kept in self._kept.items() if asked[1].update >= key.update}
             drawn = self._draw(count, key, self._updates)
-            for i in range(self._updates):
+            updates = len(next(iter(drawn.values()))) // count
+            for i in range(updates):
                 part = slice(i * count, (i + 1) * count)
                 later = key._replace(update=key.update + i)
                 self._kept[count, later] = {name: value[part] for name, value in drawn.items()}
             size = sum(value.nbytes for value in drawn.values() if isinstance(value, np.ndarray))
-            of_one = max(1, size // self._updates)
+            of_one = max(1, size // updates)
             self._updates = min(_AT_MOST, max(1, _BYTES_AT_ONCE // of_one))
         return self._kept.pop((count, key))

@@ -57,7 +57,8 @@ class LabelBudget:
 
     A source asks for as many as an episode may need before it begins. What is granted counts as used until
     the episode comes in, which counts by itself, or the source asks again: so neither a source that dies nor
-    one that needs fewer costs labels for good. Grants lie on disk, so that all of that survives this process.
+    one that needs fewer costs labels for good. What a source gave in episodes that were lost when it was
+    killed, nobody knows: it is not counted. Grants lie on disk, so that all of that survives this process.
 
     Args:
         budget: labels in the whole run; None: any number.

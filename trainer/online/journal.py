@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
+import math
+import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +21,7 @@ from trainer.utils.files import whole_file
 
 _FACTS = "facts"
 _COLUMN = "columns/"
+_HEADER_BYTES = 4096
 _PER_STEP = ("control_mode", "labelled", "policy_version")
 
 
@@ -111,8 +115,30 @@ class Journal:
             )
             return Entry(number, facts["key"], episode)
 
+    def mapped(self, number: int, names: Iterable[str]) -> dict[str, np.ndarray]:
+        """Return columns of an episode as they lie on disk, of which the system reads what is looked at.
+
+        Raises:
+            JournalError: the file is missing or has no such columns.
+        """
+        path = self._path(number)
+        with _explained(path), zipfile.ZipFile(path) as stored:
+            content = np.memmap(path, np.uint8, mode="r").view(np.ndarray)
+            return {name: _member(content, stored.getinfo(f"{_COLUMN}{name}.npy")) for name in names}
+
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:08d}.npz"
+
+
+def _member(content: np.ndarray, info: zipfile.ZipInfo) -> np.ndarray:
+    """Return an array of what `np.savez` wrote, which is not compressed, where it lies in the file."""
+    lengths = struct.unpack_from("<HH", content.data, info.header_offset + 26)  # of its name and what follows
+    begin = info.header_offset + 30 + sum(lengths)
+    header = io.BytesIO(content[begin : begin + _HEADER_BYTES].tobytes())
+    np.lib.format.read_magic(header)
+    shape, _, dtype = np.lib.format.read_array_header_1_0(header)
+    first = begin + header.tell()
+    return content[first : first + math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
 
 
 @contextlib.contextmanager

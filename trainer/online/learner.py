@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -100,23 +101,27 @@ class Drawing:
         return self._collected(count, key)
 
     def _from_buffer(self, count: int, key: DrawKey, updates: int) -> Mapping[str, Any]:
-        wait_while(lambda: self._reason_to_wait(key.update - self._offline))
+        made = key.update - self._offline
+        wait_while(lambda: self._reason_to_wait(made))
+        if updates > 1 and self._reason_to_wait(made, updates - 1) is not None:
+            updates = 1  # the last of them would come before it may
         call = self._replay.sample.remote(count, (self._seed, key.update), key.first, updates)
         drawn: Mapping[str, Any] = answer(call, "the replay buffer")
         return drawn
 
-    def _reason_to_wait(self, update: int) -> str | None:
+    def _reason_to_wait(self, updates: int, ahead: int = 0) -> str | None:
         if self._cancelled:
             raise WaitEnded("the run is over")
-        reason: str | None = answer(self._replay.may_update.remote(update), "the replay buffer")
+        reason: str | None = answer(self._replay.may_update.remote(updates, ahead), "the replay buffer")
         return reason
 
 
 class Publishing(Callback):
     """Sends the weights that would be deployed to the robots, and notes what they have collected.
 
-    Every rank calls it, since sharded weights are gathered; rank 0 sends. Nothing waits for the cluster: what
-    is noted at a publication was asked for at the one before.
+    Every rank calls it, since sharded weights are gathered; rank 0 sends. Only the first version is waited
+    for, which tells whether robots can take up these weights; else nothing waits for the cluster, and what is
+    noted at a publication was asked for at the one before.
 
     Args:
         settings: the `online` section.
@@ -147,14 +152,19 @@ class Publishing(Callback):
         if self._published != experiment.progress.iteration:
             self._publish(experiment)
         if experiment.runtime.is_main:
-            answer(self._version, "the policy state manager")
+            with contextlib.suppress(WaitEnded):
+                answer(self._version, "the policy state manager")
 
     def _publish(self, e: Experiment) -> None:
         e.tracker.flush()
         weights = deployed_weights(e, bf16=self._settings.publish.bf16)
         self._published = e.progress.iteration
-        if not e.runtime.is_main:
-            return
+        if e.runtime.is_main:
+            # Asked to stop while an actor is silent, the run is saved, and publishes when it goes on.
+            with contextlib.suppress(WaitEnded):
+                self._send(e, weights)
+
+    def _send(self, e: Experiment, weights: Weights) -> None:
         description = None
         if self._version is None:
             description = policy_description(e)
@@ -171,6 +181,8 @@ class Publishing(Callback):
             step=e.progress.iteration,
             description=description,
         )
+        if description is not None:
+            answer(self._version, "the policy state manager")
         self._counts = self._replay.counts.remote()
 
 

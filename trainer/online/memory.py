@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,13 +121,14 @@ class EpisodeMemory:
         self._tasks = list(description.tasks)
         self.contents = self._now()
 
-    def append(self, number: int, index: int, episode: Episode) -> None:
+    def append(self, number: int, index: int, episode: Episode, pictures: Mapping[str, np.ndarray]) -> None:
         """Take in an episode.
 
         Args:
             number: of the episode.
             index: steps that were collected before it.
             episode: what was played, checked.
+            pictures: those of its cameras, `(T, 3, H, W)`, which nobody writes to any more.
         """
         length = len(episode)
         frame = np.arange(length)
@@ -151,8 +152,7 @@ class EpisodeMemory:
         self._values.append(columns, length)
         self._marks.append(marks, length)
         self._lengths.append(length)
-        # Copies, for whoever sends them may use his arrays again, and those from Ray lie in its memory.
-        self._pictures.append({c.name: episode.columns[c.name].copy() for c in self.description.cameras})
+        self._pictures.append(dict(pictures))
         self._place += 1
         while len(self._marks) > self.settings.capacity and len(self._lengths) > 1:
             self._values.drop(self._lengths[0])

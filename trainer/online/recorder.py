@@ -67,11 +67,11 @@ class Recorder:
             version: of the weights that were asked.
 
         Raises:
-            ValueError: something is missing, or is not what the dataset can hold.
+            UsageError: something is missing, or is not what the dataset can hold.
         """
         for name, column in self._columns.items():
             if name != ACTION and name not in observation:
-                raise ValueError(f"the robot does not measure '{name}', which the demonstrations have")
+                raise UsageError(f"the robot does not measure '{name}', which the demonstrations have")
             value = action if name == ACTION else observation[name]
             self._rows[name].append(measured(column, value, None)[0])
         self._modes.append(mode)

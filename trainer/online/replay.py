@@ -32,6 +32,8 @@ _KEPT_FACTS = ("columns", "windows", "fps", "features", "tasks")
 class ReplayBuffer:
     """Collected episodes on disk, the newest of them in memory, and windows drawn from these.
 
+    Of pictures only those that are drawn are in memory, as long as the system has room for them.
+
     An episode counts once it is in the journal; made anew with the same folder, a buffer has every episode
     that was accepted, and draws what the one before would have drawn. Several threads may use one buffer:
     drawing never waits for the disk.
@@ -134,7 +136,8 @@ class ReplayBuffer:
             self._journal.append(number, checked, None if sent is None else sent[1])
             self._take(number, checked, sent)
             self._budget.give_back(checked.source, checked.labels)
-            if self._counts.episodes - self._compaction.done >= self.settings.compact_every:
+            done = self._compaction.done
+            if self._counts.episodes - done >= max(self.settings.compact_every, done):
                 self._compaction.begin()
             return number
 
@@ -252,10 +255,15 @@ class ReplayBuffer:
         """Note how many updates on collected data the learner has made, in all."""
         self._updates = updates
 
-    def may_update(self, updates: int) -> str | None:
-        """Return why the learner, after so many updates, has to wait before the next one, or None."""
+    def may_update(self, updates: int, ahead: int = 0) -> str | None:
+        """Return why the learner, after so many updates, has to wait before the next one, or None.
+
+        Args:
+            updates: made on collected data, in all.
+            ahead: so many updates later than the next one, it is asked.
+        """
         self._updates = updates
-        return why_not_update(updates, self._counts.steps, self.size().windows, **self._flow)
+        return why_not_update(updates + ahead, self._counts.steps, self.size().windows, **self._flow)
 
     def may_collect(self) -> str | None:
         """Return why robots have to wait before they collect more, or None."""
@@ -291,7 +299,9 @@ class ReplayBuffer:
 
     def _take(self, number: int, episode: Episode, sent: tuple[str, str] | None) -> None:
         memory = self._described()
-        memory.append(number, self._counts.steps, episode)
+        # Not those that were sent: the sender may use his arrays again, and pictures are large.
+        pictures = self._journal.mapped(number, [camera.name for camera in memory.description.cameras])
+        memory.append(number, self._counts.steps, episode, pictures)
         self._count(number, episode, sent)
 
     def _count(self, number: int, episode: Episode, sent: tuple[str, str] | None) -> None:

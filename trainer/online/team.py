@@ -10,8 +10,10 @@ from types import TracebackType
 from typing import Any
 
 from trainer.config.schemas import ExperimentConfig
+from trainer.data.errors import DatasetError
 from trainer.online.actors import MANAGER, REPLAY, lasting_actor
-from trainer.online.replay import ReplayBuffer
+from trainer.online.remote import result_of
+from trainer.online.replay import DATASET, JOURNAL, ReplayBuffer
 from trainer.online.state_manager import PolicyStateManagerActor
 from trainer.online.status import Status
 from trainer.online.worker import RolloutWorkerActor, WorkerSettings
@@ -76,8 +78,8 @@ class Team:
         self._manager = self._start(
             MANAGER, PolicyStateManagerActor, place.policy_state_manager, self._folder
         )
-        for call in (self._replay.counts.remote(), self._manager.version.remote()):
-            self._raised(call)
+        result_of(self._replay.counts.remote(), "the replay buffer")
+        result_of(self._manager.version.remote(), "the policy state manager")
         for index in range(online.workers.count):
             settings = WorkerSettings.of(self._config, self._config.collecting_env or "", index)
             self._workers.append(self._start(settings.name, RolloutWorkerActor, place.workers, settings))
@@ -100,10 +102,8 @@ class Team:
             self._look()
             for worker in self._workers:
                 self._ray.kill(worker)
-            counts = self._ray.get(self._replay.counts.remote(), timeout=_CLOSING_SECONDS)
-            if counts.episodes:
-                log.info(f"Writing {counts.episodes} collected episodes to {self._folder / 'dataset'}.")
-                self._ray.get(self._replay.compact.remote(), timeout=_CLOSING_SECONDS)
+        self._compact()
+        with contextlib.suppress(self._ray.exceptions.RayError):
             self._ray.get(self._manager.close.remote(), timeout=_CLOSING_SECONDS)
         log.info(self._status.summary())
         for actor in (self._replay, self._manager):
@@ -121,19 +121,21 @@ class Team:
                 "--namespace of its own"
             ) from None
 
-    def _raised(self, call: Any) -> Any:
-        """Return what a call gives, and raise what it raises as it was there."""
+    def _compact(self) -> None:
+        """Let what was collected become a dataset; where that fails, it is said, and the journal has all."""
         try:
-            return self._ray.get(call)
-        except self._ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, UsageError):
-                raise error.cause from None
-            raise
-        except self._ray.exceptions.ActorDiedError as error:
-            text = str(error)
-            raise UsageError(
-                f"an actor of this run could not begin: {' '.join(text.split())[-600:]}"
-            ) from None
+            counts = result_of(self._replay.counts.remote(), "the replay buffer", _CLOSING_SECONDS)
+            if counts.episodes:
+                log.info(f"Writing {counts.episodes} collected episodes to {self._folder / DATASET}.")
+                written = self._replay.compact.remote()
+                while not self._ray.wait([written], timeout=_CLOSING_SECONDS)[0]:
+                    result_of(self._replay.counts.remote(), "the replay buffer", _CLOSING_SECONDS)
+                result_of(written, "the replay buffer")
+        except (DatasetError, UsageError, OSError, self._ray.exceptions.RayError) as problem:
+            log.warning(
+                f"What was collected is not written as a dataset ({problem}); all of it is in "
+                f"{self._folder / JOURNAL}, and the next run in this folder writes it."
+            )
 
     def _watch(self) -> None:
         """Look after the workers and say how it goes, until it is over."""
@@ -153,7 +155,7 @@ class Team:
         for call in ended:
             worker = self._running.pop(call)
             try:
-                self._raised(call)
+                result_of(call, "a rollout worker")
             except self._ray.exceptions.RayActorError:
                 if not self._over.is_set():
                     log.warning("A rollout worker was lost; it begins new episodes.")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from trainer.engine.stop import WaitEnded, stop_asked
+from trainer.online.remote import result_of
 from trainer.utils.log import log
 
 _POLL_SECONDS = 0.2
@@ -22,6 +23,7 @@ def answer(ref: Any, whose: str) -> Any:
 
     Raises:
         WaitEnded: the run is asked to stop.
+        UsageError, …: as `result_of`.
     """
     import ray
 
@@ -30,7 +32,7 @@ def answer(ref: Any, whose: str) -> Any:
         return None if ready else f"{whose} does not answer"
 
     wait_while(pending, poll_seconds=0.0)
-    return ray.get(ref)
+    return result_of(ref, whose)
 
 
 def wait_while(reason: Callable[[], str | None], poll_seconds: float = _POLL_SECONDS) -> float:
