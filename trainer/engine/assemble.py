@@ -73,11 +73,12 @@ def assemble(
     if batches is not None:
         drawn = batches(drawn, path, runtime)
     resumed = checkpoint_to_resume(checked, drawn.samples_per_update, drawn.steps_per_epoch)
-    seen = runtime.from_main(None if resumed is None else resumed.name)
-    if seen != (None if resumed is None else resumed.name):
+    own = None if resumed is None else resumed.folder.name
+    seen = runtime.from_main(own)
+    if seen != own:
         raise TrainingFault(
             f"rank 0 goes on from {seen or 'nothing'} and rank {runtime.rank} from "
-            f"{resumed.name if resumed else 'nothing'}: {run} must be the same folder for all ranks"
+            f"{own or 'nothing'}: {run} must be the same folder for all ranks"
         )
     set_global_seed(config.seed, config.deterministic)
     components = build_components(checked, runtime, pretrained=resumed is None)
@@ -124,12 +125,12 @@ def assemble(
         validation_data=held_out,
     )
     if resumed is not None:
-        experiment.restore(resumed)
+        experiment.restore(resumed.folder)
     if runtime.is_main:
         aside = set_aside(run) if resumed is None else None
         if aside is not None:
             log.info(f"The earlier run of {run} is now {aside}.")
-        describe_run(checked, data, experiment, total_steps)
+        describe_run(checked, data, experiment, total_steps, () if resumed is None else resumed.changes)
         with kept_random_state():
             first_step = max(experiment.progress.iteration - 1, 0)
             experiment.tracker.start(checked.loggers, _identity(config, run, first_step))
