@@ -91,9 +91,19 @@ class Tuples(Samples):
         return torch.zeros(5), torch.zeros(2)
 
 
+class Uneven(Samples):
+    def __getitem__(self, index: int) -> Any:
+        return {**super().__getitem__(index), "action": torch.zeros(4 + index % 2, 2)}
+
+
 class Nothings(Samples):
     def __getitem__(self, index: int) -> Any:
         return {**super().__getitem__(index), "goal": None}
+
+
+class Unmoved(Samples):
+    def __getitem__(self, index: int) -> Any:
+        return {"observation.state": torch.zeros(2, 5)}
 
 
 class Endless(IterableDataset[Any]):
@@ -270,6 +280,30 @@ def test_a_plugin_that_breaks_its_contract_is_named(
     assert message in outcome.text
     assert outcome.text.count("Error") == 1
     assert outcome.text.count("Config validation failed") <= 1
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        (
+            Uneven(),
+            "datamodule: samples of Uneven cannot be put together into a batch: .* same names",
+        ),
+        (Unmoved(), "the batch has no 'action'; it has observation.state"),
+    ],
+)
+def test_samples_that_cannot_be_trained_on_are_said_before_training(
+    tiny_experiment: Write, monkeypatch: pytest.MonkeyPatch, samples: Samples, message: str
+) -> None:
+    class Factory:
+        def build(self, opt_params: Config, params: Config) -> Config:
+            return {"dataset": samples}
+
+    monkeypatch.setitem(DATASET_BUILDER_REGISTRY._entries, "mine", Factory)
+    path = tiny_experiment(lambda c: c["data"].update(datamodule={"type": "mine"}, batch_size=4))
+    with pytest.raises(ConfigError, match=message):
+        train(path)
+    assert not (path.parent / "run/run.json").exists()
 
 
 @pytest.mark.parametrize("metric", ["validation/totl", "sucess_rate"])

@@ -137,11 +137,8 @@ def _first_sample(plugin: str, dataset: TrainingDataset) -> Mapping[str, Any]:
             )
     try:
         batch = dataset.__getitems__(np.zeros(1, np.int64))
-    except (TypeError, RuntimeError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise DatasetError(
-            f"{plugin}: samples of {type(plain).__name__} cannot be put together into a batch: {reason}"
-        ) from error
+    except DatasetError as error:
+        raise DatasetError(f"{plugin}: {error}") from error
     if not isinstance(batch, Mapping):
         raise DatasetError(
             f"{plugin}: a batch of {type(plain).__name__} is a {type(batch).__name__}; it must be a dict "

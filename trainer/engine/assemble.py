@@ -16,10 +16,11 @@ from trainer.config.validation import Issues
 from trainer.data.batch_path import BatchPath
 from trainer.data.batches import Batches, BatchesFactory
 from trainer.data.columns import ACTION, columns_of, pictures_of, to_facts
+from trainer.data.errors import DatasetError
 from trainer.data.loader import BatchLoader
 from trainer.data.normalization import CURRENT, PROPRIO, STATE
 from trainer.engine.build_data import Data
-from trainer.engine.check import CheckedConfig
+from trainer.engine.check import DATAMODULE, CheckedConfig
 from trainer.engine.effects import check_watched
 from trainer.engine.experiment import Experiment
 from trainer.engine.finite import LossWatch
@@ -160,6 +161,8 @@ def _rehearse(
     """
     try:
         rehearsed = rehearse(policy, components.called, batches, facts, runtime)
+    except DatasetError as error:
+        raise checked.mistake(DATAMODULE, str(error)) from error
     except (ValueError, RuntimeError, TypeError, KeyError, IndexError) as error:
         modules = {name: component.module for name, component in components.items()}
         raise misfit(checked, modules, error) from error

@@ -21,6 +21,13 @@ from trainer.utils.text import what_it_is
 SAMPLES = 2
 
 
+class _Missing(KeyError):
+    """Something is asked of a batch that is not in it; the text is a sentence."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
 class _Watched(dict[str, Any]):
     """A batch that notes what is read of it, in `read`; whoever goes over all of it reads all of it."""
 
@@ -30,7 +37,10 @@ class _Watched(dict[str, Any]):
 
     def __getitem__(self, key: str) -> Any:
         self.read.add(key)
-        return super().__getitem__(key)
+        try:
+            return super().__getitem__(key)
+        except KeyError:
+            raise _Missing(f"the batch has no '{key}'; it has {', '.join(map(str, self.keys()))}") from None
 
     def get(self, key: str, default: Any = None) -> Any:
         self.read.add(key)
