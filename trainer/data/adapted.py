@@ -12,6 +12,7 @@ from trainer.data.columns import Column
 from trainer.data.errors import DatasetError
 from trainer.templates import TrainingDataset
 from trainer.utils.samples import Samples
+from trainer.utils.text import first_line
 
 _KEPT = (
     "image_keys",
@@ -74,7 +75,7 @@ class AdaptedDataset(TrainingDataset):
         try:
             return Samples(default_collate(fetched))
         except (TypeError, RuntimeError, KeyError) as error:
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+            reason = first_line(error)
             raise DatasetError(
                 f"samples of {type(self.dataset).__name__} cannot be put together into a batch: {reason}; "
                 "all must hold tensors of the same names and shapes"

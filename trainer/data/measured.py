@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from trainer.data.columns import Column
+from trainer.utils.text import first_line
 
 
 def measured(column: Column, value: object, robots: int | None) -> np.ndarray:
@@ -55,7 +56,7 @@ def _array(column: Column, value: object) -> np.ndarray:
     try:
         return np.asarray(value)
     except (ValueError, TypeError, RuntimeError) as problem:  # lists of unequal length, a tensor on a GPU
-        reason = next(iter(str(problem).strip().splitlines()), type(problem).__name__)
+        reason = first_line(problem)
         raise ValueError(
             f"the observation '{column.name}' is no array of numbers ({reason}); the policy needs "
             f"{column.dtype} numbers of shape {column.shape}"

@@ -129,8 +129,9 @@ def shell(words: Sequence[str]) -> str:
     return " \\\n    ".join(shlex.join(part) for part in lines)
 
 
-def _percent_value(share: float) -> str:
-    return number(round(100 * share, 1), 4) if math.isfinite(share) else number(share)
+def first_line(error: BaseException) -> str:
+    """Return what an error of a library says first, or its name where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def what_it_is(value: object) -> str:
@@ -140,3 +141,7 @@ def what_it_is(value: object) -> str:
     kind, sizes = type(value).__name__, getattr(value, "shape", None)
     of_shape = "" if sizes is None else f" of shape {tuple(sizes)}"
     return f"a {'tensor' if kind == 'Tensor' else kind}{of_shape}"
+
+
+def _percent_value(share: float) -> str:
+    return number(round(100 * share, 1), 4) if math.isfinite(share) else number(share)
