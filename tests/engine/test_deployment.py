@@ -219,6 +219,13 @@ def test_what_the_dataset_cannot_hold_is_refused(root, name, value, text):
         policy.act(measurement(found, 3) | {name: value})
 
 
+def test_observations_without_names_are_refused(root):
+    found = built(root)
+    policy = deployed(found, Normalizer(found["norm_stats"]))
+    with pytest.raises(ValueError, match=r"observations by name, it was given a ndarray of shape \(3,\)"):
+        policy.act(np.zeros(3))
+
+
 def test_a_policy_says_what_it_needs(root):
     found = built(root)
     modes = {"observation.mode": "min_max"}
