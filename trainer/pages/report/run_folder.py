@@ -268,7 +268,7 @@ def _taken_up(raw: dict[str, Any]) -> TakenUp:
     return TakenUp(
         iteration=as_integer(raw.get("iteration")),
         changes=tuple(
-            (as_text(one.get("setting")) or "", *(json.dumps(one.get(key)) for key in ("before", "after")))
+            (as_text(one.get("setting")) or "", json.dumps(one.get("before")), json.dumps(one.get("after")))
             for one in changes
         ),
     )
