@@ -184,7 +184,7 @@ def _measure(e: Experiment) -> None:
 def _scores(callback: Callback, measured: Any) -> dict[str, float]:
     """Return what a callback has measured; it is the same on all ranks."""
     whose = f"the after_epoch of callback {type(callback).__name__}"
-    if not isinstance(measured, Mapping | None):
+    if measured is not None and not isinstance(measured, Mapping):
         raise TrainingFault(_wants_numbers(whose, measured))
     try:
         return {name: float(single_number(value)) for name, value in (measured or {}).items()}
