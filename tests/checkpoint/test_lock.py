@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,7 @@ def test_a_worker_that_outlives_the_trainer_does_not_keep_the_lock(
         with pytest.raises(TrainingFault, match=f"process {trainer.pid} is training into"):  # noqa: SIM117
             with only_writer(tmp_path):
                 pass
+        assert (tmp_path / lock.LOCK).exists(), "who is refused takes nothing away"
         trainer.kill()
         trainer.wait()
         with only_writer(tmp_path):
@@ -59,3 +62,24 @@ def test_a_forked_process_that_ends_leaves_the_lock_with_the_trainer(tmp_path: P
         command = [sys.executable, "-c", "import fcntl, sys; fcntl.flock(open(sys.argv[1]), 6)"]
         other = subprocess.run([*command, str(tmp_path / lock.LOCK)], capture_output=True, check=False)
         assert b"BlockingIOError" in other.stderr
+
+
+def test_who_waits_for_a_run_that_leaves_nothing_has_a_folder_and_a_lock_of_his_own(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    tried, locked = threading.Event(), []
+
+    def wait() -> None:
+        tried.set()
+        with only_writer(run):
+            locked.append(os.stat(run / lock.LOCK).st_ino)
+            command = [sys.executable, "-c", "import fcntl, sys; fcntl.flock(open(sys.argv[1]), 6)"]
+            other = subprocess.run([*command, str(run / lock.LOCK)], capture_output=True, check=False)
+            locked.append(b"BlockingIOError" in other.stderr)
+
+    waiting = threading.Thread(target=wait)
+    with only_writer(run):
+        waiting.start()
+        tried.wait()
+        time.sleep(0.3)
+    waiting.join()
+    assert locked[1:] == [True]

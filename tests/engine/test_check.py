@@ -20,7 +20,7 @@ from trainer.config.loader import load_located
 from trainer.deployment.robot_policy import load_policy
 from trainer.engine.build_data import build_data
 from trainer.engine.check import check
-from trainer.offline_trainer import train
+from trainer.offline_trainer import attempt, train
 from trainer.registry import DATASET_BUILDER_REGISTRY, OPTIMIZER_BUILDER_REGISTRY
 
 Write = Callable[..., Path]
@@ -91,6 +91,21 @@ class Tuples(Samples):
         return torch.zeros(5), torch.zeros(2)
 
 
+class Uneven(Samples):
+    def __getitem__(self, index: int) -> Any:
+        return {**super().__getitem__(index), "action": torch.zeros(4 + index % 2, 2)}
+
+
+class Nothings(Samples):
+    def __getitem__(self, index: int) -> Any:
+        return {**super().__getitem__(index), "goal": None}
+
+
+class Unmoved(Samples):
+    def __getitem__(self, index: int) -> Any:
+        return {"observation.state": torch.zeros(2, 5)}
+
+
 class Endless(IterableDataset[Any]):
     def __iter__(self) -> Any:
         yield from ()
@@ -110,6 +125,15 @@ def norm_stats(width: int) -> dict[str, Any]:
         (lambda: None, "returned nothing; its build must return"),
         (lambda: {"dataset": Samples(), "norm_stats": norm_stats(3)}, r"mean of 'action' .* shape \(3,\)"),
         (lambda: {"dataset": Samples(), "norm_stats": [1]}, "returned a list for norm_stats"),
+        (lambda: {"dataset": Nothings()}, "samples of Nothings cannot be put together into a batch: .*None"),
+        (
+            lambda: {"dataset": Samples(), "norm_stats": {"action": {"mean": "x", "std": 1.0}}},
+            "the mean of 'action' in norm_stats is not made of finite numbers",
+        ),
+        (
+            lambda: {"dataset": Samples(), "norm_stats": {"action": {"mean": 0.0, "std": np.nan}}},
+            "the std of 'action' in norm_stats is not made of finite numbers",
+        ),
     ],
 )
 def test_a_factory_that_breaks_its_contract_is_named(
@@ -171,6 +195,115 @@ def test_an_optimizer_factory_without_return_is_named(
     path = tiny_experiment(lambda c: c["model"]["component_optims"].update(velocity_decoder={"type": "mine"}))
     with pytest.raises(ConfigError, match=r"optimizer_builder 'mine' must return an optimizer .* nothing"):
         train(path)
+
+
+ODD_PARTS = """
+import numpy as np
+import torch
+from experiment_training.components.trainer.imitation_learning.state_flow_matching import policy
+from trainer.engine.policy_trainer import register_policy
+from trainer.registry import CALLBACK_REGISTRY, LOGGER_REGISTRY, LOSS_BUILDER_REGISTRY, METRIC_REGISTRY
+from trainer.templates import Callback
+
+Flow = policy.StateFlowMatchingPolicy
+for key, method, function in (
+    ("vector", "loss", lambda self, batch, context: {"total": torch.ones(3, requires_grad=True)}),
+    ("number", "loss", lambda self, batch, context: {"total": 3.0}),
+    ("constant", "loss", lambda self, batch, context: {"total": torch.tensor(3.0)}),
+    ("still", "predict_action", lambda self, observation, context: None),
+    ("numpy", "predict_action", lambda self, observation, context: np.zeros((2, 4, 2))),
+):
+    register_policy(f"{key}_policy")(type(f"{key.capitalize()}Policy", (Flow,), {method: function}))
+
+def measuring(value):
+    return type("Measuring", (Callback,), {"after_epoch": lambda self, experiment: value})
+
+CALLBACK_REGISTRY.register("one_number")(measuring(3.0))
+CALLBACK_REGISTRY.register("a_text")(measuring({"quality": "good"}))
+METRIC_REGISTRY.register("no_metric")(type("NoMetric", (), {"measure": lambda self, p, b, c: None}))
+METRIC_REGISTRY.register("three")(type("Three", (), {"measure": lambda self, p, b, c: torch.ones(3)}))
+LOSS_BUILDER_REGISTRY.register("no_loss")(type("NoLoss", (), {"build": lambda self: None}))
+LOGGER_REGISTRY.register("no_start")(
+    type("NoStart", (), {n: lambda self, *given: None for n in ("start", "log", "finish")})
+)
+"""
+POLICY = ("train", "trainer", "type")
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "message"),
+    [
+        (POLICY, "vector_policy", "the loss to train is a tensor of shape (3,); it must be one number"),
+        (POLICY, "number_policy", "the loss to train is a float; it must be one number, as a tensor"),
+        (POLICY, "constant_policy", "a tensor of shape () on which no weight has an influence"),
+        (
+            POLICY,
+            "still_policy",
+            "the first forward pass fails: predict_action returns nothing",
+        ),
+        (
+            POLICY,
+            "numpy_policy",
+            "predict_action returns a ndarray of shape (2, 4, 2); it must",
+        ),
+        (
+            ("train", "callbacks"),
+            [{"type": "one_number"}],
+            "after_epoch of callback Measuring returned a",
+        ),
+        (
+            ("train", "callbacks"),
+            [{"type": "a_text"}],
+            "after_epoch of callback Measuring measured a str",
+        ),
+        (("train", "metrics"), [{"type": "no_metric"}], "metric 'no_metric' measured nothing of 16 samples"),
+        (("train", "metrics"), [{"type": "three"}], "metric 'three' measured a tensor of shape (3,) of 16"),
+        (("train", "loss"), {"type": "no_loss"}, "train.loss: loss_builder 'no_loss' must return a module"),
+        (("train", "loggers"), [{"type": "no_start"}], "the start of logger NoStart returned nothing; it"),
+    ],
+)
+def test_a_plugin_that_breaks_its_contract_is_named(
+    tiny_experiment: Write, tmp_path: Path, keys: Sequence[str], value: Any, message: str
+) -> None:
+    def change(config: Config) -> None:
+        config["plugins"].append("odd_parts")
+        config["train"]["epoch"] = 1
+        if keys[-1] == "metrics":
+            config["data"]["validation"] = {"fraction": 0.3}
+        for key in keys[:-1]:
+            config = config[key]
+        config[keys[-1]] = value
+
+    (tmp_path / "odd_parts.py").write_text(ODD_PARTS)
+    outcome = attempt(tiny_experiment(change))
+    assert outcome.code == 2
+    assert message in outcome.text
+    assert outcome.text.count("Error") == 1
+    assert outcome.text.count("Config validation failed") <= 1
+
+
+@pytest.mark.parametrize(
+    ("samples", "message"),
+    [
+        (
+            Uneven(),
+            "datamodule: samples of Uneven cannot be put together into a batch: .* same names",
+        ),
+        (Unmoved(), "the batch has no 'action'; it has observation.state"),
+    ],
+)
+def test_samples_that_cannot_be_trained_on_are_said_before_training(
+    tiny_experiment: Write, monkeypatch: pytest.MonkeyPatch, samples: Samples, message: str
+) -> None:
+    class Factory:
+        def build(self, opt_params: Config, params: Config) -> Config:
+            return {"dataset": samples}
+
+    monkeypatch.setitem(DATASET_BUILDER_REGISTRY._entries, "mine", Factory)
+    path = tiny_experiment(lambda c: c["data"].update(datamodule={"type": "mine"}, batch_size=4))
+    with pytest.raises(ConfigError, match=message):
+        train(path)
+    assert not (path.parent / "run/run.json").exists()
 
 
 @pytest.mark.parametrize("metric", ["validation/totl", "sucess_rate"])

@@ -185,6 +185,16 @@ def test_a_batch_of_robots_and_floats_for_pictures(root):
         ("observation.state", ["a", "b", "c"], r"'observation\.state' holds <U1; the policy needs float32"),
         ("observation.state", [1e300, 0, 0], "which float32 cannot hold"),
         (
+            "observation.state",
+            [[0.0], [1.0, 2.0]],
+            r"'observation\.state' is no array of numbers \(.*\); the policy needs float32 numbers",
+        ),
+        (
+            "observation.state",
+            torch.zeros(3, requires_grad=True),
+            "'observation.state' is no array of numbers",
+        ),
+        (
             "observation.mode",
             [0.5, 1],
             r"'observation\.mode' has float64 numbers from 0\.5 to 1, which int64",
@@ -207,6 +217,13 @@ def test_what_the_dataset_cannot_hold_is_refused(root, name, value, text):
     policy = deployed(found, Normalizer(found["norm_stats"]))
     with pytest.raises(ValueError, match=text):
         policy.act(measurement(found, 3) | {name: value})
+
+
+def test_observations_without_names_are_refused(root):
+    found = built(root)
+    policy = deployed(found, Normalizer(found["norm_stats"]))
+    with pytest.raises(ValueError, match=r"observations by name, it was given a ndarray of shape \(3,\)"):
+        policy.act(np.zeros(3))
 
 
 def test_a_policy_says_what_it_needs(root):

@@ -6,8 +6,9 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from trainer.config.errors import ConfigError
 from trainer.deployment.robot_policy import load_policy
 from trainer.engine.experiment import Experiment
 from trainer.offline_trainer import attempt, train, way_on
+from trainer.pages.report import build_report
 from trainer.templates import Callback
 
 Write = Callable[..., Path]
@@ -72,6 +74,50 @@ def test_what_does_not_touch_the_numbers_may_change(tiny_experiment: Write, tmp_
     other = ["train.project_name=other", "data.frame_memory=64", "train.epoch=3"]
     resumed = train(path, [f"train.save_dir={moved}", *other])
     assert read_manifest(resumed / "epoch_3")["iteration"] == 3 * STEPS_PER_EPOCH
+
+
+def test_that_a_run_was_taken_up_with_other_settings_stays_known(tiny_experiment: Write) -> None:
+    path = tiny_experiment()
+    run = train(path, ["train.epoch=1"])
+    for epochs in (2, 2, 4):
+        train(path, [f"train.epoch={epochs}", "train.project_name=longer"])
+    found = [
+        (one["iteration"], {c["setting"]: (c["before"], c["after"]) for c in one["changes"]})
+        for one in json.loads((run / "run.json").read_text())["taken_up"]
+    ]
+    renamed = {"train.project_name": ("tiny", "longer")}
+    assert found == [
+        (STEPS_PER_EPOCH, {"train.epoch": (1, 2), **renamed}),
+        (2 * STEPS_PER_EPOCH, {"train.epoch": (2, 4)}),
+    ]
+    page = " ".join(re.sub("<.*?>", "", build_report(run).read_text()).split())
+    assert "Taken up after step 22 with other settings: train.epoch: 4 instead of 2." in page
+    assert "train.project_name: &#34;longer&#34; instead of &#34;tiny&#34;" in page
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("run.json", '{"name": "ti', "run.json is damaged; move it away to go on without what it says"),
+        ("run.json", "[1, 2]", "run.json is damaged"),
+        ("run.json", None, "run.json is damaged"),
+        ("metrics.jsonl", None, "metrics.jsonl cannot be read: Is a directory"),
+        (".lock", None, ".lock is a folder, where a file is expected"),
+        ("models", "", "models is a file, where a folder is expected"),
+    ],
+)
+def test_what_is_damaged_in_a_run_folder_is_said(
+    tiny_experiment: Write, name: str, content: str | None, said: str
+) -> None:
+    path = tiny_experiment()
+    place = train(path, ["train.epoch=1"]) / name
+    shutil.rmtree(place) if place.is_dir() else place.unlink()
+    place.mkdir() if content is None else place.write_text(content)
+    outcome = attempt(path)
+    assert outcome.code == 2
+    assert f"Error: {place}" in outcome.text
+    assert said in outcome.text
+    assert "\n" not in outcome.text
 
 
 def test_a_run_that_must_not_be_taken_up_is_moved_aside(tiny_experiment: Write) -> None:
@@ -153,7 +199,7 @@ def test_until_it_saves_a_run_that_went_back_can_be_taken_up_where_it_went_back_
     run = train(path)
 
     class Failing(Callback):
-        def after_step(self, experiment: Experiment, metrics: Mapping[str, Any]) -> None:
+        def before_training(self, experiment: Experiment) -> None:
             raise RuntimeError("gone")
 
     with pytest.MonkeyPatch.context() as patch:

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ from trainer.deployment.robot_policy import load_policy
 from trainer.engine.experiment import Experiment
 from trainer.engine.saving import deployed_in_place
 from trainer.offline_trainer import attempt, train
-from trainer.templates import Callback
+from trainer.registry import LOGGER_REGISTRY
+from trainer.templates import Callback, RunIdentity
 
 Write = Callable[..., Path]
 
@@ -339,6 +340,48 @@ def test_what_fails_as_it_measures_costs_no_epoch(
         assert_same(a, b)
     for file in ("validations.jsonl", "best"):
         assert (runs[0] / file).read_text() == (runs[1] / file).read_text()
+
+
+class Broken:
+    """A logger whose network is gone after some steps."""
+
+    def start(self, run: RunIdentity) -> int:
+        return -1
+
+    def log(self, rows: Sequence[tuple[int, Mapping[str, float]]]) -> None:
+        if rows[-1][0] >= 5:
+            raise Crash("the network is gone")
+
+    def finish(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("every", "saved"), [(1, "step_7"), (50, "epoch_1")])
+def test_a_logger_that_fails_costs_no_update(
+    tiny_experiment: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int, saved: str
+) -> None:
+    monkeypatch.setitem(LOGGER_REGISTRY._entries, "broken", Broken)
+    logging = {"log_every_n_steps": every, "loggers": [{"type": "broken"}]}
+    path = tiny_experiment(lambda c: c["train"].update(epoch=3, save_every=3, **logging))
+    with pytest.raises(Crash, match="the network is gone"):
+        train(path)
+    assert find_checkpoint(tmp_path / "run").name == saved
+    run = train(path, ["train.loggers=[]"])
+    whole = train(path, ["train.loggers=[]", f"train.save_dir={tmp_path / 'whole'}"])
+    assert_same(*(load_tensors(one / "epoch_3/velocity_decoder.pt") for one in (run, whole)))
+
+
+def test_a_callback_that_fails_after_a_step_costs_no_update(tiny_experiment: Write, tmp_path: Path) -> None:
+    class Failing(Callback):
+        def after_step(self, experiment: Experiment, metrics: Mapping[str, Any]) -> None:
+            if experiment.progress.iteration == 16:
+                raise Crash("there is no such picture")
+
+    path = tiny_experiment(lambda c: c["train"].update(save_every=2))
+    with pytest.raises(Crash):
+        train(path, callbacks=[Failing()])
+    assert find_checkpoint(tmp_path / "run").name == "step_16"
+    read_manifest(tmp_path / "run/step_16")
 
 
 def test_a_run_killed_before_it_measured_does_so_when_it_is_taken_up(

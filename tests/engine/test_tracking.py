@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -127,6 +128,18 @@ def test_a_run_that_is_taken_up_forgets_what_came_later_and_lines_cut_short(tmp_
     forget_from(tmp_path / "gone.jsonl", 2)
 
 
+@pytest.mark.parametrize("damage", [b"\xff\xfe", b"[" * 100_000, b'{"step": "two"}', b"[3]"])
+def test_lines_that_are_damaged_are_left_out(tmp_path: Path, damage: bytes) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 0}\n' + damage + b'\n{"step": 1}\n')
+    forget_from(path, 9)
+    assert path.read_text() == '{"step": 0}\n{"step": 1}\n'
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(TrainingFault, match=r"metrics\.jsonl cannot be read: Is a directory"):
+        forget_from(path, 9)
+
+
 def test_a_run_folder_that_is_gone_is_said(tmp_path: Path) -> None:
     tracker = Tracker(tmp_path / "gone", ALONE, every=1)
     with pytest.raises(TrainingFault, match=r"gone/metrics\.jsonl cannot be written: No such file"):
@@ -214,6 +227,21 @@ def test_tensorboard_reads_each_step_once_after_a_restart(tmp_path: Path) -> Non
     assert found == [(s, float(s)) for s in range(5)] + [(s, s + 0.05) for s in range(5, 12)]
 
 
+def test_tensorboard_gets_everything_again_when_its_folder_is_gone(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    for first in (0, 4):
+        tracker = Tracker(tmp_path, ALONE, every=1)
+        tracker.start([TensorBoardLogger()], identity(tmp_path, first))
+        for step in range(first, first + 4):
+            tracker.record(step, {"total": step / 2}, {})
+        tracker.close()
+        if first == 0:
+            shutil.rmtree(tmp_path / "tensorboard")
+    events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("total")] == [(s, s / 2) for s in range(8)]
+
+
 def test_tensorboard_loses_nothing_when_the_clock_goes_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -236,15 +264,35 @@ def test_tensorboard_loses_nothing_when_the_clock_goes_back(
     [
         (torch.ones(3), r"a tensor of shape \(3,\)"),
         ("good", "a str"),
-        (None, "a NoneType"),
+        (None, "nothing"),
+        (torch.ones(1).to_sparse(), r"a tensor of shape \(1,\)"),
         (np.zeros((2, 2)), r"a ndarray of shape \(2, 2\)"),
         (torch.tensor(1j), r"a tensor of shape \(\)"),
+        (10**400, "an integer that no float can hold"),
     ],
 )
 def test_what_is_no_number_is_named(tmp_path: Path, value: Any, said: str) -> None:
     tracker = Tracker(tmp_path, ALONE, every=1)
-    with pytest.raises(TrainingFault, match=f"metric 'surprise' of step 3 is {said}; return numbers, or"):
-        tracker.record(3, {"surprise": value}, {})
+    for metrics in ({"surprise": value}, combine([{"surprise": 1.0}, {"surprise": value}])):
+        with pytest.raises(TrainingFault, match=f"metric 'surprise' of step 3 is {said}; return numbers, or"):
+            tracker.record(3, metrics, {})
+
+
+def test_micro_batches_may_give_a_number_in_several_shapes() -> None:
+    shapes = [torch.tensor(4.0), torch.tensor([9.0]), np.float32(2), torch.tensor([[1]])]
+    assert float(plain(combine([{"a": one} for one in shapes])["a"])) == 4.0
+    for odd in ([torch.ones(3), torch.ones(4)], [torch.tensor(1j), torch.tensor(1j)]):
+        assert combine([{"a": one} for one in odd])["a"] is odd[-1]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_numbers_on_the_host_and_on_the_device_go_together(tmp_path: Path) -> None:
+    gpu = torch.device("cuda", 0)
+    tracker = Tracker(tmp_path, Runtime(gpu), every=1)
+    (line,) = tracker.record(0, {"a": torch.tensor(2.0), "b": torch.tensor(3.0, device=gpu)}, {})
+    assert (line["a"], line["b"]) == (2.0, 3.0)
+    found = combine([{"a": 1.0}, {"a": torch.tensor(3.0, device=gpu)}])
+    assert float(found["a"]) == 2.0
 
 
 NUMBERS: dict[str, Any] = {

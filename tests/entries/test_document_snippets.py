@@ -11,6 +11,7 @@ import pytest
 
 from trainer.config.errors import ConfigError
 from trainer.offline_trainer import train
+from trainer.utils.errors import TrainingFault
 
 Write = Callable[..., Path]
 
@@ -74,6 +75,11 @@ class MyTrainer:
 class MyTrainerWithScale(MyTrainer):
     def __init__(self, models, optimizers, loss, device, scale: float = 1.0):
         super().__init__(models, optimizers, lambda a, b: scale * loss(a, b), device)
+
+@TRAINER_REGISTRY.register("my_forgetful_trainer")
+class MyForgetfulTrainer(MyTrainer):
+    def train_step(self, data, **kwargs):
+        super().train_step(data, **kwargs)
 
 @LOSS_BUILDER_REGISTRY.register("my_loss")
 class MyLossFactory:
@@ -169,6 +175,11 @@ def test_a_wrong_parameter_of_a_dataset_is_named(losses: Callable[..., list[floa
     assert (unknown in said) == (kind == "declared_data")
     assert ("data.datamodule.params.length: this key is required" in said) == (kind != "declared_data")
     assert "data.datamodule.params.slope: input should be a valid number" in said
+
+
+def test_a_train_step_without_return_is_named(losses: Callable[..., list[float]]) -> None:
+    with pytest.raises(TrainingFault, match="'my_forgetful_trainer' returned nothing; it must return a dict"):
+        losses({"type": "open_data"}, {"type": "my_forgetful_trainer"})
 
 
 def test_parameters_reach_trainer_loss_and_optimizer(

@@ -146,6 +146,7 @@ def run_facts(**changes: Any) -> dict[str, Any]:
         "command": ["trainer/offline_trainer.py", "--train_config", "examples/configs/pick place.yaml"],
         "started": "2026-03-01T10:00:00+00:00",
         "finished": "2026-03-01T10:04:05+00:00",
+        "name": "pick place by flow",
         "seed": 7,
         "world_size": 2,
         "device": "cpu",

@@ -139,6 +139,18 @@ def test_page_says(page: Page, words: str) -> None:
     assert words in page.text
 
 
+def test_the_title_is_the_name_of_the_run_where_it_has_one(run: Path) -> None:
+    assert "<h1>pick place by flow</h1>" in build_report(run).read_text()
+    (run / "run.json").write_text(json.dumps(run_facts(name=None)))
+    assert "<h1>pick_place_flow</h1>" in build_report(run).read_text()
+
+
+@pytest.mark.parametrize("damaged", [3, [3], [{}], [{"iteration": "x", "changes": [None, {"before": 1}]}]])
+def test_other_settings_in_a_damaged_file_do_not_stop_the_page(run: Path, damaged: object) -> None:
+    (run / "run.json").write_text(json.dumps(run_facts(taken_up=damaged)))
+    assert "95 % success over 20 episodes" in read(run).text
+
+
 def test_run_of_two_processes_is_repeated_with_torchrun(page: Page) -> None:
     assert "torchrun \\ --nproc_per_node=2 trainer/offline_trainer.py" in page.text
 

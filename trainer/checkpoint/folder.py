@@ -18,6 +18,7 @@ from torch.nn.parameter import is_lazy
 
 from trainer.checkpoint.names import BEST, LATEST, MANIFEST, parse_checkpoint_name
 from trainer.utils.files import fsync_path, whole_file, whole_folder, write_json
+from trainer.utils.text import first_line
 from trainer.utils.tree import tree_map
 
 # More than any manifest or pointer of ours; what is larger is not read.
@@ -351,7 +352,8 @@ def load_tensors(path: Path, device: torch.device | str = "cpu") -> Any:
     except FileNotFoundError:
         raise CheckpointError(f"there is no file {path}") from None
     except Exception as error:
-        raise CheckpointError(f"{path} cannot be read as a state of tensors: {error}") from error
+        reason = first_line(error)
+        raise CheckpointError(f"{path} cannot be read as a state of tensors: {reason}") from error
 
 
 def check_fits(component: str, wanted: Mapping[str, Any], found: Any, path: Path | str) -> None:

@@ -52,19 +52,37 @@ def only_writer(run: Path, needed: bool = True) -> Iterator[None]:
     if not needed:
         yield
         return
-    run.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(run / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-    _open.add(descriptor)
+    descriptor = _locked(run)
     try:
-        _acquire(descriptor, run)
         yield
     finally:
-        if descriptor in _open:
-            _open.remove(descriptor)
-            with contextlib.suppress(OSError):
-                fcntl.flock(descriptor, fcntl.LOCK_UN)
-            os.close(descriptor)
-        _leave_nothing(run)
+        if descriptor in _open:  # not in a process that was forked meanwhile
+            _leave_nothing(run)
+            _release(descriptor)
+
+
+def _locked(run: Path) -> int:
+    """Return the open lock file of a run folder, which is ours."""
+    while True:
+        run.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(run / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        _open.add(descriptor)
+        try:
+            _acquire(descriptor, run)
+        except BaseException:
+            _release(descriptor)
+            raise
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), os.stat(run / LOCK)):
+                return descriptor
+        _release(descriptor)  # who held it has taken the empty folder away
+
+
+def _release(descriptor: int) -> None:
+    _open.discard(descriptor)
+    with contextlib.suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+    os.close(descriptor)
 
 
 def _acquire(descriptor: int, run: Path) -> None:
@@ -106,7 +124,7 @@ def _owner(descriptor: int) -> str:
 
 
 def _leave_nothing(run: Path) -> None:
-    """Take away a folder in which nothing was written."""
+    """Take away a folder in which nothing was written; only who holds the lock may."""
     with contextlib.suppress(OSError):
         if os.listdir(run) == [LOCK]:
             (run / LOCK).unlink()

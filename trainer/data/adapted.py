@@ -9,8 +9,10 @@ import numpy as np
 from torch.utils.data import Dataset, default_collate
 
 from trainer.data.columns import Column
+from trainer.data.errors import DatasetError
 from trainer.templates import TrainingDataset
 from trainer.utils.samples import Samples
+from trainer.utils.text import first_line
 
 _KEPT = (
     "image_keys",
@@ -60,11 +62,24 @@ class AdaptedDataset(TrainingDataset):
         return sample
 
     def __getitems__(self, indices: Sequence[int] | np.ndarray) -> dict[str, Any]:
-        """Return the samples `indices` `(B,)` as one batch."""
+        """Return the samples `indices` `(B,)` as one batch.
+
+        Raises:
+            DatasetError: they are not alike, or hold something else than tensors and numbers.
+        """
         numbers = np.asarray(indices, np.int64).tolist()
         whole = getattr(self.dataset, "__getitems__", None)
         fetched = [self.dataset[i] for i in numbers] if whole is None else whole(numbers)
-        return Samples(fetched if isinstance(fetched, dict) else default_collate(fetched))
+        if isinstance(fetched, dict):
+            return Samples(fetched)
+        try:
+            return Samples(default_collate(fetched))
+        except (TypeError, RuntimeError, KeyError) as error:
+            reason = first_line(error)
+            raise DatasetError(
+                f"samples of {type(self.dataset).__name__} cannot be put together into a batch: {reason}; "
+                "all must hold tensors of the same names and shapes"
+            ) from error
 
     @property
     def samples_per_epoch(self) -> int:

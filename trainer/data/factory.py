@@ -17,6 +17,7 @@ from trainer.data.adapted import AdaptedDataset, as_training_dataset
 from trainer.data.errors import DatasetError
 from trainer.templates import TrainingDataset
 from trainer.utils.seed import kept_random_state
+from trainer.utils.text import what_it_is
 
 _CONTRACT = 'its build must return {"dataset": a torch Dataset, "norm_stats": a dict or None}'
 
@@ -78,8 +79,7 @@ def _taken_apart(plugin: str, built: Any) -> BuiltDataset:
     elif isinstance(built, Dataset):
         dataset = built
     else:
-        returned = "nothing" if built is None else f"a {type(built).__name__}"
-        raise DatasetError(f"{plugin} returned {returned}; {_CONTRACT}")
+        raise DatasetError(f"{plugin} returned {what_it_is(built)}; {_CONTRACT}")
     if isinstance(dataset, IterableDataset):
         raise DatasetError(
             f"{plugin} built the iterable dataset {type(dataset).__name__}; the order of samples is drawn "
@@ -112,7 +112,12 @@ def _check_samples(plugin: str, found: BuiltDataset) -> None:
             continue
         shape = tuple(one[key].shape[1:])
         for name in ("mean", "std", "min", "max"):
-            width = np.shape(values.get(name, 0.0))
+            given = np.asarray(values.get(name, 0.0))
+            if given.dtype.kind not in "biuf" or not np.isfinite(given).all():
+                raise DatasetError(
+                    f"{plugin}: the {name} of '{key}' in norm_stats is not made of finite numbers"
+                )
+            width = given.shape
             if not _broadcasts(width, shape):
                 raise DatasetError(
                     f"{plugin}: the {name} of '{key}' in norm_stats has shape {width}, but in a sample "
@@ -130,7 +135,10 @@ def _first_sample(plugin: str, dataset: TrainingDataset) -> Mapping[str, Any]:
                 f"{plugin}: a sample of {type(plain).__name__} is a {type(sample).__name__}; it must be a "
                 "dict of feature → tensor"
             )
-    batch = dataset.__getitems__(np.zeros(1, np.int64))
+    try:
+        batch = dataset.__getitems__(np.zeros(1, np.int64))
+    except DatasetError as error:
+        raise DatasetError(f"{plugin}: {error}") from error
     if not isinstance(batch, Mapping):
         raise DatasetError(
             f"{plugin}: a batch of {type(plain).__name__} is a {type(batch).__name__}; it must be a dict "

@@ -8,6 +8,7 @@ import numpy as np
 
 from trainer.data.columns import Column
 from trainer.utils.errors import UsageError
+from trainer.utils.text import first_line
 
 
 def measured(column: Column, value: object, robots: int | None) -> np.ndarray:
@@ -22,9 +23,10 @@ def measured(column: Column, value: object, robots: int | None) -> np.ndarray:
         `(N or 1, *shape)` in the column's type; pictures may be float32.
 
     Raises:
-        UsageError: the shape is another, a number is NaN or infinite, or it is none that the column can hold.
+        UsageError: it is no array, its shape is another, a number is NaN or infinite, or it is none that the
+            column can hold.
     """
-    array = np.asarray(value)
+    array = _array(column, value)
     lead = () if robots is None else (robots,)
     expected = (*lead, *column.shape)
     shapes = [expected]
@@ -49,6 +51,17 @@ def measured(column: Column, value: object, robots: int | None) -> np.ndarray:
         )
     array = _picture(column, array) if column.is_picture else _numbers(column, array)
     return array if robots is not None else array[None]
+
+
+def _array(column: Column, value: object) -> np.ndarray:
+    try:
+        return np.asarray(value)
+    except (ValueError, TypeError, RuntimeError) as problem:  # lists of unequal length, a tensor on a GPU
+        reason = first_line(problem)
+        raise UsageError(
+            f"the observation '{column.name}' is no array of numbers ({reason}); the policy needs "
+            f"{column.dtype} numbers of shape {column.shape}"
+        ) from None
 
 
 def _picture(column: Column, array: np.ndarray) -> np.ndarray:

@@ -21,6 +21,7 @@ from trainer.modeling.observations import PREFIX
 from trainer.templates import Context
 from trainer.utils.errors import UsageError
 from trainer.utils.random import RowRandom
+from trainer.utils.text import what_it_is
 
 
 class DeployedPolicy:
@@ -152,6 +153,10 @@ class DeployedPolicy:
             UsageError: an observation is missing, has another shape than in the dataset, or holds what the
                 dataset cannot hold.
         """
+        if not isinstance(observation, Mapping):
+            raise ValueError(
+                f"the policy needs its observations by name, it was given {what_it_is(observation)}"
+            )
         missing = [k for k in self.observation_windows if k not in observation]
         if missing:
             needs = ", ".join(str(self.observations.get(k, k)) for k in missing)

@@ -16,10 +16,11 @@ from trainer.config.validation import Issues
 from trainer.data.batch_path import BatchPath
 from trainer.data.batches import Batches, BatchesFactory
 from trainer.data.columns import ACTION, columns_of, pictures_of, to_facts
+from trainer.data.errors import DatasetError
 from trainer.data.loader import BatchLoader
 from trainer.data.normalization import CURRENT, PROPRIO, STATE
 from trainer.engine.build_data import Data
-from trainer.engine.check import CheckedConfig
+from trainer.engine.check import DATAMODULE, CheckedConfig
 from trainer.engine.effects import check_watched
 from trainer.engine.experiment import Experiment
 from trainer.engine.finite import LossWatch
@@ -73,11 +74,12 @@ def assemble(
     if batches is not None:
         drawn = batches(drawn, path, runtime)
     resumed = checkpoint_to_resume(checked, drawn.samples_per_update, drawn.steps_per_epoch)
-    seen = runtime.from_main(None if resumed is None else resumed.name)
-    if seen != (None if resumed is None else resumed.name):
+    own = None if resumed is None else resumed.folder.name
+    seen = runtime.from_main(own)
+    if seen != own:
         raise TrainingFault(
             f"rank 0 goes on from {seen or 'nothing'} and rank {runtime.rank} from "
-            f"{resumed.name if resumed else 'nothing'}: {run} must be the same folder for all ranks"
+            f"{own or 'nothing'}: {run} must be the same folder for all ranks"
         )
     set_global_seed(config.seed, config.deterministic)
     components = build_components(checked, runtime, pretrained=resumed is None)
@@ -124,12 +126,12 @@ def assemble(
         validation_data=held_out,
     )
     if resumed is not None:
-        experiment.restore(resumed)
+        experiment.restore(resumed.folder)
     if runtime.is_main:
         aside = set_aside(run) if resumed is None else None
         if aside is not None:
             log.info(f"The earlier run of {run} is now {aside}.")
-        describe_run(checked, data, experiment, total_steps)
+        describe_run(checked, data, experiment, total_steps, () if resumed is None else resumed.changes)
         with kept_random_state():
             first_step = max(experiment.progress.iteration - 1, 0)
             experiment.tracker.start(checked.loggers, _identity(config, run, first_step))
@@ -159,6 +161,8 @@ def _rehearse(
     """
     try:
         rehearsed = rehearse(policy, components.called, batches, facts, runtime)
+    except DatasetError as error:
+        raise checked.mistake(DATAMODULE, str(error)) from error
     except (ValueError, RuntimeError, TypeError, KeyError, IndexError) as error:
         modules = {name: component.module for name, component in components.items()}
         raise misfit(checked, modules, error) from error

@@ -13,12 +13,15 @@ from trainer.engine.experiment import Experiment
 from trainer.engine.faults import Faults, check_gradients_came, explained_faults
 from trainer.engine.run_folder import now, read_run_facts, write_first_batch, write_run_facts
 from trainer.engine.stop import Stopped, StopRequest, WaitEnded
-from trainer.engine.tracking import combine
+from trainer.engine.tracking import combine, single_number
 from trainer.runtime.memory import peak_memory
+from trainer.templates import Callback
 from trainer.templates.reduced import plain
+from trainer.utils.errors import TrainingFault
 from trainer.utils.log import log
 from trainer.utils.progress import progress_bar
 from trainer.utils.seed import kept_random_state
+from trainer.utils.text import what_it_is
 
 
 def fit(experiment: Experiment) -> None:
@@ -54,8 +57,11 @@ def fit(experiment: Experiment) -> None:
                 e.progress.iteration += 1
                 e.writer.check()
                 values = {name: plain(metric) for name, metric in metrics.items()}
-                for callback in e.callbacks:
-                    callback.after_step(e, values)
+                with _saved_if_it_fails(e):
+                    for callback in e.callbacks:
+                        callback.after_step(e, values)
+                    if not e.runtime.distributed:
+                        e.tracker.check()
                 if rates:
                     bar.set_postfix(pace.shown(rates), refresh=False)
                 bar.update()
@@ -63,6 +69,7 @@ def fit(experiment: Experiment) -> None:
                     if _due_within_epoch(e):
                         with pace.paused():
                             e.save()
+                            e.tracker.check()
                     _stop_if_asked(e, stop, started)
             if _at_epoch_end(e):
                 e.progress.epoch += 1
@@ -111,6 +118,9 @@ def updates(
             context = e.context(micro_batch)
             with e.runtime.autocast(), random_source(context.random):
                 metrics = e.trainer.train_step(batch, **e.step_arguments(context))
+            if not isinstance(metrics, Mapping):
+                trainer = e.config.train.trainer.type
+                raise TrainingFault(_wants_numbers(f"the train_step of trainer '{trainer}'", metrics))
             if e.batch_metrics is not None:
                 metrics = {**metrics, **e.batch_metrics(batch)}
             of_micro_batches.append(metrics)
@@ -118,6 +128,23 @@ def updates(
             check_gradients_came(e)
             faults.gradients_seen = True
         yield combine(of_micro_batches)
+
+
+def _wants_numbers(whose: str, returned: Any) -> str:
+    return f"{whose} returned {what_it_is(returned)}; it must return a dict of name → number"
+
+
+@contextlib.contextmanager
+def _saved_if_it_fails(e: Experiment) -> Iterator[None]:
+    """Save the run when what looks on between two updates fails; among ranks only one of them may know."""
+    try:
+        yield
+    except Exception:
+        if not e.runtime.distributed:
+            with contextlib.suppress(Exception):  # the run may be what has failed: it says so
+                e.save()
+                e.writer.wait()
+        raise
 
 
 def _at_epoch_end(e: Experiment) -> bool:
@@ -139,7 +166,9 @@ def _end_epoch(e: Experiment) -> None:
     """Save, then measure: nothing that fails there costs the epoch."""
     due = _at_epoch_start(e) and e.progress.epoch % e.config.train.save_every == 0
     e.tracker.flush()
-    e.saving.save_before_measuring(due or _due_within_epoch(e) or _due_at_end(e))
+    due = due or _due_within_epoch(e) or _due_at_end(e) or e.runtime.largest(int(e.tracker.has_failed)) > 0
+    e.saving.save_before_measuring(due)
+    e.tracker.check()
     _measure(e)
 
 
@@ -148,8 +177,19 @@ def _measure(e: Experiment) -> None:
     e.scores = {}
     with kept_random_state():
         for callback in e.callbacks:
-            e.scores.update(e.runtime.from_main(callback.after_epoch(e)) or {})
+            e.scores.update(_scores(callback, e.runtime.from_main(callback.after_epoch(e))))
     e.saving.add_measured(e.scores, wanted=_due_at_end(e))
+
+
+def _scores(callback: Callback, measured: Any) -> dict[str, float]:
+    """Return what a callback has measured; it is the same on all ranks."""
+    whose = f"the after_epoch of callback {type(callback).__name__}"
+    if measured is not None and not isinstance(measured, Mapping):
+        raise TrainingFault(_wants_numbers(whose, measured))
+    try:
+        return {name: float(single_number(value)) for name, value in (measured or {}).items()}
+    except ValueError as error:
+        raise TrainingFault(f"{whose} measured {error}; it must return a dict of name → number") from None
 
 
 def _due_at_end(e: Experiment) -> bool:

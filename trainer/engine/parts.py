@@ -25,6 +25,7 @@ from trainer.templates import Objective
 from trainer.utils.import_utils import instantiate
 from trainer.utils.log import log
 from trainer.utils.seed import kept_random_state, set_global_seed
+from trainer.utils.text import what_it_is
 
 _OPTIMIZER = ("step", "zero_grad", "param_groups", "state_dict", "load_state_dict")
 
@@ -127,8 +128,7 @@ def _policy_class(checked: CheckedConfig) -> Any:
 
 
 def _broken_promise(registry: str, key: str, returned: Any, promised: str) -> str:
-    given = "nothing" if returned is None else f"a {type(returned).__name__}"
-    return f"{registry} '{key}' must return {promised} from its build, it returned {given}"
+    return f"{registry} '{key}' must return {promised} from its build, it returned {what_it_is(returned)}"
 
 
 def _loss(checked: CheckedConfig) -> nn.Module | None:
@@ -152,9 +152,9 @@ def build_objective(checked: CheckedConfig, runtime: Runtime, components: Compon
     if not issubclass(policy_class, Objective):
         message = f"{policy_class.__name__} is no trainer.templates.Policy or Objective; derive it from one"
         raise checked.mistake(path, message)
-    params = checked.config.train.trainer.params
+    params, loss = checked.config.train.trainer.params, _loss(checked)
     try:
-        policy: Objective = build_policy(policy_class, components.called, _loss(checked), params)
+        policy: Objective = build_policy(policy_class, components.called, loss, params)
         check_state(policy, " of the policy")
     except ValueError as error:
         raise checked.mistake(path, str(error)) from error

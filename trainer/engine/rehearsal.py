@@ -16,8 +16,16 @@ from trainer.runtime import Runtime
 from trainer.templates import Context, Objective, Policy
 from trainer.utils.random import RowRandom
 from trainer.utils.seed import kept_random_state
+from trainer.utils.text import what_it_is
 
 SAMPLES = 2
+
+
+class _Missing(KeyError):
+    """Something is asked of a batch that is not in it; the text is a sentence."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class _Watched(dict[str, Any]):
@@ -29,7 +37,10 @@ class _Watched(dict[str, Any]):
 
     def __getitem__(self, key: str) -> Any:
         self.read.add(key)
-        return super().__getitem__(key)
+        try:
+            return super().__getitem__(key)
+        except KeyError:
+            raise _Missing(f"the batch has no '{key}'; it has {', '.join(map(str, self.keys()))}") from None
 
     def get(self, key: str, default: Any = None) -> Any:
         self.read.add(key)
@@ -117,12 +128,14 @@ def rehearse(
             module.training = training
     if not isinstance(losses, Mapping) or "total" not in losses:
         raise ValueError("the policy's loss returns no 'total', so there is nothing to train")
-    if chunk is not None:
+    if isinstance(policy, Policy):
         _check_chunk(chunk, policy, facts)
     return Rehearsed([str(name) for name in losses], by_loss, by_prediction)
 
 
-def _check_chunk(chunk: Tensor, policy: Any, facts: Mapping[str, Any]) -> None:
+def _check_chunk(chunk: Any, policy: Any, facts: Mapping[str, Any]) -> None:
+    if not isinstance(chunk, Tensor):
+        raise ValueError(f"predict_action returns {what_it_is(chunk)}; it must return a tensor (B, H, A)")
     window, feature = facts.get("windows", {}).get(ACTION), facts.get("features", {}).get(ACTION)
     if window is None or feature is None:
         return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,8 @@ from trainer.registry import DATASET_BUILDER_REGISTRY
 
 def checkpoint_to_resume(
     checked: CheckedConfig, global_batch: int, steps_per_epoch: int | None
-) -> Path | None:
-    """Return the checkpoint to take up, or None for a new run.
+) -> TakenUp | None:
+    """Return the checkpoint to take up and what has changed since, or None for a new run.
 
     Args:
         checked: the checked configuration.
@@ -59,7 +59,20 @@ def checkpoint_to_resume(
         message = f"{folder} was made with other settings ({', '.join(changed)})"
         hint = "choose another save_dir, or set the old values to go on with this run"
         raise checked.mistake(("train", "save_dir"), message, hint)
-    return folder
+    return TakenUp(folder, found)
+
+
+@dataclass(frozen=True)
+class TakenUp:
+    """A checkpoint from which a run goes on.
+
+    Attributes:
+        folder: the checkpoint.
+        changes: the settings that are not those with which it was made.
+    """
+
+    folder: Path
+    changes: Sequence[Change]
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from trainer.checkpoint.names import CONFIG, DATASET, MODELS, STATS
 from trainer.data.stats_file import save_stats
 from trainer.engine.build_data import Data
 from trainer.engine.check import CheckedConfig
 from trainer.engine.experiment import Experiment
-from trainer.engine.resume import resolved
+from trainer.engine.resume import Change, resolved
 from trainer.engine.run_folder import (
     environment_facts,
     flat_model,
@@ -21,8 +24,18 @@ from trainer.modeling.initialize import count_parameters
 from trainer.utils.files import write_json
 
 
-def describe_run(checked: CheckedConfig, data: Data, experiment: Experiment, total_steps: int) -> None:
-    """Write what describes the run before its next step; a finished run stays as it is."""
+def describe_run(
+    checked: CheckedConfig, data: Data, experiment: Experiment, total_steps: int, changes: Sequence[Change]
+) -> None:
+    """Write what describes the run before its next step; a finished run stays as it is.
+
+    Args:
+        checked: the experiment.
+        data: what it trains on.
+        experiment: as it stands before that step.
+        total_steps: updates of the whole run.
+        changes: the settings that are not those with which the checkpoint was made that it goes on from.
+    """
     run, config, runtime = checked.run, checked.config, experiment.runtime
     (run / MODELS).mkdir(parents=True, exist_ok=True)
     known = read_run_facts(run)
@@ -68,5 +81,13 @@ def describe_run(checked: CheckedConfig, data: Data, experiment: Experiment, tot
             "epochs": experiment.total_epochs,
             "total_steps": total_steps,
             "samples_per_step": experiment.samples_per_update,
+            "taken_up": _taken_up(known.get("taken_up"), experiment.progress.iteration, changes),
         },
     )
+
+
+def _taken_up(known: Sequence[Any] | None, iteration: int, changes: Sequence[Change]) -> list[dict[str, Any]]:
+    """Return from which updates on a run had other settings, this one among them where it has."""
+    settings = [{"setting": one.what, "before": one.before, "after": one.after} for one in changes]
+    now = [{"iteration": iteration, "changes": settings}] if settings else []
+    return [*(one for one in known or () if one["iteration"] < iteration), *now]

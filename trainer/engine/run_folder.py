@@ -17,6 +17,7 @@ import torch
 from model_constructor import dump_yaml, resolve_config
 from torch import Tensor
 
+from trainer.utils.errors import TrainingFault
 from trainer.utils.files import whole_file, write_json
 from trainer.utils.versions import library_versions
 
@@ -74,9 +75,18 @@ def now() -> str:
 
 
 def read_run_facts(run: Path) -> dict[str, Any]:
-    """Return run.json, or nothing where there is none."""
+    """Return run.json, or nothing where there is none.
+
+    Raises:
+        TrainingFault: it is damaged.
+    """
     path = run / RUN_FACTS
-    facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except (OSError, ValueError, RecursionError):
+        facts = None
+    if not isinstance(facts, dict):
+        raise TrainingFault(f"{path} is damaged; move it away to go on without what it says of the run")
     return facts
 
 

@@ -18,6 +18,7 @@ from trainer.templates import Logger, RunIdentity
 from trainer.templates.reduced import Reduced, Reduction, plain
 from trainer.utils.errors import TrainingFault
 from trainer.utils.files import whole_file
+from trainer.utils.text import what_it_is
 
 METRICS = "metrics.jsonl"
 VALIDATIONS = "validations.jsonl"
@@ -36,7 +37,8 @@ class Tracker:
     """Records the metrics of every step and brings them to the host once per `every` steps.
 
     Between two of these moments nothing waits for the device. Values are means over the ranks, unless they
-    are `Reduced` in another way.
+    are `Reduced` in another way. A logger that fails gets nothing any more, and `check` raises its error:
+    what it was to be told is in the files, so the run can be saved first.
 
     Args:
         run: the run folder.
@@ -58,13 +60,19 @@ class Tracker:
         self.last: Line = {}
         self._watch = watch
         self._steps: list[tuple[int, dict[str, Reduced], Mapping[str, Any]]] = []
-        self._loggers: list[tuple[Logger, int]] = []
+        self._loggers: list[tuple[Logger, float]] = []
+        self._failure: Exception | None = None
         self._waiting: dict[int, dict[str, float]] = {}
 
     def start(self, loggers: Sequence[Logger], identity: RunIdentity) -> None:
         """Begin with loggers, or go on with them: each gets what it lacks of the steps so far."""
         for logger in loggers:
             known = logger.start(identity)
+            if type(known) is not int:
+                raise TrainingFault(
+                    f"the start of logger {type(logger).__name__} returned {what_it_is(known)}; it must "
+                    "return the last step that it has already, -1 for none"
+                )
             self._loggers.append((logger, known))
             rows = self._rows_after(known) if known < identity.first_step else []
             if rows:
@@ -143,10 +151,29 @@ class Tracker:
     def _hand_over(self, before: float = math.inf) -> None:
         ready = [row for row in self._waiting.items() if row[0] < before]
         self._waiting = {step: values for step, values in self._waiting.items() if step >= before}
-        for logger, known in self._loggers:
+        for number, (logger, known) in enumerate(self._loggers):
             new = [row for row in ready if row[0] > known]
-            if new:
-                logger.log(new)
+            try:
+                if new:
+                    logger.log(new)
+            except Exception as error:  # a logger of the user's own may raise anything
+                self._loggers[number] = (logger, math.inf)
+                self._failure = self._failure or error
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether `check` would raise."""
+        return self._failure is not None
+
+    def check(self) -> None:
+        """Return at once.
+
+        Raises:
+            Exception: the error of a logger that has failed, once.
+        """
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
 
     def _to_host(self, together: bool) -> list[Line]:
         """Return one plain dict per recorded step; scalars of all steps travel in one tensor."""
@@ -178,8 +205,12 @@ class Tracker:
             return values
         if on_device:
             with torch.no_grad():
+                device = self.runtime.device
                 scalars = [v.reshape(()) if v.ndim else v for v in values]
-                stacked = torch.stack([v if v.dtype == torch.float32 else v.float() for v in scalars])
+                # Asking is cheaper than converting what needs none.
+                stacked = torch.stack(
+                    [v if _is_ready(v, device) else v.to(device, torch.float32) for v in scalars]
+                )
         else:
             stacked = torch.tensor(values, dtype=torch.float64, device=self.runtime.device)
         if reduced:
@@ -221,6 +252,7 @@ class Tracker:
                 self.flush(together)
             finally:
                 self._hand_over()
+                self.check()
         finally:
             for logger, _ in self._loggers:
                 logger.finish()
@@ -244,18 +276,23 @@ def _combined(metrics: Sequence[Any]) -> Any:
     how = metrics[-1].how if isinstance(metrics[-1], Reduced) else "mean"
     values = [plain(metric) for metric in metrics]
     try:
-        numbers = [value if isinstance(value, Tensor) else _number(value) for value in values]
+        numbers = [single_number(value) for value in values]
     except ValueError:
         return values[-1]  # whoever keeps it says what is wrong with it
     if how == "last":
         return Reduced(numbers[-1], how)
     if any(isinstance(number, Tensor) for number in numbers):
-        stacked = torch.stack([torch.as_tensor(number) for number in numbers])
+        device = next(number.device for number in numbers if isinstance(number, Tensor))
+        stacked = torch.stack([torch.as_tensor(number, device=device).reshape(()) for number in numbers])
         stacked = stacked if stacked.is_floating_point() else stacked.float()
         found: Any = stacked.mean(0) if how == "mean" else stacked.sum(0) if how == "sum" else stacked.amax(0)
     else:
         found = {"mean": sum(numbers) / len(numbers), "sum": sum(numbers), "max": max(numbers)}[how]
     return found if how == "mean" else Reduced(found, how)
+
+
+def _is_ready(value: Tensor, device: torch.device) -> bool:
+    return value.dtype == torch.float32 and value.device == device
 
 
 def _checked(name: str, metric: Any, step: int) -> Reduced:
@@ -264,30 +301,31 @@ def _checked(name: str, metric: Any, step: int) -> Reduced:
     Raises:
         TrainingFault: it is no single number.
     """
-    value = plain(metric)
-    if not isinstance(value, Tensor) or value.numel() != 1 or value.is_complex():
-        try:
-            value = _number(value)
-        except ValueError as error:
-            raise TrainingFault(
-                f"metric '{name}' of step {step} is {error}; return numbers, or tensors of one element"
-            ) from None
+    try:
+        value = single_number(plain(metric))
+    except ValueError as error:
+        raise TrainingFault(
+            f"metric '{name}' of step {step} is {error}; return numbers, or tensors of one element"
+        ) from None
     return Reduced(value, metric.how) if isinstance(metric, Reduced) else Reduced(value)
 
 
-def _number(value: Any) -> float:
-    """Return a number of Python or numpy as a float.
+def single_number(value: Any) -> Any:
+    """Return a tensor of one element as it is, and a number of Python or numpy as a float.
 
     Raises:
-        ValueError: it is none, and what it is.
+        ValueError: it is neither, and what it is.
     """
+    if isinstance(value, Tensor) and value.numel() == 1 and not (value.is_complex() or value.is_sparse):
+        return value
     if isinstance(value, (int, float)):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise ValueError("an integer that no float can hold") from None
     if isinstance(value, (np.generic, np.ndarray)) and value.size == 1 and value.dtype.kind in "biuf":
         return float(value.item())
-    kind = "a tensor" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-    shape = f" of shape {tuple(value.shape)}" if isinstance(value, (Tensor, np.ndarray)) else ""
-    raise ValueError(f"{kind}{shape}")
+    raise ValueError(what_it_is(value))
 
 
 def _row(line: Mapping[str, Any]) -> tuple[int, dict[str, float]]:
@@ -297,14 +335,22 @@ def _row(line: Mapping[str, Any]) -> tuple[int, dict[str, float]]:
 
 
 def _lines(path: Path) -> list[Line]:
-    """Return the lines of a metrics file; one that was cut short is left out."""
+    """Return the lines of a metrics file; one that was cut short or is damaged is left out.
+
+    Raises:
+        TrainingFault: the file cannot be read.
+    """
     found = []
-    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+    try:
+        content = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    except OSError as error:
+        raise TrainingFault(f"{path} cannot be read: {error.strerror}") from error
+    for text in content.splitlines():
         try:
             line = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
-        if isinstance(line, dict) and "step" in line:
+        if isinstance(line, dict) and type(line.get("step")) is int:
             found.append(line)
     return found
 

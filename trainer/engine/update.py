@@ -13,6 +13,8 @@ from trainer.engine.average import Average
 from trainer.engine.finite import SKIPPED, FiniteUpdates
 from trainer.modeling.component import Components, clip_gradients
 from trainer.templates import Context
+from trainer.utils.errors import TrainingFault
+from trainer.utils.text import what_it_is
 
 
 @dataclass(frozen=True)
@@ -113,8 +115,18 @@ class Update:
             parameter.grad = None
 
     def backward(self, total: Tensor) -> None:
-        """Differentiate the one loss of this phase and micro-batch, a scalar."""
+        """Differentiate the one loss of this phase and micro-batch, a scalar.
+
+        Raises:
+            TrainingFault: it is none, or no weight has a part in it.
+        """
         context = self._begun()
+        if not (isinstance(total, Tensor) and total.numel() == 1 and total.requires_grad):
+            alone = " on which no weight has an influence" if getattr(total, "shape", None) == () else ""
+            raise TrainingFault(
+                f"the loss to train is {what_it_is(total)}{alone}; it must be one number, as a tensor, that "
+                "depends on the weights"
+            )
         with torch.autocast(self.device.type, enabled=False):
             if context.micro_batches > 1:
                 total = total / context.micro_batches

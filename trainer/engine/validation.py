@@ -16,7 +16,9 @@ from trainer.engine.experiment import Experiment
 from trainer.engine.tracking import VALIDATIONS
 from trainer.templates import Callback, Context, Metric
 from trainer.templates.reduced import plain
+from trainer.utils.errors import TrainingFault
 from trainer.utils.random import RowRandom
+from trainer.utils.text import what_it_is
 
 _VALIDATION = 0x7A11
 """Sets these numbers apart from others of the run's seed."""
@@ -87,6 +89,11 @@ class Validation(Callback):
             found = dict(measured(functools.partial(policy.loss, batch)))
             for name, metric in self.metrics.items():
                 found[name] = measured(functools.partial(metric.measure, policy, batch))
+                if np.shape(found[name]) not in ((), (len(rows),)) or found[name] is None:
+                    raise TrainingFault(
+                        f"metric '{name}' measured {what_it_is(found[name])} of {len(rows)} samples; it must "
+                        "return a number for each, or one for all"
+                    )
         return {f"validation/{name}": torch.as_tensor(plain(value)).double() for name, value in found.items()}
 
     def _batches(self, e: Experiment) -> Iterator[np.ndarray]:

@@ -30,7 +30,7 @@ def fsync_tree(folder: Path) -> None:
 
 
 def disk_trouble(error: OSError) -> str | None:
-    """Say in a clause what is wrong with a disk that cannot be written; None where it is something else."""
+    """Say in a clause why a disk, or a place on it, cannot be written; None where it is something else."""
     where = f", so {error.filename} cannot be written" if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"the disk is full{where}"
@@ -38,6 +38,11 @@ def disk_trouble(error: OSError) -> str | None:
         return f"{error.filename or 'the disk'} is not writable"
     if error.errno == errno.EIO:
         return f"the disk fails{where}"
+    there = error.filename2 or error.filename
+    if error.errno == errno.EISDIR and there:
+        return f"{there} is a folder, where a file is expected"
+    if error.errno in (errno.EEXIST, errno.ENOTDIR) and there:
+        return f"{there} is a file, where a folder is expected"
     return None
 
 

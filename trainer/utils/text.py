@@ -129,5 +129,19 @@ def shell(words: Sequence[str]) -> str:
     return " \\\n    ".join(shlex.join(part) for part in lines)
 
 
+def first_line(error: BaseException) -> str:
+    """Return what an error of a library says first, or its name where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def what_it_is(value: object) -> str:
+    """Return what somebody has returned, for a sentence: `nothing`, `a list`, `a tensor of shape (3,)`."""
+    if value is None:
+        return "nothing"
+    kind, sizes = type(value).__name__, getattr(value, "shape", None)
+    of_shape = "" if sizes is None else f" of shape {tuple(sizes)}"
+    return f"a {'tensor' if kind == 'Tensor' else kind}{of_shape}"
+
+
 def _percent_value(share: float) -> str:
     return number(round(100 * share, 1), 4) if math.isfinite(share) else number(share)

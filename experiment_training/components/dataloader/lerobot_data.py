@@ -21,6 +21,7 @@ from trainer.data.windows import Window, action_offsets, frame_stride, history_o
 from trainer.registry import DATASET_BUILDER_REGISTRY
 from trainer.utils.import_utils import needs_training_libraries
 from trainer.utils.log import log
+from trainer.utils.text import first_line
 
 if TYPE_CHECKING:
     from trainer.data.lerobot import LeRobotReader
@@ -232,7 +233,7 @@ def fetch_dataset(repo_id: str, features: Sequence[str] | None = None) -> Path:
         except RevisionNotFoundError:
             return fetch(None)
     except Exception as problem:  # no network, no such dataset, no right to it, no space: all end here
-        reason = next(iter(str(problem).strip().splitlines()), type(problem).__name__)
+        reason = first_line(problem)
         raise ParameterError(
             "repo_id",
             f"'{repo_id}' is not on disk and cannot be fetched from the hub: {reason}",

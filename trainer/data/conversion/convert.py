@@ -17,6 +17,7 @@ from trainer.data.errors import DatasetError
 from trainer.data.lerobot import LeRobotWriter
 from trainer.data.lerobot.info import INFO_PATH
 from trainer.utils.progress import progress_bar
+from trainer.utils.text import first_line
 
 FORMATS: dict[str, Callable[[Path], Source]] = {
     "diffusion_policy_zarr": open_diffusion_policy,
@@ -78,7 +79,7 @@ def convert(
     try:
         opened = FORMATS[format](source)
     except (AttributeError, KeyError, OSError, RuntimeError, TypeError) as problem:
-        reason = next(iter(str(problem).strip().splitlines()), type(problem).__name__)
+        reason = first_line(problem)
         raise DatasetError(
             f"{source}: the file is damaged and cannot be read as {format}: {reason}"
         ) from None

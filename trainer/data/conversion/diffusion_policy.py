@@ -19,6 +19,7 @@ from trainer.data.conversion.source import (
     without_clashes,
 )
 from trainer.data.errors import DatasetError
+from trainer.utils.text import first_line
 
 
 def open_diffusion_policy(path: Path) -> Source:
@@ -37,7 +38,7 @@ def open_diffusion_policy(path: Path) -> Source:
         data = {key: root[f"data/{key}"] for key in sorted(root["data"].array_keys())}
         groups = sorted(root["data"].group_keys())
     except Exception as problem:  # zarr and its codecs raise anything
-        reason = next(iter(str(problem).strip().splitlines()), type(problem).__name__)
+        reason = first_line(problem)
         raise DatasetError(f"{path}: this cannot be read as a replay buffer in zarr: {reason}") from None
     if "action" not in data:
         raise DatasetError(f"{path}: there is no data/action in it")
@@ -65,7 +66,7 @@ def open_diffusion_policy(path: Path) -> Source:
         try:
             return np.asarray(root[key][begin:end])
         except Exception as problem:  # a codec that is not there, a chunk that is damaged
-            reason = next(iter(str(problem).strip().splitlines()), type(problem).__name__)
+            reason = first_line(problem)
             raise DatasetError(
                 f"{path}: {key}: frames {begin} to {end - 1} cannot be read: {reason}"
             ) from None

@@ -20,6 +20,7 @@ from trainer.data.casts import (
     value_range,
 )
 from trainer.data.errors import DatasetError
+from trainer.utils.text import first_line
 
 Columns = dict[str, Any]
 """Feature → array `(T, *shape)`, or for a camera a sequence of uint8 `(H, W, 3)`."""
@@ -177,7 +178,7 @@ def _read(read: Callable[[], Any], where: str) -> Any:
     try:
         return read()
     except (OSError, RuntimeError, TypeError, ValueError) as problem:
-        reason = next(iter(str(problem).strip().splitlines()), type(problem).__name__)
+        reason = first_line(problem)
         raise DatasetError(f"{where} cannot be read: {reason}") from None
 
 

@@ -25,6 +25,7 @@ from trainer.data.video.header import (
     off_time,
     read_header,
 )
+from trainer.utils.text import first_line
 
 _PICTURES_AT_ONCE = 256
 
@@ -286,7 +287,7 @@ def _cells(
             for batch in file.iter_batches(_PICTURES_AT_ONCE, columns=[feature.name]):
                 yield from batch.column(0).to_pylist()
     except (KeyError, OSError, ValueError) as problem:  # arrow's own errors are among them
-        reason = next(iter(str(problem).strip().splitlines()), type(problem).__name__)
+        reason = first_line(problem)
         findings.fault(
             "image_file",
             f"{path}: the pictures of '{feature.name}' cannot be read: {reason}",

@@ -24,6 +24,7 @@ from trainer.data.video.header import (
     off_time,
     read_header,
 )
+from trainer.utils.text import first_line
 
 CHECKED_AT_OPEN = 1000
 """So many video files have their headers read when a dataset is opened; beyond, when they are decoded."""
@@ -211,7 +212,7 @@ class VideoCamera:
 
     def _failure(self, rows: np.ndarray, problem: Exception) -> DatasetError:
         """Find the first frame that cannot be decoded, and say so."""
-        reason = next(iter(str(problem).strip().splitlines()), type(problem).__name__)
+        reason = first_line(problem)
         for row in rows.tolist():
             number = int(self._number[row])
             try:

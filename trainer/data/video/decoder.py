@@ -17,6 +17,7 @@ import av
 import numpy as np
 
 from trainer.data.video.header import TOLERANCE, frame_times, nearest, off_time
+from trainer.utils.text import first_line
 
 _log = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ def backend() -> Backend:
         # Loads ffmpeg's shared libraries, which may not be there.
         import torchcodec.decoders  # noqa: F401
     except (ImportError, OSError, RuntimeError) as problem:
-        reason = next(iter(str(problem).strip().splitlines()), type(problem).__name__)
+        reason = first_line(problem)
         _log.warning(
             "videos are decoded by PyAV, several times slower than by torchcodec, which does not load here "
             "(%s); it needs ffmpeg's libraries and pip install 'torchcodec<0.14'",

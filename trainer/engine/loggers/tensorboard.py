@@ -38,18 +38,22 @@ class TensorBoardLogger:
         self.folder = folder
 
     def start(self, run: RunIdentity) -> int:
-        """Open a new event file; TensorBoard forgets what an earlier one has from `first_step` on."""
+        """Open a new event file; TensorBoard forgets what an earlier one has from `first_step` on.
+
+        Where there is no earlier one, as in a folder that was deleted, it gets all steps so far.
+        """
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
         folder = run.folder / self.folder
         folder.mkdir(parents=True, exist_ok=True)
+        known = run.first_step - 1 if _times(folder) else -1
         self._file = (folder / _next_name(folder)).open("wb")
         self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
         # Also from 0 on: a run that was killed before its first checkpoint has left steps, too.
         again = SessionLog(status=SessionLog.START)
         self._write(Event(wall_time=time.time(), step=run.first_step, session_log=again))
         self._file.flush()
-        return run.first_step - 1
+        return known
 
     def log(self, rows: Sequence[tuple[int, Mapping[str, float]]]) -> None:
         """Write numbers and have them on disk."""
@@ -78,7 +82,10 @@ def _next_name(folder: Path) -> str:
 
     A clock that went back must not put what comes later before what came earlier.
     """
-    times = [int(m[1]) for path in folder.iterdir() if (m := re.match(_EVENT_FILE, path.name))]
-    return (
-        f"events.out.tfevents.{max([int(time.time()), *(t + 1 for t in times)]):010d}.{socket.gethostname()}"
-    )
+    newest = max([int(time.time()), *(told + 1 for told in _times(folder))])
+    return f"events.out.tfevents.{newest:010d}.{socket.gethostname()}"
+
+
+def _times(folder: Path) -> list[int]:
+    """Return the times in the names of the event files."""
+    return [int(m[1]) for path in folder.iterdir() if (m := re.match(_EVENT_FILE, path.name))]

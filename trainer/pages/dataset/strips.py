@@ -16,6 +16,7 @@ from trainer.data.lerobot import LeRobotReader
 from trainer.data.lerobot.image_camera import stored_picture
 from trainer.data.video.decoder import DECODE_ERRORS, POOL
 from trainer.pages.parts.pictures import jpeg_uri
+from trainer.utils.text import first_line
 
 FRAMES = 8
 HEIGHT = 120
@@ -52,7 +53,7 @@ def _from_video(reader: LeRobotReader, camera: str, position: int, chosen: np.nd
     try:
         return [Image.fromarray(frame) for frame in POOL.frames(place.path, reader.fps, numbers)[0]]
     except DECODE_ERRORS as problem:
-        reason = next(iter(str(problem).strip().splitlines()), type(problem).__name__)
+        reason = first_line(problem)
     single = [_one_frame(place.path, reader.fps, n) for n in numbers]
     sound = next((picture for picture in single if picture is not None), None)
     if sound is None:

@@ -60,7 +60,7 @@ def _content(run: Run) -> dict[str, Any]:
     features = run.dataset.features if run.dataset else ()
     return {
         "run": run,
-        "title": run.folder.resolve().name,
+        "title": (run.info and run.info.name) or run.folder.resolve().name,
         "status": status(run),
         "verdicts": verdicts,
         "machine": _machine(run),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -56,6 +57,14 @@ class Component:
 
 
 @dataclass(frozen=True)
+class TakenUp:
+    """A moment from which a run went on with other settings: dotted path, value before and value after."""
+
+    iteration: int | None
+    changes: tuple[tuple[str, str, str], ...]
+
+
+@dataclass(frozen=True)
 class RunInfo:
     """The facts of `run.json`; what the file does not say is `None` or empty."""
 
@@ -72,6 +81,7 @@ class RunInfo:
     samples_per_step: float | None = None
     peak_memory: dict[str, float] = field(default_factory=dict)
     name: str | None = None
+    taken_up: tuple[TakenUp, ...] = ()
     revision: str | None = None
     dirty: bool = False
     versions: dict[str, str] = field(default_factory=dict)
@@ -242,12 +252,24 @@ def _run_info(raw: dict[str, Any], folder: Path) -> RunInfo:
         samples_per_step=as_number(raw.get("samples_per_step")),
         peak_memory=_numbers(raw.get("peak_memory")),
         name=as_text(raw.get("name")),
+        taken_up=tuple(_taken_up(as_mapping(entry)) for entry in as_sequence(raw.get("taken_up"))),
         revision=as_text(git.get("revision")),
         dirty=git.get("dirty") is True,
         versions=as_text_mapping(raw.get("versions")),
         machine=as_text_mapping(raw.get("machine")),
         components=tuple(
             _component(as_mapping(entry), folder) for entry in as_sequence(raw.get("components")) if entry
+        ),
+    )
+
+
+def _taken_up(raw: dict[str, Any]) -> TakenUp:
+    changes = [as_mapping(entry) for entry in as_sequence(raw.get("changes"))]
+    return TakenUp(
+        iteration=as_integer(raw.get("iteration")),
+        changes=tuple(
+            (as_text(one.get("setting")) or "", json.dumps(one.get("before")), json.dumps(one.get("after")))
+            for one in changes
         ),
     )
 
