@@ -11,7 +11,7 @@ import numpy as np
 from trainer.data.normalization import is_constant
 from trainer.data.statistics import RESOLUTION, by_dataset, mixture_key
 from trainer.templates import TrainingDataset
-from trainer.utils.text import MINUS, number
+from trainer.utils.text import MINUS, listed, number
 
 NEARLY_STORED = 64
 """What varies by no more than so many times what its storage can tell apart is hardly more than rounding."""
@@ -27,8 +27,6 @@ UNIT = 0.01
 
 _NEAR = 0.7
 """Cosine of half the angle of a rotation: that of 90 degrees."""
-
-_SHOWN = 8
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,8 @@ def oddities(
         values: all of its values, `(N, …)` with D numbers in each, finite; without them quaternions are not
             looked at.
     """
-    flat = {name: np.asarray(array, np.float64).reshape(-1) for name, array in stats.items()}
+    used = ("min", "max", "std", "q01", "q99", RESOLUTION)
+    flat = {name: np.asarray(stats[name], np.float64).reshape(-1) for name in used if name in stats}
     if not {"min", "max"} <= set(flat) or len(flat["min"]) != len(names):
         return
     low, high, resolution = flat["min"], flat["max"], flat.get(RESOLUTION)
@@ -140,7 +139,7 @@ def _hardly_moving(flat: Mapping[str, np.ndarray], constant: np.ndarray) -> dict
             found[int(i)] = (
                 f"varies by {number(high[i] - low[i])}, and its storage tells {number(resolution[i])} apart"
             )
-        elif std[i] * FAR_LESS < std.max():
+        elif 0 < std[i] * FAR_LESS < std.max():
             found[int(i)] = f"has {number(float(f'{std.max() / std[i]:.2g}'))} times less spread than another"
     return found
 
@@ -215,7 +214,6 @@ def _some(feature: str, names: Sequence[str], which: np.ndarray, one: str, sever
     count = int(which.sum())
     if count == len(names):
         return f"'{feature}' {one}"
-    shown = [names[i] for i in np.flatnonzero(which)]
-    listed = ", ".join(shown[:_SHOWN]) + (", …" if count > _SHOWN else "")
-    noun = "dimension" if count == 1 else "dimensions"
-    return f"'{feature}' has {count:,} {noun} of {len(names)} that {one if count == 1 else several}: {listed}"
+    shown = [name for name, is_one in zip(names, which, strict=True) if is_one]
+    noun, verb = ("dimension", one) if count == 1 else ("dimensions", several)
+    return f"'{feature}' has {count:,} {noun} of {len(names)} that {verb}: {listed(shown, 8)}"

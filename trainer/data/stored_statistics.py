@@ -49,11 +49,10 @@ def disagreements(
         )
     for key, episodes in by_episode.items():
         chosen = {name: values[positions] for name, values in episodes.items()}
-        text = episode_difference(
-            chosen, columns[key], reader.episodes.length[positions], reader.episodes.episode_index[positions]
-        )
-        if text is not None:
-            yield f"{reader.root}: {of_an_episode(key, text)}; {instead}"
+        lengths, numbers = reader.episodes.length[positions], reader.episodes.episode_index[positions]
+        other = episode_difference(chosen, columns[key], lengths, numbers)
+        if other is not None:
+            yield f"{reader.root}: {of_an_episode(key, other)}; {instead}"
             return
 
 
