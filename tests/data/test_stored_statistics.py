@@ -11,6 +11,7 @@ import pytest
 from helpers.inspection_samples import (
     EPISODES,
     LENGTHS,
+    as_v21,
     change_json,
     change_table,
     healthy,
@@ -183,8 +184,6 @@ def test_damaged_statistics_hinder_no_training(tmp_path, said):
 
 
 def test_version_2_1_has_them_by_episode(tmp_path, said):
-    from test_inspection import as_v21
-
     root = with_video(healthy(tmp_path / "set"))
     reader = LeRobotReader(root)
     keys = ["observation.state", "action"]
