@@ -127,9 +127,9 @@ def test_a_number_with_an_exponent_needs_no_point(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("defaults: [/dev/zero]\n", "config file not found: /dev/zero"),
-        ("defaults: [pipe]\n", "config file not found: .*pipe"),
-        ("defaults: [.]\n", "config file not found"),
+        ("defaults: [/dev/zero]\n", "/dev/zero is a device or the like, not a config file"),
+        ("defaults: [pipe]\n", r"pipe is a device or the like, not a config file"),
+        ("defaults: [.]\n", r"main\.yaml:1:\d+: .* is a folder, not a config file"),
         (f"defaults: [{'x' * 300}.yaml]\n", "cannot be: File name too long"),
         ('defaults: ["a\\0b"]\n', r"main\.yaml:1:\d+: "),
         ("defaults: [~nobody-at-all/x]\n", "config file not found"),

@@ -223,7 +223,13 @@ def test_what_was_measured_stays(evaluated: Callable[..., Path], tmp_path: Path)
 
     assert evaluate("--episodes", "3")[0] == 0
     assert evaluate("--episodes", "3")[0] == 0, "the same may be measured again"
-    assert evaluate("--episodes", "4")[0] == 0
+    code, printed = evaluate("--episodes", "4", "--json")
+    assert code == 0
+    folder = run / "evaluations/epoch_1-drift-seed0-4episodes"
+    assert json.loads(printed[printed.index("{") :]) == {
+        **json.loads((folder / "results.json").read_text()),
+        "folder": str(folder),
+    }
     assert evaluate("--episodes", "4", "--n-action-steps", "1")[0] == 0
     found = {p.parent.name: json.loads(p.read_text()) for p in run.glob("evaluations/*/results.json")}
     measured = {name: (len(one["episodes"]), one["n_action_steps"]) for name, one in found.items()}

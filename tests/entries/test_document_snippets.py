@@ -160,6 +160,14 @@ def test_parameters_reach_the_dataset_wherever_its_factory_takes_them(
     assert found[-1] < found[0]
 
 
+def test_the_progress_line_shows_what_a_trainer_of_ones_own_returns(
+    losses: Callable[..., list[float]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    errors = losses({"type": "open_data", "params": {"length": 32, "slope": 0}})
+    assert len(errors) == 2 * 4
+    assert f"error={errors[-1]:.4f}" in capsys.readouterr().err
+
+
 def test_a_dataset_factory_needs_no_parameters(losses: Callable[..., list[float]]) -> None:
     assert len(losses({"type": "open_data"})) == 2 * 4
 

@@ -93,6 +93,34 @@ def write_film(path: Path, stamps: Any, fps: int = FPS, size: tuple[int, int] = 
         container.mux(stream.encode(None))
 
 
+def as_v21(root: Path) -> None:
+    """Lay a dataset out as version 2.1 does: a file for each episode."""
+    episodes = pq.read_table(root / EPISODES)
+    table = pq.read_table(root / DATA)
+    lines = []
+    for row in episodes.select(["episode_index", "length", "tasks", "dataset_from_index"]).to_pylist():
+        number, length = row["episode_index"], row["length"]
+        path = root / f"data/chunk-000/episode_{number:06d}.parquet"
+        pq.write_table(table.slice(row["dataset_from_index"], length), path)
+        lines.append(json.dumps({"episode_index": number, "length": length, "tasks": row["tasks"]}))
+        stamps = range(length)
+        write_film(root / f"videos/chunk-000/{CAMERA}/episode_{number:06d}.mp4", stamps)
+    (root / DATA).unlink()
+    (root / "meta/stats.json").unlink()
+    (root / "meta/episodes.jsonl").write_text("\n".join(lines))
+    tasks = pq.read_table(root / "meta/tasks.parquet").to_pylist()
+    text = "\n".join(json.dumps({"task_index": t["task_index"], "task": t["task"]}) for t in tasks)
+    (root / "meta/tasks.jsonl").write_text(text)
+    change_info(
+        root,
+        lambda info: info.update(
+            codebase_version="v2.1",
+            data_path="data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet",
+            video_path="videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4",
+        ),
+    )
+
+
 def change_info(root: Path, change: Callable[[dict[str, Any]], None]) -> None:
     change_json(root / "meta/info.json", change)
 

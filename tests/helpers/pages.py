@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,9 @@ import yaml
 from click.testing import CliRunner
 
 from trainer.cli import main
+from trainer.commands.experiments import read_experiment
+from trainer.config.errors import ConfigError
+from trainer.config.schemas import ExperimentConfig
 
 DOCS = Path(__file__).parents[2] / "docs"
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
@@ -58,7 +63,7 @@ def follow(page: str, folder: Path) -> tuple[dict[str, Any], str]:
     """Do everything that a page says, in `folder`, which is the current one.
 
     Blocks that name a file are written to it; Python is executed, all of a page in one module; commands of
-    `bash` blocks are called. Blocks of `SHOWN` are left out.
+    `bash` blocks are called; other YAML is held against the schema. Blocks of `SHOWN` are left out.
 
     Returns:
         The names that the page's Python has, and all that its commands printed.
@@ -77,11 +82,32 @@ def follow(page: str, folder: Path) -> tuple[dict[str, Any], str]:
             exec(compile(block.text, where, "exec"), names)
         elif block.language == "bash":
             said += [call(words, where) for words in commands(block)]
-        elif block.language == "yaml":  # a fragment
-            yaml.safe_load(block.text)
+        elif block.language == "yaml":
+            check_fragment(yaml.safe_load(block.text), where)
         else:
             raise AssertionError(f"{where}: nobody knows how to run `{block.language}`")
     return names, "\n".join(said)
+
+
+def check_fragment(fragment: Any, where: str) -> None:
+    """Hold a part of an experiment YAML against the schema, within an experiment that has all sections."""
+    if not isinstance(fragment, dict) or not set(fragment) <= set(ExperimentConfig.model_fields):
+        return  # of a model YAML, or of a list in one
+    base = DOCS.parent / "examples/configs/metaworld_push_online.yaml"
+    try:
+        read_experiment(base, [f"{path}={json.dumps(value)}" for path, value in leaves(fragment)])
+    except ConfigError as error:
+        raise AssertionError(f"{where}: {error}") from error
+
+
+def leaves(fragment: dict[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield what `--set` would be given for each value of a fragment."""
+    for key, value in fragment.items():
+        path = above + (f'"{key}"' if "." in key else key)
+        if isinstance(value, dict) and value and "type" not in value:
+            yield from leaves(value, f"{path}.")
+        else:
+            yield path, value
 
 
 def call(words: list[str], where: str) -> str:

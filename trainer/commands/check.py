@@ -48,6 +48,7 @@ def check(config: str, overrides: tuple[str, ...], ranks: int, prove: bool | Non
     """
     # `trainer --help` need not wait for these.
     from trainer.config.loader import load_located
+    from trainer.data.degenerate import dataset_oddities
     from trainer.engine.build_data import build_data
     from trainer.engine.check import check as check_config
     from trainer.engine.outline import outline
@@ -63,11 +64,19 @@ def check(config: str, overrides: tuple[str, ...], ranks: int, prove: bool | Non
         chosen, why = _chosen(prove, parts)
         proof = prove_run(checked, data, ranks) if chosen else None
         times = _time(checked, data, parts, proof)
-    warnings = [*checked.warnings, *data.warnings, *(proof.warnings if proof else ())]
+        remarks = [oddity.message for oddity in dataset_oddities(data.dataset, data.norm_stats)]
+    said = {
+        "warnings": [*checked.warnings, *data.warnings, *(proof.warnings if proof else ())],
+        "remarks": remarks,
+    }
     if as_json:
-        click.echo(json.dumps(_plain([*settings, *times], parts, proof, why, warnings), indent=2))
+        click.echo(json.dumps({**_plain([*settings, *times], parts, proof, why), **said}, indent=2))
     else:
-        _print_rest(times, proof, why, warnings)
+        _print_rest(times, proof, why)
+        for warning in said["warnings"]:
+            click.echo(f"Warning: {warning}")
+        for remark in said["remarks"]:
+            click.echo(f"Remark: {remark}.")
     error = proof.error(checked) if proof else None
     if error is not None:
         raise UserError(str(error)) from error
@@ -195,7 +204,7 @@ def _range(values: tuple[float, float] | None) -> str:
     return "" if values is None else f"{values[0]:.4g} to {values[1]:.4g}"
 
 
-def _print_rest(times: Rows, proof: Proof | None, why: str, warnings: Sequence[str]) -> None:
+def _print_rest(times: Rows, proof: Proof | None, why: str) -> None:
     click.echo("")
     for line in _table(times):
         click.echo(line)
@@ -210,13 +219,9 @@ def _print_rest(times: Rows, proof: Proof | None, why: str, warnings: Sequence[s
             click.echo(line)
         counts = {v: sum(c.verdict == v for c in proof.claims) for v in ("holds", "does not apply", "fails")}
         click.echo(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
-    for warning in warnings:
-        click.echo(f"Warning: {warning}")
 
 
-def _plain(
-    settings: Rows, parts: Outline, proof: Proof | None, why: str, warnings: Sequence[str]
-) -> dict[str, Any]:
+def _plain(settings: Rows, parts: Outline, proof: Proof | None, why: str) -> dict[str, Any]:
     from dataclasses import asdict
 
     return {
@@ -228,7 +233,6 @@ def _plain(
         "proved": proof is not None,
         "why": why,
         "claims": [claim.plain() for claim in proof.claims] if proof else [],
-        "warnings": list(warnings),
     }
 
 

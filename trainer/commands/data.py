@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
@@ -32,7 +33,8 @@ def data() -> None:
 )
 @click.option("--decode", is_flag=True, help="Decode every frame of every video, which takes a while.")
 @click.option("--strict", is_flag=True, help="Exit with 1 on remarks too.")
-def inspect(root: Path, html: Path | None, show: int, decode: bool, strict: bool) -> None:
+@click.option("--json", "for_programs", is_flag=True, help="Print JSON: everything, and `page` with --html.")
+def inspect(root: Path, html: Path | None, show: int, decode: bool, strict: bool, for_programs: bool) -> None:
     """Print what the LeRobot dataset in ROOT holds, and everything that is wrong with it.
 
     Exit code 0 when no fault was found, 1 when there are some, 2 when there is no dataset.
@@ -42,18 +44,23 @@ def inspect(root: Path, html: Path | None, show: int, decode: bool, strict: bool
       trainer data inspect datasets/push --html push.html
     """
     from trainer.data.inspection import inspect_dataset
-    from trainer.data.inspection.table import as_text
+    from trainer.data.inspection.table import as_plain, as_text
     from trainer.pages.dataset.page import write_page
 
     with user_errors():
         inspection = inspect_dataset(expanded(root), decode=decode)
-    click.echo(as_text(inspection))
+    if not for_programs:
+        click.echo(as_text(inspection))
     if html is not None:
         try:
             write_page(inspection, html, show=show)
         except OSError as error:
             raise UserError(f"the page {html} cannot be written: {error.strerror}") from error
-        click.echo(f"Page: {html}")
+    page = None if html is None else str(html)
+    if for_programs:
+        click.echo(json.dumps({**as_plain(inspection), "page": page}, indent=2, ensure_ascii=False))
+    elif page is not None:
+        click.echo(f"Page: {page}")
     if inspection.faults or (strict and inspection.findings):
         raise SystemExit(1)
 
@@ -61,7 +68,13 @@ def inspect(root: Path, html: Path | None, show: int, decode: bool, strict: bool
 @data.command("stats")
 @click.argument("root", type=click.Path(path_type=Path))
 @click.option("--write", is_flag=True, help="Replace meta/stats.json; without it, nothing is changed.")
-def stats(root: Path, write: bool) -> None:
+@click.option(
+    "--json",
+    "for_programs",
+    is_flag=True,
+    help="Print JSON: `statistics`, `differences` from the stored ones, and `written` with --write.",
+)
+def stats(root: Path, write: bool, for_programs: bool) -> None:
     """Compute the statistics of the LeRobot dataset in ROOT from every number in it.
 
     Those of cameras stay as they are.
@@ -70,17 +83,22 @@ def stats(root: Path, write: bool) -> None:
     Example:
       trainer data stats datasets/push --write
     """
-    from trainer.data.inspection.recompute import as_text, recompute
+    from trainer.data.inspection.recompute import as_plain, as_text, recompute
 
     with user_errors():
         result = recompute(expanded(root))
-    click.echo(as_text(result))
+    if not for_programs:
+        click.echo(as_text(result))
+    written = None
     if write:
         try:
-            path = result.write()
+            written = str(result.write())
         except OSError as error:
             raise UserError(f"the statistics of {root} cannot be written: {error.strerror}") from error
-        click.echo(f"Written: {path}")
+    if for_programs:
+        click.echo(json.dumps({**as_plain(result), "written": written}, indent=2, ensure_ascii=False))
+    elif written is not None:
+        click.echo(f"Written: {written}")
 
 
 @data.command("convert")

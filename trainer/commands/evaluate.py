@@ -45,6 +45,9 @@ from trainer.commands.options import overrides_option
     help="A package of your own from which the checkpoint may take plugins and model code.",
 )
 @overrides_option
+@click.option(
+    "--json", "for_programs", is_flag=True, help="Print JSON: what results.json holds, and its `folder`."
+)
 def evaluate(
     checkpoint: Path,
     env: str,
@@ -58,6 +61,7 @@ def evaluate(
     dataset: str | None,
     trust: tuple[str, ...],
     overrides: tuple[str, ...],
+    for_programs: bool,
 ) -> None:
     """Measure how often CHECKPOINT succeeds, on starts that no recording used.
 
@@ -109,6 +113,9 @@ def evaluate(
         )
     for note in result.notes:
         click.echo(f"Note: {note}.", err=True)
+    if for_programs:
+        click.echo(json.dumps({**result.to_dict(), "folder": str(target)}, indent=2, ensure_ascii=False))
+        return
     click.echo(result.summary())
     click.echo(f"Results and films: {target}")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
@@ -29,7 +31,12 @@ def model() -> None:
 )
 @click.option("--svg", type=click.Path(path_type=Path, dir_okay=False), help="Draw the graph into this file.")
 @click.option("--code", is_flag=True, help="Print the forward that the graph becomes.")
-def show(file: Path, inputs: tuple[str, ...], batch: int, svg: Path | None, code: bool) -> None:
+@click.option(
+    "--json", "for_programs", is_flag=True, help="Print JSON: `modules`, `steps` with their shapes, `code`, …"
+)
+def show(
+    file: Path, inputs: tuple[str, ...], batch: int, svg: Path | None, code: bool, for_programs: bool
+) -> None:
     """Print the modules, parameters and shapes of the model in FILE; nothing is allocated.
 
     Exit code 2 for mistakes in the file, and where shapes do not fit together.
@@ -45,13 +52,19 @@ def show(file: Path, inputs: tuple[str, ...], batch: int, svg: Path | None, code
             description = describe(file, dict(parse_input(text) for text in inputs), batch=batch)
     except ValueError as error:
         raise UserError(str(error)) from error
-    click.echo(render_text(description, code=code), nl=False)
+    if not for_programs:
+        click.echo(render_text(description, code=code), nl=False)
     if svg is not None:
         try:
             svg.parent.mkdir(parents=True, exist_ok=True)
             svg.write_text(render_svg(description), encoding="utf-8")
         except OSError as error:
             raise UserError(f"cannot write {svg}: {error.strerror}") from error
+    if for_programs:
+        misfit = None if description.misfit is None else str(description.misfit)
+        plain = {**asdict(replace(description, misfit=None)), "misfit": misfit, "svg": svg and str(svg)}
+        click.echo(json.dumps(plain, indent=2, ensure_ascii=False))
+    elif svg is not None:
         click.echo(f"\ndrawn in {svg}")
     if description.misfit is not None:
         with user_errors():

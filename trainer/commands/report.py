@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
@@ -19,7 +20,8 @@ from trainer.commands.options import overrides_option
     help="The page to write.  [default: <run>/report.html; of several runs comparison.html here]",
 )
 @overrides_option
-def report(runs: tuple[Path, ...], out: Path | None, overrides: tuple[str, ...]) -> None:
+@click.option("--json", "for_programs", is_flag=True, help="Print JSON: `page`, and `verdicts` by run.")
+def report(runs: tuple[Path, ...], out: Path | None, overrides: tuple[str, ...], for_programs: bool) -> None:
     """Write one self-contained HTML page about RUN, finished or not, or about several in comparison.
 
     RUN is the save_dir of a training, or the experiment YAML that was trained. Of several, the others are
@@ -41,7 +43,11 @@ def report(runs: tuple[Path, ...], out: Path | None, overrides: tuple[str, ...])
             page = build_comparison(folders, out if out is not None else Path("comparison.html"))
     except ReportError as error:
         raise UserError(str(error)) from error
-    for folder in folders:
-        for verdict in read_verdicts(folder):
+    verdicts = {str(folder): read_verdicts(folder) for folder in folders}
+    if for_programs:
+        click.echo(json.dumps({"page": str(page), "verdicts": verdicts}, indent=2, ensure_ascii=False))
+        return
+    for folder, said in verdicts.items():
+        for verdict in said:
             click.echo(verdict if len(folders) == 1 else f"{folder}: {verdict}")
     click.echo(f"Report: {page}")

@@ -181,6 +181,9 @@ class _Files:
         if resolved in stack:
             cycle = " -> ".join(p.name for p in (*stack[stack.index(resolved) :], resolved))
             return self._wrong(f"defaults include each other in a cycle: {cycle}", stack, declared)
+        if not is_file and path.exists():
+            what = "a folder" if path.is_dir() else "a device or the like"
+            return self._wrong(f"{path} is {what}, not a config file", stack, declared)
         if not is_file:
             return self._wrong(f"config file not found: {path}", stack, declared, files_like(path))
         if resolved in self._composed:

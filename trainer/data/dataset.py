@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from trainer.data.lerobot import BOOKKEEPING, LeRobotReader
 from trainer.data.lerobot.cameras import Camera, open_camera
 from trainer.data.normalization import DATASET_INDEX
 from trainer.data.statistics import Stats, normalization_statistics
+from trainer.data.stored_statistics import disagreements
 from trainer.data.video.decoder import backend
 from trainer.data.windows import Window, WindowGather
 from trainer.templates import TrainingDataset
@@ -142,6 +143,22 @@ class WindowedDataset(TrainingDataset):
             keys: columns of the dataset; the statistics bear the names that a sample has for them.
         """
         return {self._name(key): normalization_statistics(self._columns[key]) for key in keys}
+
+    def feature_values(self, feature: str) -> np.ndarray | None:
+        """Return all values of a feature, `(N, *shape)`, by the name that a sample has for it."""
+        key = next((window.key for window in self.windows if window.name == feature), feature)
+        return self._columns.get(key)
+
+    def disagreements(self, stats: Stats) -> Iterator[str]:
+        """Yield where the statistics that came with the dataset are not those of its numbers, in sentences.
+
+        Args:
+            stats: what `statistics` has returned.
+        """
+        keys = {window.name: window.key for window in self.windows}
+        exact = {keys.get(name, name): values for name, values in stats.items()}
+        columns = {key: self._columns[key] for key in exact}
+        yield from disagreements(self.reader, columns, exact, self._positions)
 
     def _name(self, key: str) -> str:
         """Return what a column is called in a sample."""

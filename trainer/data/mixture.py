@@ -180,6 +180,11 @@ class MixtureDataset(TrainingDataset):
         batch[DATASET_INDEX] = torch.from_numpy(which)
         return Samples(batch)
 
+    def feature_values(self, feature: str) -> np.ndarray | None:
+        """Return all values of a feature of one dataset, `<dataset>/<feature>`."""
+        name, _, own = feature.rpartition("/")
+        return self._datasets[self.names.index(name)].feature_values(own) if name in self.names else None
+
     def expect(self, samples: np.ndarray, memory: int) -> None:
         """Tell each dataset which of its samples will be read, and its memory.
 

@@ -62,6 +62,10 @@ class EpisodeSubset(TrainingDataset):
         of_all = self.dataset.episode_index
         return None if of_all is None else of_all[self.rows]
 
+    def feature_values(self, feature: str) -> np.ndarray | None:
+        """Return all values of a feature, of the other episodes too, as its statistics are over all."""
+        return self.dataset.feature_values(feature)
+
     def expect(self, samples: np.ndarray, memory: int) -> None:
         """Tell the dataset which samples will be read, `(L,)` in their order, and its memory in bytes."""
         self.dataset.expect(self.rows[samples], memory)

@@ -10,6 +10,9 @@ import numpy as np
 QUANTILES: dict[str, float] = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
 STATISTICS = ("min", "max", "mean", "std", "count", *QUANTILES)
 
+COMPARED = ("count", "min", "max", "mean", "std")
+"""Statistics that every writer means alike, so that those of others can be held against the data."""
+
 RESOLUTION = "resolution"
 """Distance of neighbouring numbers where the column has its largest: what it is stored in can tell no less.
 
@@ -94,6 +97,30 @@ def normalization_statistics(values: np.ndarray, rows: np.ndarray | None = None)
     else:
         found[RESOLUTION] = np.zeros_like(largest)
     return found
+
+
+def statistics_of_episodes(values: np.ndarray, lengths: np.ndarray) -> dict[str, np.ndarray]:
+    """Return min, max, mean, std and count of every episode, as `column_statistics` has them of the whole.
+
+    Args:
+        values: of all episodes, one after the other, `(N, *shape)`.
+        lengths: frames of each, `(E,)`, each at least 1.
+
+    Returns:
+        Arrays `(E, D)` of float64, D numbers being in a frame; `count` is `(E, 1)`.
+    """
+    flat = values.reshape(len(values), -1)
+    starts = np.cumsum(lengths) - lengths
+    found = {name: np.empty((len(lengths), flat.shape[1])) for name in ("min", "max", "mean", "std")}
+    for i in range(flat.shape[1]):
+        column = flat[:, i].astype(np.float64)
+        found["min"][:, i] = np.minimum.reduceat(column, starts)
+        found["max"][:, i] = np.maximum.reduceat(column, starts)
+        mean = np.add.reduceat(column, starts) / lengths
+        found["mean"][:, i] = mean
+        square = np.square(column - np.repeat(mean, lengths))
+        found["std"][:, i] = np.sqrt(np.add.reduceat(square, starts) / lengths)
+    return {**found, "count": np.asarray(lengths, np.float64)[:, None]}
 
 
 def _sorted_quantiles(column: np.ndarray, levels: list[float]) -> np.ndarray:

@@ -271,11 +271,18 @@ class Pace:
         return rates
 
     def shown(self, rates: dict[str, float]) -> dict[str, str]:
-        """Return what stands behind the progress bar."""
-        loss = self.e.tracker.last.get("total")
+        """Return what stands behind the progress bar.
+
+        Of the metrics that is the total loss; where there is none, the first that is a loss by its name, or
+        else the first that the trainer returned.
+        """
+        last = self.e.tracker.last
+        returned = [name for name in last if name not in ("step", "epoch", *rates)]
+        losses = [name for name in returned if "loss" in name.lower()]
+        shown = ["total"] if "total" in last else (losses or returned)[:1]
         return {
             "epoch": f"{self.e.progress.epoch + 1}/{self.e.total_epochs}",
-            **({} if loss is None else {"loss": f"{loss:.4f}"}),
+            **{"loss" if name == "total" else name: f"{last[name]:.4f}" for name in shown},
             "samples/s": f"{rates['samples_per_s']:,.0f}",
             "waiting": f"{rates['data_wait']:.1%}",
         }

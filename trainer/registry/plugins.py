@@ -72,7 +72,9 @@ def _not_there(plugin: str, missing: str, project: Path | None) -> tuple[str, st
         places = [*own, *sys.path]
         looked = f"looked in {''.join(f'the project {folder} and ' for folder in own)}Python's path"
         names = list(SHIPPED)
-    near = closest(last, [*names, *(module.name for module in pkgutil.iter_modules(places))])
+    # Where more names follow, what is meant is a package.
+    there = (module.name for module in pkgutil.iter_modules(places) if module.ispkg or missing == plugin)
+    near = closest(last, [*names, *there])
     right = plugin.split(".")
     right[missing.count(".")] = near[0] if near else ""
     return f"there is no module {missing}, {looked}", f"did you mean '{'.'.join(right)}'?" if near else None

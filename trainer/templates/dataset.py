@@ -77,6 +77,14 @@ class TrainingDataset(Dataset[dict[str, Any]]):
         """Number of every sample's episode, int64 `(N,)`; None if there are none to keep for validation."""
         return None
 
+    def feature_values(self, feature: str) -> np.ndarray | None:
+        """Return all values of a feature of numbers, one row a frame `(N, *shape)`, where they are at hand.
+
+        Args:
+            feature: what it is called in the statistics.
+        """
+        return None
+
     def expect(self, samples: np.ndarray, memory: int) -> None:
         """Take over which samples will be read, at the beginning of an epoch, if `keeps_frames`.
 

@@ -142,6 +142,10 @@ class EpisodicDataset(TrainingDataset):
         """Return exact statistics over all frames of each number of the observation and of the action."""
         return {key: normalization_statistics(column) for key, column in self._columns.items()}
 
+    def feature_values(self, feature: str) -> np.ndarray | None:
+        """Return all values of a feature, `(N, D)`."""
+        return self._columns.get(feature)
+
     def facts(self) -> dict[str, Any]:
         """Return what a person wants to know about the dataset, ready for JSON."""
         features = {

@@ -135,10 +135,13 @@ class LerobotDatasetFactory:
         if cache is not None and not dataset.image_keys:
             raise ParameterError("frame_cache", "no camera is used, so there are no frames to keep")
         numbers = [name for name in features if reader.features[name].is_numeric]
+        stats = dataset.statistics([*numbers, chosen.action_key])
+        for sentence in dataset.disagreements(stats):
+            log.warning(f"{sentence}.")
         kept_frames = "data.datamodule.params.frame_cache keeps the frames decoded"
         return {
             "dataset": dataset,
-            "norm_stats": dataset.statistics([*numbers, chosen.action_key]),
+            "norm_stats": stats,
             "without_effect": {} if cache is None else {"data.frame_memory": kept_frames},
         }
 

@@ -18,6 +18,7 @@ from trainer.data.inspection.values import FeatureFacts, check_values
 from trainer.data.lerobot import BOOKKEEPING, LeRobotReader
 from trainer.data.lerobot.info import INFO_PATH, Feature
 from trainer.data.statistics import Stats
+from trainer.data.stored_statistics import episode_difference, of_an_episode
 from trainer.utils.progress import progress_bar
 
 
@@ -164,7 +165,25 @@ def _feature(
         ordered = column[np.argsort(rows.bookkeeping["index"], kind="stable")]
         for digest, start, length in zip(digests, reader.episodes.start, reader.episodes.length, strict=True):
             digest.update(np.ascontiguousarray(ordered[start : start + length]).tobytes())
+        _compare_episodes(feature, ordered, reader, findings)
     return check_values(feature, column, rows, stored, findings)
+
+
+def _compare_episodes(
+    feature: Feature, ordered: np.ndarray, reader: LeRobotReader, findings: Findings
+) -> None:
+    """Hold the statistics that the dataset has of every episode against its numbers, in their order."""
+    if ordered.dtype.kind == "f" and not np.isfinite(ordered).all():
+        return
+    table = reader.episodes
+    try:
+        stored = reader.episode_stats([feature.name]).get(feature.name, {})
+    except DatasetError as problem:
+        findings.remark("episode_stats", str(problem), feature=feature.name)
+        return
+    text = episode_difference(stored, ordered, table.length, table.episode_index)
+    if text is not None:
+        findings.remark("episode_stats", of_an_episode(feature.name, text), feature=feature.name)
 
 
 def _stored(reader: LeRobotReader, rows: Rows | None, findings: Findings) -> Stats | None:

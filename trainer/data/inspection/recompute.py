@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from trainer.data.degenerate import dimension_names
 from trainer.data.errors import DatasetError
 from trainer.data.inspection.table import table
-from trainer.data.inspection.values import dimension_names, stored_difference
 from trainer.data.lerobot import LeRobotReader
 from trainer.data.lerobot.info import STATS_PATH
 from trainer.data.statistics import Stats, column_statistics
+from trainer.data.stored_statistics import quantile_difference, stored_difference
 from trainer.utils.files import write_json
 from trainer.utils.progress import progress_bar
 from trainer.utils.text import number, shape
@@ -65,18 +67,34 @@ def recompute(root: Path) -> Recomputed:
     except DatasetError:
         stored = {}  # damaged ones are what this replaces
     stats: Stats = {}
+    differences: dict[str, str] = {}
     names = reader.numeric_features()
     with progress_bar(len(names), "computing statistics", "feature", leave=False) as bar:
         for name in names:
             column = reader.columns([name])[name]
             stats[name] = column_statistics(column.reshape(len(column), *reader.features[name].shape))
+            given = stored.get(name, {})
+            text = stored_difference(given, stats[name]) or quantile_difference(given, column)
+            if text is not None:
+                differences[name] = text
             bar.update()
-    found = {n: stored_difference(stored[n], exact) for n, exact in stats.items() if n in stored}
-    differences = {name: text for name, text in found.items() if text is not None}
     if stored:
         differences |= {name: "there are none" for name in stats if name not in stored}
     kept = {name: values for name, values in stored.items() if name not in stats and name in reader.features}
     return Recomputed(reader, stats, kept, differences, not stored)
+
+
+def as_plain(result: Recomputed) -> dict[str, Any]:
+    """Return the statistics, and where the stored ones are others, as JSON can hold them."""
+    return {
+        "root": str(result.reader.root),
+        "statistics": {
+            feature: {name: np.asarray(value).tolist() for name, value in stats.items()}
+            for feature, stats in result.stats.items()
+        },
+        "missing": result.missing,
+        "differences": result.differences,
+    }
 
 
 def as_text(result: Recomputed) -> str:
@@ -85,7 +103,7 @@ def as_text(result: Recomputed) -> str:
     for name, stats in result.stats.items():
         feature = result.reader.features[name]
         values = {statistic: np.asarray(stats[statistic], np.float64).reshape(-1) for statistic in _SHOWN}
-        for i, dimension in enumerate(dimension_names(feature)):
+        for i, dimension in enumerate(dimension_names(feature.names, feature.shape)):
             first = (name, f"{feature.dtype} {shape(feature.shape)}") if i == 0 else ("", "")
             shown = [number(float(values[statistic][i])) for statistic in _SHOWN]
             rows.append((*first, dimension, *shown, f"{int(stats['count'][0]):,}"))
@@ -96,5 +114,5 @@ def as_text(result: Recomputed) -> str:
         lines += ["", f"{STATS_PATH} says something else:"]
         lines += [f"  {name}: {text}" for name, text in result.differences.items()]
     else:
-        lines += ["", f"{STATS_PATH} says the same (its quantiles aside, which are not compared)."]
+        lines += ["", f"{STATS_PATH} says the same."]
     return "\n".join(lines)

@@ -1,8 +1,10 @@
-"""An inspection as text for the terminal."""
+"""An inspection as text for the terminal, and as plain values for programs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 
@@ -32,6 +34,33 @@ def as_text(inspection: Inspection) -> str:
     """Return the whole inspection: what the dataset is, its ranges, and what was found."""
     parts = [_head(inspection), _features(inspection), _cameras(inspection), _findings(inspection)]
     return "\n\n".join("\n".join(lines) for lines in parts if lines)
+
+
+def as_plain(inspection: Inspection) -> dict[str, Any]:
+    """Return the whole inspection as JSON can hold it; numbers that are none are null."""
+    reader = inspection.reader
+    return {
+        "root": str(inspection.root),
+        "version": reader and reader.info.version,
+        "robot_type": reader and reader.info.robot_type,
+        "fps": reader and reader.fps,
+        "frames": sum(episode.length for episode in inspection.episodes),
+        "tasks": list(reader.tasks) if reader else [],
+        "episodes": [asdict(episode) for episode in inspection.episodes],
+        "features": [
+            {
+                **asdict(feature),
+                "dimensions": [
+                    {key: None if value != value else value for key, value in asdict(one).items()}
+                    for one in feature.dimensions
+                ],
+            }
+            for feature in inspection.features
+        ],
+        "cameras": [asdict(camera) for camera in inspection.cameras],
+        "faults": [asdict(finding) for finding in inspection.faults],
+        "remarks": [asdict(finding) for finding in inspection.remarks],
+    }
 
 
 def _head(inspection: Inspection) -> list[str]:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from trainer.data.inspection.findings import Findings, counted, in_places
+from trainer.data.degenerate import dimension_names, oddities
+from trainer.data.inspection.findings import Findings, in_places
 from trainer.data.inspection.rows import Rows
 from trainer.data.lerobot.info import Feature
 from trainer.data.normalization import is_constant
-from trainer.data.statistics import RESOLUTION, Stats, column_statistics, normalization_statistics
+from trainer.data.statistics import RESOLUTION, Stats, normalization_statistics
+from trainer.data.stored_statistics import quantile_difference, stored_difference
 
 _JUMP = 10.0
 """A step is a jump where it is so many times larger than the 99 % quantile of the steps that move …"""
@@ -52,19 +53,6 @@ class FeatureFacts:
     dimensions: tuple[Dimension, ...]
 
 
-def dimension_names(feature: Feature) -> list[str]:
-    """Return a name for each number of a feature: the dataset's where it has them, else its place."""
-    names: Any = feature.names
-    size = int(np.prod(feature.shape, dtype=np.int64))
-    if isinstance(names, dict) and len(names) == 1:  # some writers name the axis first
-        names = next(iter(names.values()))
-    if isinstance(names, list) and len(names) == size and size > 1:
-        return [str(name) for name in names]
-    if size == 1:
-        return [""]
-    return [",".join(map(str, np.unravel_index(i, feature.shape))) for i in range(size)]
-
-
 def check_values(
     feature: Feature, column: np.ndarray, rows: Rows, stored: Stats | None, findings: Findings
 ) -> FeatureFacts:
@@ -79,10 +67,11 @@ def check_values(
         findings: where what is found goes.
     """
     flat = column.reshape(len(column), -1)
-    names = dimension_names(feature)
+    names = dimension_names(feature.names, feature.shape)
     _check_finite(feature, flat, rows, findings)
     jumps = []
     dimensions = []
+    found: list[Mapping[str, np.ndarray] | None] = []
     for i, name in enumerate(names):
         values = flat[:, i]
         finite = np.isfinite(values) if values.dtype.kind == "f" else np.ones(len(values), bool)
@@ -95,19 +84,55 @@ def check_values(
         dimensions.append(
             Dimension(name, low, high, mean, std, constant, int((~finite).sum()), int(jumps[-1].sum()))
         )
+        found.append(stats)
     facts = FeatureFacts(feature.name, feature.dtype, feature.shape, tuple(dimensions))
     _report_jumps(feature, names, jumps, rows, findings)
-    _report_constants(feature, facts, findings)
-    if stored is not None and feature.name in stored and not any(d.broken for d in dimensions):
-        difference = stored_difference(stored[feature.name], column_statistics(column))
-        if difference is not None:
-            findings.fault(
-                "stats",
-                f"meta/stats.json does not belong to this data: of '{feature.name}', {difference}; "
-                "recompute it with `trainer data stats --write`",
-                feature=feature.name,
-            )
+    together = [stats for stats in found if stats is not None]
+    if together and len(together) == len(names):
+        exact = {name: np.concatenate([stats[name] for stats in together]) for name in together[0]}
+        _report_oddities(feature, names, exact, flat, findings)
+        if not any(d.broken for d in dimensions):
+            exact["count"] = exact["count"][:1]
+            _compare(feature, column, exact, stored or {}, findings)
     return facts
+
+
+def _report_oddities(
+    feature: Feature, names: list[str], exact: Mapping[str, np.ndarray], flat: np.ndarray, findings: Findings
+) -> None:
+    whole = flat[np.isfinite(flat).all(axis=1)] if flat.dtype.kind == "f" else flat
+    for oddity in oddities(feature.name, names, exact, whole):
+        # Rewards and the like are no input of a policy, and hardly move as a rule.
+        if oddity.kind == "constant" or not feature.name.startswith("next."):
+            findings.remark(oddity.kind, oddity.message, feature=feature.name)
+
+
+def _compare(
+    feature: Feature,
+    column: np.ndarray,
+    exact: Mapping[str, np.ndarray],
+    stored: Stats,
+    findings: Findings,
+) -> None:
+    """Hold the statistics of the whole dataset against its numbers."""
+    given = stored.get(feature.name, {})
+    difference = stored_difference(given, exact)
+    if difference is not None:
+        findings.fault(
+            "stats",
+            f"meta/stats.json does not belong to this data: of '{feature.name}', {difference}; "
+            "recompute it with `trainer data stats --write`",
+            feature=feature.name,
+        )
+        return
+    difference = quantile_difference(given, column)
+    if difference is not None:
+        findings.remark(
+            "quantiles",
+            f"meta/stats.json has quantiles that are none: of '{feature.name}', {difference}; "
+            "`trainer data stats --write` makes exact ones",
+            feature=feature.name,
+        )
 
 
 def _check_finite(feature: Feature, flat: np.ndarray, rows: Rows, findings: Findings) -> None:
@@ -176,41 +201,3 @@ def _report_jumps(
             feature=feature.name,
             episodes=episodes,
         )
-
-
-def _report_constants(feature: Feature, facts: FeatureFacts, findings: Findings) -> None:
-    constant = [d for d in facts.dimensions if d.constant]
-    if not constant:
-        return
-    if len(constant) == len(facts.dimensions):
-        what = f"'{feature.name}' never changes"
-    else:
-        names = ", ".join(d.name for d in constant[:8]) + (", …" if len(constant) > 8 else "")
-        number = counted(len(constant), "dimension")
-        what = f"'{feature.name}' has {number} of {len(facts.dimensions)} that never change: {names}"
-    findings.remark("constant", what, feature=feature.name)
-
-
-def stored_difference(stored: Mapping[str, np.ndarray], exact: Mapping[str, np.ndarray]) -> str | None:
-    """Say where a writer's statistics are not those of the data; None where they are.
-
-    Quantiles are left out: they are estimates with most writers.
-
-    Args:
-        stored: statistics of a feature as the dataset has them.
-        exact: `column_statistics` of its values.
-    """
-    spread = exact["max"].astype(np.float64) - exact["min"]
-    for name in ("count", "min", "max", "mean", "std"):
-        if name not in stored:
-            continue
-        given, wanted = np.asarray(stored[name], np.float64), np.asarray(exact[name], np.float64)
-        if given.size != wanted.size:
-            return f"{name} has {given.size} numbers, not {wanted.size}"
-        slack = 0.0 if name == "count" else 1e-3 * spread + 1e-5 * np.abs(wanted)
-        wrong = ~(np.abs(given.reshape(wanted.shape) - wanted) <= slack)  # NaN is wrong too
-        if wrong.any():
-            place = int(np.flatnonzero(wrong.reshape(-1))[0])
-            numbers = f"{given.reshape(-1)[place]:.6g}, the data says {wanted.reshape(-1)[place]:.6g}"
-            return f"{name} is {numbers}"
-    return None

@@ -14,6 +14,14 @@ from trainer.data.errors import DatasetError
 from trainer.data.lerobot.info import Feature
 
 
+def column_names(path: Path) -> list[str]:
+    """Return the names of the columns of a parquet file that `read_table` reads; none where it cannot."""
+    try:
+        return list(pq.read_schema(path).names)
+    except (pa.ArrowException, OSError):
+        return []
+
+
 def read_table(path: Path, columns: Sequence[str] | None = None, without: str | None = None) -> pa.Table:
     """Read a parquet file.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from trainer.data.errors import DatasetError
-from trainer.data.lerobot.columns import read_table, to_numpy
+from trainer.data.lerobot.columns import column_names, read_table, to_numpy
 from trainer.data.lerobot.info import TASKS_PATH, DatasetInfo, Feature
 
 
@@ -125,6 +125,77 @@ def read_tasks(root: Path, info: DatasetInfo) -> list[str]:
     if sorted(texts) != list(range(len(texts))):
         raise DatasetError(f"{path}: task_index must count from 0, it is {sorted(texts)}")
     return [texts[i] for i in range(len(texts))]
+
+
+def read_episode_stats(
+    root: Path, info: DatasetInfo, keys: Sequence[str], statistics: Sequence[str]
+) -> dict[str, dict[str, np.ndarray]]:
+    """Return the statistics that the writer stored of every episode, as far as there are any.
+
+    Args:
+        root: the dataset's folder.
+        info: what it says of itself.
+        keys: features made of numbers.
+        statistics: names, such as `mean`.
+
+    Returns:
+        Feature → statistic → its numbers, float64 `(E, D)`, in the order of the frames; without what is not
+        there for every episode.
+
+    Raises:
+        DatasetError: a file is damaged, or a statistic has another number of numbers than its feature.
+    """
+    places = {
+        f"stats/{key}/{name}": Feature(name, "float64", (1,) if name == "count" else info.features[key].shape)
+        for key in keys
+        for name in statistics
+    }
+    read = _episode_stats_v21 if info.version == "v2.1" else _episode_stats_v30
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for place, values in read(root, places).items():
+        key, _, name = place.removeprefix("stats/").rpartition("/")
+        found.setdefault(key, {})[name] = values.reshape(len(values), -1)
+    return found
+
+
+def _episode_stats_v30(root: Path, places: Mapping[str, Feature]) -> dict[str, np.ndarray]:
+    parts: dict[str, list[np.ndarray]] = {}
+    starts: list[np.ndarray] = []
+    paths = sorted((root / "meta/episodes").glob("chunk-*/file-*.parquet"))
+    for path in paths:
+        there = set(column_names(path))
+        table = read_table(path, ["dataset_from_index", *(place for place in places if place in there)])
+        starts.append(_numbers(table, "dataset_from_index", path))
+        for place in table.column_names[1:]:
+            if not table.column(place).null_count:
+                values = to_numpy(table.column(place), places[place], path)
+                parts.setdefault(place, []).append(values)
+    order = np.argsort(np.concatenate(starts), kind="stable")
+    return {place: np.concatenate(p)[order] for place, p in parts.items() if len(p) == len(paths)}
+
+
+def _episode_stats_v21(root: Path, places: Mapping[str, Feature]) -> dict[str, np.ndarray]:
+    path = root / "meta/episodes_stats.jsonl"
+    if not path.is_file():
+        return {}
+    lines = sorted(_json_lines(path, "episode_index", "stats"), key=lambda line: line[1]["episode_index"])
+    found: dict[str, np.ndarray] = {}
+    for place, feature in places.items():
+        key = place.removeprefix("stats/").rpartition("/")[0]
+        try:
+            rows = [np.asarray(line["stats"][key][feature.name], np.float64).reshape(-1) for _, line in lines]
+        except KeyError:
+            continue
+        except (TypeError, ValueError) as problem:
+            raise DatasetError(f"{path}: these are not statistics: {problem}") from None
+        width = int(np.prod(feature.shape, dtype=np.int64))
+        wrong = next(
+            (number for (number, _), row in zip(lines, rows, strict=True) if len(row) != width), None
+        )
+        if wrong is not None:
+            raise DatasetError(f"{path}: line {wrong}: '{feature.name}' of '{key}' has not {width} numbers")
+        found[place] = np.stack(rows)
+    return found
 
 
 def other_task(episodes: EpisodeTable, tasks: list[str], position: int, indices: np.ndarray) -> str | None:

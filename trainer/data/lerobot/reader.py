@@ -16,9 +16,15 @@ from model_constructor import did_you_mean
 from trainer.data.disk_cache import built_once, default_folder, file_digest
 from trainer.data.errors import DatasetError
 from trainer.data.lerobot.columns import read_table, to_numpy
-from trainer.data.lerobot.episodes import EpisodeTable, other_task, read_episodes, read_tasks
+from trainer.data.lerobot.episodes import (
+    EpisodeTable,
+    other_task,
+    read_episode_stats,
+    read_episodes,
+    read_tasks,
+)
 from trainer.data.lerobot.info import STATS_PATH, TOLERANCE_S, DatasetInfo, Feature, read_info
-from trainer.data.statistics import Stats, column_statistics
+from trainer.data.statistics import COMPARED, Stats, column_statistics
 
 _CHECKED = ("index", "episode_index", "frame_index")
 """Bookkeeping that says of each row where it belongs; read along with every other."""
@@ -94,6 +100,21 @@ class LeRobotReader:
             }
         except (AttributeError, TypeError, ValueError) as problem:
             raise DatasetError(f"{path}: these are not statistics: {problem}") from None
+
+    def episode_stats(self, keys: Sequence[str]) -> dict[str, dict[str, np.ndarray]]:
+        """Return the statistics that the writer stored of every episode, quantiles aside.
+
+        Args:
+            keys: features made of numbers.
+
+        Returns:
+            Feature → statistic → float64 `(E, D)`, episodes in the order of the table; without what is not
+            there.
+
+        Raises:
+            DatasetError: they are damaged.
+        """
+        return read_episode_stats(self.root, self.info, keys, COMPARED)
 
     def numeric_features(self, prefix: str = "") -> list[str]:
         """Return the low-dimensional features whose names begin with `prefix`, in the dataset's order.
