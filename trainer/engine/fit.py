@@ -191,7 +191,7 @@ def _bar(e: Experiment) -> Any:
         e.config.train.project_name,
         unit="step",
         initial=e.progress.iteration,
-        disable=not e.runtime.is_main,
+        disable=not e.runtime.is_main or e.finished,  # of a finished run only what was not measured is left
     )
 
 
@@ -202,6 +202,7 @@ class Pace:
         self.e = experiment
         self.every = experiment.config.train.log_every_n_steps
         self.samples = experiment.samples_per_update
+        self._validation: float | None = None
         self.restart()
 
     @contextlib.contextmanager
@@ -233,9 +234,11 @@ class Pace:
     def shown(self, rates: dict[str, float]) -> dict[str, str]:
         """Return what stands behind the progress bar."""
         loss = self.e.tracker.last.get("total")
+        self._validation = self.e.scores.get("validation/total", self._validation)
         return {
             "epoch": f"{self.e.progress.epoch + 1}/{self.e.total_epochs}",
             **({} if loss is None else {"loss": f"{loss:.4f}"}),
+            **({} if self._validation is None else {"validation": f"{self._validation:.4f}"}),
             "samples/s": f"{rates['samples_per_s']:,.0f}",
             "waiting": f"{rates['data_wait']:.1%}",
         }

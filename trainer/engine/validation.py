@@ -16,6 +16,7 @@ from trainer.engine.experiment import Experiment
 from trainer.engine.tracking import VALIDATIONS
 from trainer.templates import Callback, Context, Metric
 from trainer.templates.reduced import plain
+from trainer.utils.log import log
 from trainer.utils.random import RowRandom
 
 _VALIDATION = 0x7A11
@@ -48,6 +49,9 @@ class Validation(Callback):
         scores: dict[str, float] = e.runtime.from_main(_means(e.runtime.gather(totals)))
         facts = {"step": e.progress.iteration, "epoch": e.progress.epoch}
         e.tracker.note(VALIDATIONS, facts, scores)
+        if e.finished:
+            shown = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
+            log.info(f"On the validation episodes after epoch {e.progress.epoch}: {shown}.")
         return scores
 
     def _measure(self, e: Experiment) -> dict[str, tuple[float, float]]:
