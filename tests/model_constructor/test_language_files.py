@@ -244,7 +244,7 @@ def test_defaults_are_also_found_in_a_folder_that_was_added(tmp_path, monkeypatc
     own.mkdir()
     (shared / "models/base.yaml").write_text("schema_version: 1\nextra: {a: 1}\n" + MODEL)
     (own / "child.yaml").write_text("schema_version: 1\ndefaults: [models/base.yaml]\nextra: {b: 2}\n")
-    with pytest.raises(ConfigError, match=r"child.yaml:2:12: file not found: .*own/models/base.yaml"):
+    with pytest.raises(ConfigError, match="file not found: .*own/models/base.yaml"):
         resolve_config(own / "child.yaml")
     look_for_defaults_in(shared)
     assert resolve_config(own / "child.yaml").data["extra"] == {"a": 1, "b": 2}
