@@ -29,7 +29,7 @@ def test_the_parts_the_batch_and_the_memory_are_told_without_a_proof(tiny_experi
     # 10 · 16 + 16 weights of the encoder
     assert lines["size of observation_encoder"] == "176 parameters, all trained, 704B"
     assert lines["average"] == "decay 0.9: over about 10 updates"
-    assert lines["checkpoints"] == "every 1 of 2 epochs, at the end"
+    assert lines["checkpoints"] == "every epoch of 2, at the end"
     assert lines["observation.state"].split()[:4] == ["(16,", "2,", "5)", "float32"]
     assert lines["memory of a rank"].startswith("about ")
     assert "activations" in lines["memory of a rank"]
