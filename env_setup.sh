@@ -52,11 +52,13 @@ if [ ${#missing[@]} -gt 0 ]; then
     fi
 fi
 
-echo "Installing torch $torch_version"
+echo "Installing torch $torch_version (some 200 MB to 3 GB, by the build)"
 # Before everything else: a later package that asks for torch then finds it and does not bring another build.
 # The registry's Linux build is the one for CUDA, right where there is a GPU and merely large elsewhere.
 # shellcheck disable=SC2086
 "${pip[@]}" install --quiet ${TORCH_PIP_ARGS:-} "torch==$torch_version"
-echo "Installing Trainer and its model language"
-"${pip[@]}" install --quiet -c constraints.txt -e ./policy_constructor -e ".[$extras]"
+echo "Installing Trainer, its model language and the extras $extras"
+# With `compat` the folders stand on Python's path. The finder that is usual is asked too late: in the folder around a
+# checkout that is called `trainer`, Python would take the checkout for the package.
+"${pip[@]}" install --quiet -c constraints.txt --config-settings editable_mode=compat -e ./policy_constructor -e ".[$extras]"
 echo "$stamp" >"$venv/.env_setup"

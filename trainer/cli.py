@@ -9,6 +9,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from trainer import __version__
+from trainer.commands.options import Commands, explained_usage
 from trainer.utils.import_utils import needs_training_libraries
 
 # What each command is for, so that `trainer --help` imports none; its module is `trainer.commands.<name>`.
@@ -29,7 +30,7 @@ COMMANDS = {
 }
 
 
-class _Commands(click.Group):
+class _Commands(Commands):
     """Imports a command when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -52,16 +53,6 @@ class _Commands(click.Group):
         items = [CompletionItem(name, help=text) for name, text in begun]
         return [*items, *click.Command.shell_complete(self, ctx, incomplete)]
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command that was asked for; name the nearest where there is none."""
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            from model_constructor import did_you_mean
-
-            ctx.fail(f"there is no command '{args[0]}'; {did_you_mean(args[0], COMMANDS)}")
-        return super().resolve_command(ctx, args)
-
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands without importing them."""
         with formatter.section("Commands"):
@@ -70,7 +61,7 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; where a library of the extra `train` is missing, say so in one sentence."""
         try:
-            with needs_training_libraries("This command"):
+            with needs_training_libraries("This command"), explained_usage():
                 return super().invoke(ctx)
         except ModuleNotFoundError as error:
             if error.__cause__ is None:

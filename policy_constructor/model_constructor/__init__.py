@@ -15,7 +15,7 @@ from model_constructor.version import __version__
 if TYPE_CHECKING:
     from model_constructor.api import build_model, compile_ir
     from model_constructor.blocks.vision.weights import without_pretrained_weights
-    from model_constructor.config.defaults import defaults_entries
+    from model_constructor.config.defaults import defaults_entries, look_for_defaults_in
     from model_constructor.config.interpolate import interpolate_node
     from model_constructor.config.merge import finish_merge, merge_nodes
     from model_constructor.config.nodes import UNKNOWN, Node, from_data, to_data
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "model_constructor.api": ("build_model", "compile_ir"),
     "model_constructor.blocks.vision.weights": ("without_pretrained_weights",),
-    "model_constructor.config.defaults": ("defaults_entries",),
+    "model_constructor.config.defaults": ("defaults_entries", "look_for_defaults_in"),
     "model_constructor.config.interpolate": ("interpolate_node",),
     "model_constructor.config.merge": ("finish_merge", "merge_nodes"),
     "model_constructor.config.nodes": ("UNKNOWN", "Node", "from_data", "to_data"),
@@ -81,6 +81,7 @@ __all__ = [
     "get_default_registry",
     "interpolate_node",
     "load_yaml_node",
+    "look_for_defaults_in",
     "merge_nodes",
     "only_trusted",
     "parse_input",

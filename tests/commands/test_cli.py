@@ -53,6 +53,39 @@ def test_a_misspelt_command_is_answered_with_the_nearest() -> None:
     assert "there is no command 'trian'; did you mean 'train'?" in result.output
 
 
+@pytest.mark.parametrize(
+    ("typed", "answer"),
+    [
+        ("train x.yaml --epochs 3", "there is no option --epochs; did you mean --set train.epoch=VALUE?"),
+        ("train x.yaml --batch-size 3", "did you mean --set data.batch_size=VALUE?"),
+        ("train x.yaml --device cpu", "did you mean --set device=VALUE?"),
+        ("train x.yaml --quux 3", "values of the YAML are overridden by --set PATH=VALUE"),
+        (
+            "train x.yaml --resume",
+            "`trainer train X.yaml` goes on with the run in its train.save_dir",
+        ),
+        ("train x.yaml --set train.epoch = 3", "write --set PATH=VALUE without spaces"),
+        ("resume runs/x", "there is no command 'resume'; `trainer train X.yaml` goes on"),
+        ("evaluate runs/x", "--env is missing; simulators are metaworld/TASK, pusht"),
+        ("data info x", "there is no command 'info'; did you mean 'inspect'?"),
+        ("model shw x", "there is no command 'shw'; did you mean 'show'?"),
+        ("data inspect --show", "Option '--show' requires an argument"),
+        ("data convert x --too y", "No such option '--too'"),
+    ],
+)
+def test_what_users_know_from_elsewhere_is_answered_with_what_to_write(typed: str, answer: str) -> None:
+    result = CliRunner().invoke(main, typed.split())
+    assert result.exit_code == 2
+    assert answer in result.output
+
+
+def test_no_summary_in_the_help_of_a_group_is_cut_off() -> None:
+    for group in ("data", "model"):
+        listed = CliRunner().invoke(main, [group, "--help"]).output.partition("Commands:")[2]
+        assert listed
+        assert "..." not in listed
+
+
 def test_a_shell_completes_names_without_importing_the_commands() -> None:
     code = (
         "import os, sys\nos.environ.update(_TRAINER_COMPLETE='bash_complete')\n"

@@ -79,3 +79,11 @@ def test_the_meanings_in_a_docstring() -> None:
         "What.\n\nMore.\n\nArgs:\n    a: one\n        and on.\n    b: two.\n\nReturns:\n    c: no parameter."
     )
     assert meanings_in(doc) == {"a": "one and on.", "b": "two."}
+
+
+@pytest.mark.parametrize("short", ["policy", "dataset", "loss", "optimizer"])
+def test_kinds_are_known_by_the_names_that_trainer_new_takes(short: str) -> None:
+    full = {"policy": "trainer"}.get(short, f"{short}_builder")
+    asked, meant = (CliRunner().invoke(main, ["list", kind]) for kind in (short, full))
+    assert asked.exit_code == 0
+    assert asked.output == meant.output

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from trainer.config.errors import ConfigError
-from trainer.config.loader import load_config, load_located
+from trainer.config.loader import LocatedConfig, load_config, load_located
 from trainer.config.validation import Issues, validate_config, validate_parameters, validate_schema
 
 Write = Callable[..., Path]
@@ -110,3 +110,37 @@ def test_wrong_parameters_are_named_with_their_places(tmp_path: Path) -> None:
     assert "params.names: input should be a valid list, not 3" in text
     assert "params.lr: this key is required" in text
     assert "params.models: unknown key" in text
+
+
+def test_where_a_section_should_be_its_keys_are_named(tiny_experiment: Write) -> None:
+    with pytest.raises(ConfigError) as caught:
+        validate_config(load_config(tiny_experiment(), ["data.validation=0.1"]))
+    assert "here stands a section of keys, not 0.1; its keys are fraction, episodes," in str(caught.value)
+
+
+def test_what_two_components_share_is_wrong_once() -> None:
+    issues = Issues(LocatedConfig({}))
+    for _ in range(2):
+        issues.add(("train", "optimizer", "params"), "lr: only with max_lr")
+    with pytest.raises(ConfigError, match=r"with 1 error\(s\)"):
+        issues.raise_if_any()
+
+
+def test_a_parameter_that_defaults_brought_in_can_be_taken_back(tiny_experiment: Write) -> None:
+    base = tiny_experiment()
+    above = base.parent / "above.yaml"
+    above.write_text(f"defaults: [{base.name}]\nseed: 3\n", encoding="utf-8")
+
+    def receiver(action_horizon: int, n_action_steps: int = 1, integration_steps: int = 1) -> None:
+        """Take parameters, but no action_dim."""
+
+    def found(path: Path) -> list[str]:
+        issues = Issues(load_located(path))
+        params = issues.located.data["train"]["trainer"]["params"]
+        validate_parameters(issues, ("train", "trainer", "params"), params, receiver)
+        return [str(one) for one in issues.found if one.path[-1] == "action_dim"]
+
+    (plain,), (inherited,) = found(base), found(above)
+    assert "params.action_dim: unknown key; " in plain
+    assert "takes it back" not in plain
+    assert "; `action_dim: null` in above.yaml takes it back (reached by " in inherited

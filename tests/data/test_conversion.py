@@ -160,6 +160,17 @@ def test_diffusion_policy_in_a_zip(tmp_path):
     check_numbers(tmp_path / "out", {"action": split(content["data/action"])})
 
 
+def test_what_robomimic_keeps_twice_is_left_out_and_named(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    write_robomimic(tmp_path / "low_dim.hdf5")
+    with h5py.File(tmp_path / "low_dim.hdf5", "a") as file:
+        for demo in file["data"].values():
+            demo.copy("obs", "next_obs")
+    made = convert(tmp_path / "low_dim.hdf5", tmp_path / "out")
+    assert "next_obs is left out: it is obs, one frame later" in made.notes
+    assert not any("next_obs" in name for name in made.features)
+
+
 def test_robomimic(tmp_path):
     content = write_robomimic(tmp_path / "low_dim.hdf5")
     made = convert(tmp_path / "low_dim.hdf5", tmp_path / "out")

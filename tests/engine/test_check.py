@@ -379,3 +379,14 @@ def test_a_model_yaml_that_includes_a_device_is_refused(tiny_experiment: Write) 
 def test_the_configuration_of_a_check_can_be_written_down(tiny_experiment: Write) -> None:
     config = check(load_located(tiny_experiment())).config
     assert json.loads(json.dumps(config.model_dump(mode="json")))["data"]["batch_size"] == 16
+
+
+def test_a_model_yaml_builds_on_a_shipped_one(tiny_experiment: Write, tmp_path: Path) -> None:
+    model = tmp_path / "elsewhere/model.yaml"
+    model.parent.mkdir()
+    shipped = "experiment_models/act/pusht_image/style_encoder.yaml"
+    model.write_text(
+        f"schema_version: 1\ndefaults: [{shipped}]\nparams: {{ state_dim: 9 }}\n", encoding="utf-8"
+    )
+    config = tiny_experiment(lambda c: c["model"]["component_config_paths"].update(extra=str(model)))
+    assert not check(load_located(config)).issues.found

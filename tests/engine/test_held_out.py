@@ -81,6 +81,17 @@ def test_numbers_are_those_of_the_deployed_weights_on_the_held_out_samples(tiny_
     assert measured[-1]["validation/action_error"] == pytest.approx(np.mean(errors), rel=1e-5)
 
 
+def test_the_measure_is_said_while_the_run_goes_and_at_its_end(
+    tiny_experiment: Write, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with caplog.at_level("INFO"):
+        run = train(tiny_experiment(with_validation), ["train.log_every_n_steps=2"])
+    *_, before, last = lines(run)
+    assert f"after epoch 3: validation/total {last['validation/total']:.4g}" in caplog.text
+    assert caplog.text.count("On the validation episodes") == 1
+    assert f"validation={before['validation/total']:.4f}" in capsys.readouterr().err
+
+
 def test_measuring_does_not_change_the_training(tiny_experiment: Write, tmp_path: Path) -> None:
     def dropout(config: dict[str, Any]) -> None:
         with_validation(config)

@@ -13,6 +13,7 @@ from model_constructor import build_model, random_source
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from trainer.config.errors import ConfigError
 from trainer.config.loader import load_located
 from trainer.data.batch_path import BatchPath
 from trainer.engine.build_data import build_data
@@ -86,3 +87,24 @@ def test_a_loss_that_needs_numbers_is_named(tiny_experiment: Write, monkeypatch:
     assert found.why_not is not None
     assert "item" in found.why_not
     assert "activations" not in found.memory
+
+
+def test_what_the_policy_cannot_be_made_of_is_a_mistake_before_any_proof(tiny_experiment: Write) -> None:
+    def rename(config: dict[str, Any]) -> None:
+        for section in ("component_config_paths", "component_optims"):
+            named = config["model"][section]
+            named["head"] = named.pop("velocity_decoder")
+
+    checked = check(load_located(tiny_experiment(rename)))
+    with pytest.raises(ConfigError, match=r"train.trainer: .*needs a component named velocity_decoder"):
+        outline(checked, build_data(checked))
+
+
+def test_a_loss_that_the_policy_does_not_take_is_a_mistake_before_any_proof(tiny_experiment: Write) -> None:
+    def add_loss(config: dict[str, Any]) -> None:
+        config["plugins"].append("experiment_training.components.loss.l2")
+        config["train"]["loss"] = {"type": "l2_loss"}
+
+    checked = check(load_located(tiny_experiment(add_loss)))
+    with pytest.raises(ConfigError, match="StateFlowMatchingPolicy takes no loss"):
+        outline(checked, build_data(checked))

@@ -134,6 +134,7 @@ def test_two_workers_train_the_run_of_one_process(tiny_experiment: Write, tmp_pa
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"Trained: {run}\n"
     assert "raylet" not in done.stderr
+    assert "Starting Ray on this machine" in done.stderr
     assert "tiny: 100%" in done.stderr
     one = train(path, [f"train.save_dir={tmp_path / 'one'}", *SHARED])
     totals = [[m["total"] for m in metrics(folder)] for folder in (run, one)]

@@ -144,3 +144,8 @@ def test_importing_the_package_imports_neither_torch_nor_the_api() -> None:
     code = "import sys, trainer; print([n for n in ('torch', 'pydantic', 'trainer.api') if n in sys.modules])"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert said.strip() == "[]"
+
+
+def test_data_is_shown_in_one_line(tiny_experiment: Write) -> None:
+    data = trainer.build_data(tiny_experiment())
+    assert repr(data) == "Data(180 samples; observation.state by mean_std, action by mean_std normalized)"

@@ -29,7 +29,7 @@ def test_the_parts_the_batch_and_the_memory_are_told_without_a_proof(tiny_experi
     # 10 · 16 + 16 weights of the encoder
     assert lines["size of observation_encoder"] == "176 parameters, all trained, 704B"
     assert lines["average"] == "decay 0.9: over about 10 updates"
-    assert lines["checkpoints"] == "every 1 of 2 epochs, at the end"
+    assert lines["checkpoints"] == "every epoch of 2, at the end"
     assert lines["observation.state"].split()[:4] == ["(16,", "2,", "5)", "float32"]
     assert lines["memory of a rank"].startswith("about ")
     assert "activations" in lines["memory of a rank"]
@@ -41,7 +41,7 @@ def test_a_small_model_is_proved_without_being_asked_for(tiny_experiment: Write)
     result = checked(path, "--ranks", "2")
     assert result.exit_code == 0, result.output
     assert re.search(r"Proved by \d updates of 8 samples on the CPU in .* take a CPU seconds", result.output)
-    assert "0 fails" in result.output
+    assert "0 fail\n" in result.output
     assert "2 ranks, 0 workers each" in result.output
     assert "first (1) 0, peak (2) 0.001, middle (6) " in result.output
     assert not (path.parent / "run").exists()
@@ -67,7 +67,7 @@ def test_a_claim_that_fails_is_a_mistake_with_its_place(tiny_experiment: Write) 
     line = 1 + next(i for i, text in enumerate(path.read_text().splitlines()) if "decay: 1.0e-09" in text)
     assert f"experiment.yaml:{line}:" in result.output
     assert "train.ema.decay: a decay of 1e-09 makes the average the weights themselves" in result.output
-    assert "1 fails" in result.output
+    assert "1 fail\n" in result.output
 
 
 def test_a_program_reads_it_as_json(tiny_experiment: Write) -> None:

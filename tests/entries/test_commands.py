@@ -112,7 +112,9 @@ def test_a_run_that_is_done_says_so(tiny_experiment: Write, caplog: pytest.LogCa
     path = tiny_experiment(lambda c: c["train"].update(epoch=1, loggers=[]))
     assert call("train", path)[0] == 0
     with caplog.at_level("INFO"):
-        assert call("train", path)[0] == 0
+        code, output = call("train", path)
+    assert code == 0
+    assert "11/11" not in output, "no bar of a training that does not happen"
     assert f"{path.parent / 'run'} is done already, after 11 updates" in caplog.text
     assert "raise train.epoch or train.max_steps" in caplog.text
 

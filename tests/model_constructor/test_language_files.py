@@ -3,7 +3,7 @@
 import pickle
 
 import pytest
-from model_constructor import compile_ir, resolve_config
+from model_constructor import compile_ir, look_for_defaults_in, resolve_config
 from model_constructor.config.settings import Settings, parse_settings
 from model_constructor.errors import ConfigError
 
@@ -235,3 +235,21 @@ def test_endless_chains_end_in_an_error():
     chain = {f"k{i}": f"${{k{i + 1}}}" for i in range(3000)}
     with pytest.raises(ConfigError):
         resolve_config({"schema_version": 1, "model": IDENTITY, **chain})
+
+
+def test_defaults_are_also_found_in_a_folder_that_was_added(tmp_path, monkeypatch):
+    monkeypatch.setattr("model_constructor.config.defaults._further_folders", [])
+    shared, own = tmp_path / "shared", tmp_path / "own"
+    (shared / "models").mkdir(parents=True)
+    own.mkdir()
+    (shared / "models/base.yaml").write_text("schema_version: 1\nextra: {a: 1}\n" + MODEL)
+    (own / "child.yaml").write_text("schema_version: 1\ndefaults: [models/base.yaml]\nextra: {b: 2}\n")
+    with pytest.raises(ConfigError, match=r"file not found: .*own/models/base\.yaml"):
+        resolve_config(own / "child.yaml")
+    look_for_defaults_in(shared)
+    assert resolve_config(own / "child.yaml").data["extra"] == {"a": 1, "b": 2}
+    (own / "models").mkdir()
+    (own / "models/base.yaml").write_text("schema_version: 1\nextra: {a: 3}\n" + MODEL)
+    assert resolve_config(own / "child.yaml").data["extra"] == {"a": 3, "b": 2}, (
+        "what is beside the file wins"
+    )

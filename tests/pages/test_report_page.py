@@ -435,3 +435,13 @@ def test_command_refuses_what_is_no_run_in_one_sentence(tmp_path: Path, folder: 
 def test_page_that_cannot_be_written_is_an_error(run: Path) -> None:
     with pytest.raises(ReportError, match="cannot be written"):
         build_report(run, run / "no such folder" / "page.html")
+
+
+def test_a_folder_of_runs_is_answered_with_the_runs_in_it(tmp_path: Path) -> None:
+    for name in ("second", "first"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(
+        ReportError, match=f"there are runs in it: {tmp_path / 'first'} {tmp_path / 'second'}$"
+    ):
+        build_report(tmp_path)

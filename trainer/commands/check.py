@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -146,17 +147,22 @@ def _settings(checked: CheckedConfig, data: Data) -> Iterator[tuple[str, str]]:
         yield "average", f"decay {train.ema.decay:g}: over about {1 / (1 - train.ema.decay):,.0f} updates"
     clip = train.gradient_clip_val
     yield "gradients", "not clipped" if clip is None else f"clipped to {clip} ({train.gradient_clip_scope})"
-    times = [f"every {train.save_every} of {epochs} epochs"] if train.save_every <= epochs else []
+    every = f"every {_epochs(train.save_every)}"
+    times = [f"{every} of {epochs:,}"] if train.save_every <= epochs else []
     times += [f"every {saving.save_every_n_steps:,} updates"] if saving.save_every_n_steps else []
     times += ["at the end"] if saving.save_last else []
     times += [f"the best {saving.best.metric}"] if saving.best else []
     yield "checkpoints", ", ".join(times) + (f"; the last {saving.keep} stay" if saving.keep else "")
     if config.data.validation is not None:
-        yield "validation", f"every {config.data.validation.every_n_epochs} epochs"
+        yield "validation", f"every {_epochs(config.data.validation.every_n_epochs)}"
     if train.evaluation is not None:
         how = train.evaluation
-        yield "evaluation", f"{how.episodes} episodes of {how.env} every {how.every_n_epochs} epochs"
+        yield "evaluation", f"{how.episodes} episodes of {how.env} every {_epochs(how.every_n_epochs)}"
     yield "loggers", ", ".join(logger.type for logger in train.loggers) or "metrics.jsonl alone"
+
+
+def _epochs(count: int) -> str:
+    return "epoch" if count == 1 else f"{count:,} epochs"
 
 
 def _time(checked: CheckedConfig, data: Data, parts: Outline, proof: Proof | None) -> Rows:
@@ -217,8 +223,9 @@ def _print_rest(times: Rows, proof: Proof | None, why: str) -> None:
         rows = [(claim.verdict, claim.text, claim.measured) for claim in proof.claims]
         for line in _columns(rows):
             click.echo(line)
-        counts = {v: sum(c.verdict == v for c in proof.claims) for v in ("holds", "does not apply", "fails")}
-        click.echo(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
+        counts = Counter(claim.verdict for claim in proof.claims)
+        named = {"holds": "hold", "does not apply": "do not apply", "fails": "fail"}
+        click.echo(f"Claims: {', '.join(f'{counts[verdict]} {text}' for verdict, text in named.items())}")
 
 
 def _plain(settings: Rows, parts: Outline, proof: Proof | None, why: str) -> dict[str, Any]:

@@ -8,18 +8,19 @@ from pathlib import Path
 import click
 
 from trainer.commands.errors import UserError, user_errors
+from trainer.commands.options import Commands
 from trainer.config.paths import expanded
 
 # Named here, so that `trainer --help` need not wait for what reads them; a test holds them together.
 _FORMATS = ("diffusion_policy_zarr", "robomimic_hdf5", "aloha_hdf5")
 
 
-@click.group("data")
+@click.group("data", cls=Commands)
 def data() -> None:
     """Look at datasets, recompute their statistics, convert other formats."""
 
 
-@data.command("inspect")
+@data.command("inspect", short_help="Print what a dataset holds, and all that is wrong with it.")
 @click.argument("root", type=click.Path(path_type=Path))
 @click.option(
     "--html", type=click.Path(path_type=Path, dir_okay=False), help="Write a page with plots and film strips."
@@ -65,7 +66,7 @@ def inspect(root: Path, html: Path | None, show: int, decode: bool, strict: bool
         raise SystemExit(1)
 
 
-@data.command("stats")
+@data.command("stats", short_help="Compute the statistics of a dataset from its numbers.")
 @click.argument("root", type=click.Path(path_type=Path))
 @click.option("--write", is_flag=True, help="Replace meta/stats.json; without it, nothing is changed.")
 @click.option(

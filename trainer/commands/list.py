@@ -17,6 +17,15 @@ if TYPE_CHECKING:
     from trainer.engine.registered import Parameter, Registered
 
 
+_OTHER_NAMES = {
+    "policy": "trainer",
+    "dataset": "dataset_builder",
+    "loss": "loss_builder",
+    "optimizer": "optimizer_builder",
+}
+"""What `trainer new` calls a kind → its registry."""
+
+
 @click.command("list")
 @click.argument("kind", required=False)
 @click.argument("key", required=False)
@@ -30,7 +39,8 @@ def list_command(kind: str | None, key: str | None, config: Path | None, for_pro
     """List what is registered: all kinds, those of one KIND with their parameters, or one KEY in full.
 
     Kinds are the registries (trainer, dataset_builder, optimizer_builder, loss_builder, callback, logger,
-    metric, simulator, expert), and block and op of the model YAMLs.
+    metric, simulator, expert), and block and op of the model YAMLs. `policy`, `dataset`, `loss` and
+    `optimizer` are understood too.
 
     \b
     Examples:
@@ -40,6 +50,7 @@ def list_command(kind: str | None, key: str | None, config: Path | None, for_pro
     """
     from model_constructor import did_you_mean
 
+    kind = _OTHER_NAMES.get(kind, kind) if kind is not None else None
     from trainer.commands.experiments import plugins_of
     from trainer.engine.registered import kinds, load_plugins_of, registered
 

@@ -9,14 +9,15 @@ from pathlib import Path
 import click
 
 from trainer.commands.errors import UserError, user_errors
+from trainer.commands.options import Commands
 
 
-@click.group("model")
+@click.group("model", cls=Commands)
 def model() -> None:
     """Look at model YAML files."""
 
 
-@model.command("show")
+@model.command("show", short_help="Print modules, parameters and shapes of a model, or draw it.")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
     "--input",

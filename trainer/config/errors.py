@@ -85,7 +85,7 @@ class ConfigError(ValueError):
     """All mistakes found in one configuration."""
 
     def __init__(self, issues: Sequence[ConfigValidationIssue]) -> None:
-        self.issues = list(issues)
+        self.issues = list(dict.fromkeys(issues))  # two components may share the wrong setting
         lines = [f"Config validation failed with {len(self.issues)} error(s):"]
         shown = (issue.shown().replace("\n", "\n  ") for issue in self.issues)
         super().__init__("\n".join([*lines, *(f"  {text}" for text in shown)]))

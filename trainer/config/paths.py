@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from model_constructor import look_for_defaults_in
+
 PROJECT_MARKS = (".git", "pyproject.toml")
 LONGEST_NAME, LONGEST_PATH = 255, 4095
 """In bytes: what Linux file systems take."""
 SHIPPED = Path(__file__).resolve().parents[2]
 """The folder with the shipped experiments: the checkout, or where the wheel was installed."""
+look_for_defaults_in(SHIPPED)  # a model YAML builds on a shipped one as an experiment YAML does
 
 
 def config_file(path: str | Path, folder: Path = Path()) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import pydantic
@@ -16,6 +16,7 @@ from trainer.config.section import KeyMistake
 
 M = TypeVar("M", bound=pydantic.BaseModel)
 _QUOTED = re.compile(r"'([^']*)'")
+UNKNOWN_KEY = "unknown key"
 _PLAIN_TYPES = ("int", "float", "str", "bool")
 """How pydantic ends a path where a union has such a member."""
 
@@ -127,8 +128,8 @@ def _schema_issue(
 ) -> ConfigValidationIssue:
     kind, message, hint, of_key = one["type"], one["msg"], None, False
     if kind == "extra_forbidden":
-        message, of_key = "unknown key", True
-        hint = _hint_of_unknown(str(path[-1]), path[:-1], model)
+        message, of_key = UNKNOWN_KEY, True
+        hint = hint_of_unknown(str(path[-1]), path[:-1], model)
     elif kind in ("missing", "missing_argument"):
         message, of_key = "this key is required", True
     elif kind == "value_error":
@@ -136,7 +137,7 @@ def _schema_issue(
         if isinstance(cause, KeyMistake):
             path, hint, of_key = (*path, cause.key), cause.hint, False
     elif kind in ("model_type", "model_attributes_type", "dataclass_type"):
-        message, hint = _no_section(one, path)
+        message, hint = _no_section(one, path, keys_at(model, path))
     else:
         message = message.partition(", unable to parse")[0]
         message = f"{message[0].lower()}{message[1:]}, not {_shown(one['input'])}"
@@ -146,17 +147,17 @@ def _schema_issue(
     return ConfigValidationIssue(format_path(path), message, hint, path=path, of_key=of_key)
 
 
-def _no_section(one: Mapping[str, Any], path: ConfigPath) -> tuple[str, str | None]:
+def _no_section(one: Mapping[str, Any], path: ConfigPath, keys: Sequence[str]) -> tuple[str, str | None]:
     """Return what is wrong where a section should be, and what to write."""
     value, kind = one["input"], one.get("ctx", {}).get("class_name")
     message = f"here stands a section of keys, not {_shown(value)}"
     if kind != ComponentSpec.__name__ or not isinstance(value, str):
-        return message, None
+        return message, f"its keys are {', '.join(keys)}" if keys else None
     form = f"type: {value}"
     return message, f"write `- {form}`" if isinstance(path[-1], int) else f"write `{path[-1]}: {{{form}}}`"
 
 
-def _hint_of_unknown(key: str, section: ConfigPath, model: type[pydantic.BaseModel]) -> str | None:
+def hint_of_unknown(key: str, section: ConfigPath, model: type[pydantic.BaseModel]) -> str | None:
     """Return what an unknown key was probably meant to be: a near name there, or the same name elsewhere."""
     known = keys_at(model, section)
     if not known:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from model_constructor import ConfigPath, SourceLocation, did_you_mean, format_path
@@ -11,12 +13,12 @@ from trainer.config.errors import ConfigError, ConfigValidationIssue
 from trainer.config.loader import LocatedConfig
 from trainer.config.parameters import Target, convert_parameters
 from trainer.config.schemas import ExperimentConfig
-from trainer.config.validated import validated
+from trainer.config.validated import UNKNOWN_KEY, validated
 
 _ELSEWHERE = {
     "model.config_path": "components stand under model.component_config_paths",
     "train.amp": "use `precision: bf16` or `precision: fp16` at the top level",
-    "train.batch_size": "it stands under data.batch_size",
+    "train.batch_size": "it stands at `data.batch_size`",
     "train.max_epochs": "use train.epoch",
     "train.model_input": "components are called with named inputs; their graphs say which",
     "train.scheduler": "schedules live in the optimizers, such as adamw_warmup_cosine_decay",
@@ -62,6 +64,13 @@ class Issues:
         self.found.append(
             ConfigValidationIssue(format_path(path), message, hint, location, chain, path, of_key)
         )
+
+    def tell_how_to_take_back(self) -> None:
+        """Add to the last mistake, an unknown parameter, what to write where `defaults` brought it in."""
+        last = self.found[-1]
+        if len(last.origin) > 1:
+            how = f"`{last.path[-1]}: null` in {Path(last.origin[0]).name} takes it back"
+            self.found[-1] = replace(last, hint=f"{last.hint}; {how}" if last.hint else how)
 
     def add_in_model(
         self,
@@ -151,6 +160,8 @@ def validate_parameters(
     converted, found = convert_parameters(params, targets, reserved)
     for one in found:
         issues.add((*path, *one.path), one.error_message, one.hint, one.of_key)
+        if one.error_message.startswith(UNKNOWN_KEY):
+            issues.tell_how_to_take_back()
     return converted
 
 

@@ -25,7 +25,7 @@ from trainer.registry import DATASET_BUILDER_REGISTRY
 from trainer.templates import TrainingDataset
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Data:
     """What an experiment trains on.
 
@@ -46,6 +46,12 @@ class Data:
     augmentation: Augmentation | None = None
     held_out: TrainingDataset | None = None
     warnings: Sequence[str] = ()
+
+    def __repr__(self) -> str:
+        """Return numbers of samples and the features, not pages of statistics."""
+        held_out = f", {len(self.held_out):,} held out" if self.held_out is not None else ""
+        features = ", ".join(f"{name} by {mode}" for name, mode in self.normalizer.modes.items()) or "nothing"
+        return f"Data({len(self.dataset):,} samples{held_out}; {features} normalized)"
 
 
 def build_data(checked: CheckedConfig, world_size: int = 1, local_rank: int = 0) -> Data:

@@ -17,6 +17,8 @@ constructors and their docstrings; do not edit it. `trainer list` prints the sam
 needs that line under `plugins`; the others are always there. Parameters without a default are required.
 What a component of your own must offer stands in [parts of your own](extending.md). Networks are
 [blocks](blocks.md), simulators are chosen by `train.evaluation.env`.
+Which components a policy asks for, and what each is given and returns, says
+`trainer list trainer act_trainer`.
 """
 _SECTIONS = (
     ("Datasets", "data.datamodule", "dataset_builder"),

@@ -231,7 +231,7 @@ def _bar(e: Experiment) -> Any:
         e.config.train.project_name,
         unit="step",
         initial=e.progress.iteration,
-        disable=not e.runtime.is_main,
+        disable=not e.runtime.is_main or e.finished,  # of a finished run only what was not measured is left
     )
 
 
@@ -242,6 +242,7 @@ class Pace:
         self.e = experiment
         self.every = experiment.config.train.log_every_n_steps
         self.samples = experiment.samples_per_update
+        self._validation: float | None = None
         self.restart()
 
     @contextlib.contextmanager
@@ -274,15 +275,17 @@ class Pace:
         """Return what stands behind the progress bar.
 
         Of the metrics that is the total loss; where there is none, the first that is a loss by its name, or
-        else the first that the trainer returned.
+        else the first that the trainer returned. Of the last validation, its total loss.
         """
         last = self.e.tracker.last
         returned = [name for name in last if name not in ("step", "epoch", *rates)]
         losses = [name for name in returned if "loss" in name.lower()]
         shown = ["total"] if "total" in last else (losses or returned)[:1]
+        self._validation = self.e.scores.get("validation/total", self._validation)
         return {
             "epoch": f"{self.e.progress.epoch + 1}/{self.e.total_epochs}",
             **{"loss" if name == "total" else name: f"{last[name]:.4f}" for name in shown},
+            **({} if self._validation is None else {"validation": f"{self._validation:.4f}"}),
             "samples/s": f"{rates['samples_per_s']:,.0f}",
             "waiting": f"{rates['data_wait']:.1%}",
         }

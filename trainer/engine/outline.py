@@ -14,17 +14,18 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from trainer.config.component import ComponentSpec
+from trainer.config.errors import ConfigError
 from trainer.data.batch_path import BatchPath
 from trainer.data.columns import pictures_of
-from trainer.deployment.policy_parts import build_loss, build_models, build_policy
+from trainer.deployment.policy_parts import build_models
 from trainer.engine.build_data import Data
 from trainer.engine.check import CheckedConfig
 from trainer.engine.misfit import is_certain, misfit
 from trainer.engine.optimizers import build_optimizer
+from trainer.engine.parts import policy_over
 from trainer.engine.rehearsal import explain
 from trainer.engine.update import switch_optimizer
 from trainer.modeling.initialize import count_parameters, freeze
-from trainer.registry import TRAINER_REGISTRY
 from trainer.templates import Context
 from trainer.utils.seed import kept_random_state
 
@@ -150,6 +151,8 @@ def outline(checked: CheckedConfig, data: Data) -> Outline:
     if why_not is None:
         try:
             step = _step(checked, nn.ModuleDict(models), ready)
+        except ConfigError:
+            raise
         except Exception as error:  # whatever a policy does that needs real numbers
             if is_certain(error):
                 raise misfit(checked, models, error) from error
@@ -224,12 +227,10 @@ class _NoNumbers:
 def _step(checked: CheckedConfig, models: nn.ModuleDict, ready: Mapping[str, Any]) -> Step | None:
     """Go forward and backward on the meta device, with the batch size of the run."""
     config = checked.config
-    trainer: Any = TRAINER_REGISTRY.get(config.train.trainer.type)
-    policy_class = getattr(trainer, "policy_class", None)
-    if policy_class is None:
+    policy = policy_over(checked, models)
+    if policy is None:
         return None
-    params = config.train.trainer.params
-    policy = build_policy(policy_class, models, build_loss(config.train.loss), params).to("meta")
+    policy.to("meta")
     size = config.data.batch_size
     batch = {
         key: torch.empty((size, *value.shape[1:]), dtype=value.dtype, device="meta")

@@ -145,6 +145,27 @@ def _loss(checked: CheckedConfig) -> nn.Module | None:
 
 def build_objective(checked: CheckedConfig, runtime: Runtime, components: Components) -> Objective | None:
     """Build the policy that the trainer's class names, if it names one."""
+    policy = policy_over(checked, components.called)
+    if policy is None:
+        return None
+    policy.to(runtime.device)
+    own = own_state(policy, components.called)
+    trained = [name for name, value in own.items() if value.requires_grad]
+    if trained:
+        message = (
+            f"{type(policy).__name__} has trainable parameters of its own ({', '.join(trained)}), but "
+            "optimizers train components: make them one, or buffers"
+        )
+        raise checked.mistake(("train", "trainer"), message)
+    return policy
+
+
+def policy_over(checked: CheckedConfig, models: nn.ModuleDict) -> Objective | None:
+    """Return the policy that the trainer's class names, made of given components; None if it names none.
+
+    Raises:
+        ConfigError: components, loss or parameters are not what the policy takes.
+    """
     policy_class = _policy_class(checked)
     if policy_class is None:
         return None
@@ -152,21 +173,12 @@ def build_objective(checked: CheckedConfig, runtime: Runtime, components: Compon
     if not issubclass(policy_class, Objective):
         message = f"{policy_class.__name__} is no trainer.templates.Policy or Objective; derive it from one"
         raise checked.mistake(path, message)
-    params, loss = checked.config.train.trainer.params, _loss(checked)
+    loss = _loss(checked)
     try:
-        policy: Objective = build_policy(policy_class, components.called, loss, params)
+        policy: Objective = build_policy(policy_class, models, loss, checked.config.train.trainer.params)
         check_state(policy, " of the policy")
     except ValueError as error:
         raise checked.mistake(path, str(error)) from error
-    policy.to(runtime.device)
-    own = own_state(policy, components.called)
-    trained = [name for name, value in own.items() if value.requires_grad]
-    if trained:
-        message = (
-            f"{policy_class.__name__} has trainable parameters of its own ({', '.join(trained)}), but "
-            "optimizers train components: make them one, or buffers"
-        )
-        raise checked.mistake(path, message)
     return policy
 
 

@@ -17,6 +17,7 @@ from trainer.engine.tracking import VALIDATIONS
 from trainer.templates import Callback, Context, Metric
 from trainer.templates.reduced import plain
 from trainer.utils.errors import TrainingFault
+from trainer.utils.log import log
 from trainer.utils.random import RowRandom
 from trainer.utils.text import what_it_is
 
@@ -50,6 +51,9 @@ class Validation(Callback):
         scores: dict[str, float] = e.runtime.from_main(_means(e.runtime.gather(totals)))
         facts = {"step": e.progress.iteration, "epoch": e.progress.epoch}
         e.tracker.note(VALIDATIONS, facts, scores)
+        if e.finished:
+            shown = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
+            log.info(f"On the validation episodes after epoch {e.progress.epoch}: {shown}.")
         return scores
 
     def _measure(self, e: Experiment) -> dict[str, tuple[float, float]]:

@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 from model_constructor.config.nodes import UNKNOWN, Node
 from model_constructor.util.problems import Problems
 
 FORM = "a list of paths, `- base.yaml` or `- label: base.yaml`"
+
+_further_folders: list[str] = []
+
+
+def look_for_defaults_in(folder: str | Path) -> None:
+    """Let `defaults` also name files below this folder, where none is beside the file that names them."""
+    if str(folder) not in _further_folders:
+        _further_folders.append(str(folder))
+
+
+def file_of_entry(value: str, folder: str) -> str:
+    """The file that an entry of `defaults` means: below `folder`, else below one that was added."""
+    own, *others = (
+        os.path.normpath(os.path.join(one, os.path.expanduser(value))) for one in (folder, *_further_folders)
+    )
+    return own if os.path.exists(own) else next(filter(os.path.isfile, others), own)
 
 
 def defaults_entries(root: Node, problems: Problems) -> list[Node]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from model_constructor.config.defaults import defaults_entries
+from model_constructor.config.defaults import defaults_entries, file_of_entry
 from model_constructor.config.interpolate import interpolate_node
 from model_constructor.config.merge import merge_nodes
 from model_constructor.config.nodes import UNKNOWN, Node, from_data, to_data
@@ -102,8 +102,7 @@ def _compose(file: str, stack: tuple[str, ...], problems: Problems) -> Node:
         problems.chains[file] = stack
     composed = root.holding({})
     for entry in _with_stack(root, stack, problems):
-        path = os.path.join(os.path.dirname(file), os.path.expanduser(entry.value))
-        included = os.path.normpath(path)
+        included = file_of_entry(entry.value, os.path.dirname(file))
         if any(_same_file(included, above) for above in stack):
             problems.take(
                 ConfigError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,3 +40,18 @@ def test_a_flow_that_is_trained_on_padding_by_mistake_is_found(
 def test_padding_that_is_asked_for_is_no_fault(tiny_experiment: Write) -> None:
     claim = claims_of(tiny_experiment(), ["train.trainer.params.train_on_padding=true"])[TEXT]
     assert (claim.verdict, claim.measured) == ("does not apply", "train_on_padding asks for it")
+
+
+def test_a_policy_that_trains_on_padding_by_default_is_no_fault(
+    tiny_experiment: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tiny_experiment()
+    claims_of(path)  # imports the plugins
+    policy: Any = TRAINER_REGISTRY.get("state_flow_matching_trainer").policy_class  # type: ignore[attr-defined]
+    signature = inspect.signature(policy)
+    default = signature.parameters["train_on_padding"].replace(default=True)
+    parameters = [default if one.name == default.name else one for one in signature.parameters.values()]
+    monkeypatch.setattr(policy, "__signature__", signature.replace(parameters=parameters), raising=False)
+    monkeypatch.setattr(policy, "left_out", lambda self, batch: None)
+    assert claims_of(path)[TEXT].verdict == "does not apply"
+    assert claims_of(path, ["train.trainer.params.train_on_padding=false"])[TEXT].verdict == "fails"

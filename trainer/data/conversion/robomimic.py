@@ -78,6 +78,7 @@ def open_robomimic(path: Path) -> Source:
     extra = sorted({key for demo in demos for key, _ in arrays(data[demo]["obs"]) if key not in observations})
     notes = {
         "the simulator's own states are left out": "states" in first,
+        "next_obs is left out: it is obs, one frame later": "next_obs" in first,
         f"observations that are not numbers for every frame are left out: {', '.join(unusable)}": unusable,
         f"observations that {demos[0]} does not have are left out: {', '.join(extra)}": extra,
         f"mask names demonstrations that are not in the file: {', '.join(lost)}": lost,

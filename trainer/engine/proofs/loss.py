@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -77,8 +78,15 @@ def _shifted(batch: Mapping[str, Any], where: Tensor, by: float) -> dict[str, An
     return {**batch, ACTION: torch.where(places, action + by, action)}
 
 
+def _asks_for_padding(trial: Trial, policy: Objective) -> bool:
+    """Say whether the policy was asked to train on padding, or does so unless it is asked not to."""
+    own = inspect.signature(type(policy)).parameters.get("train_on_padding")
+    default = own is not None and own.default is True
+    return bool(trial.config.train.trainer.params.get("train_on_padding", default))
+
+
 def _padding(trial: Trial, policy: Objective, batch: Mapping[str, Any], flags: Tensor, text: str) -> Claim:
-    if trial.config.train.trainer.params.get("train_on_padding"):
+    if _asks_for_padding(trial, policy):
         return not_applicable(ABOUT, text, "train_on_padding asks for it")
     if sees_actions(trial, policy, batch):
         return _padded_targets(trial, policy, batch, flags, text)

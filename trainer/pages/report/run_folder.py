@@ -199,7 +199,9 @@ def read_run(folder: Path) -> Run:
     if not folder.is_dir():
         raise ReportError(f"{folder} is not a folder; give the `save_dir` of a run.")
     if not any((folder / name).exists() for name in (*RUN_FILES, "evaluations")):
-        raise ReportError(f"{folder} holds no file of a run, such as {RUN_FILES[0]} or {RUN_FILES[2]}.")
+        message = f"{folder} holds no file of a run, such as {RUN_FILES[0]} or {RUN_FILES[2]}"
+        runs = sorted(str(path.parent) for path in folder.glob(f"*/{RUN_FILES[0]}"))
+        raise ReportError(f"{message}; there are runs in it: {' '.join(runs)}" if runs else f"{message}.")
     problems: list[str] = []
     raw_info = read_json(folder / "run.json", problems)
     info = None if raw_info is None else _run_info(raw_info, folder)

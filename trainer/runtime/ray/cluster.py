@@ -86,7 +86,7 @@ def cluster(ray: Any, job: RayJob) -> Iterator[None]:
                 namespace=job.namespace,
                 runtime_env={"env_vars": environment},
             )
-        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        except Exception as error:  # a node that does not come up in time is a bare one
             place = f"the Ray cluster at '{job.address}'" if job.address else "a Ray cluster on this machine"
             reason = " ".join(str(error).split())[:300]
             hint = ""

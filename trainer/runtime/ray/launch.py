@@ -46,6 +46,8 @@ def run_on_ray(job: RayJob) -> Any:
     with contextlib.ExitStack() as stack:
         stack.enter_context(_noted_signals(signals))
         stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+        where = "Starting Ray on this machine" if job.address is None else f"Joining Ray at {job.address}"
+        log.info(f"{where}, which takes some seconds.")
         stack.enter_context(cluster(ray, job))
         stack.enter_context(_noted_signals(signals))
         if signals:
