@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -223,9 +222,9 @@ def _print_rest(times: Rows, proof: Proof | None, why: str) -> None:
         rows = [(claim.verdict, claim.text, claim.measured) for claim in proof.claims]
         for line in _columns(rows):
             click.echo(line)
-        counts = Counter(claim.verdict for claim in proof.claims)
         named = {"holds": "hold", "does not apply": "do not apply", "fails": "fail"}
-        click.echo(f"Claims: {', '.join(f'{counts[verdict]} {text}' for verdict, text in named.items())}")
+        verdicts = [claim.verdict for claim in proof.claims]
+        click.echo(f"Claims: {', '.join(f'{verdicts.count(v)} {text}' for v, text in named.items())}")
 
 
 def _plain(settings: Rows, parts: Outline, proof: Proof | None, why: str) -> dict[str, Any]:
