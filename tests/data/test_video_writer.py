@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import av
 import numpy as np
@@ -143,3 +144,13 @@ def test_frames_that_do_not_fit(tmp_path):
     with pytest.raises(DatasetError, match="the dataset is lost"):
         write()
     assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="Linux alone tells it")
+def test_no_thread_becomes_a_real_time_one(tmp_path):
+    film = encoder.VideoEncoder(tmp_path / "film.mp4", 10, 96, 96, encoder.choose_encoder(96, 96))
+    for _ in range(3):
+        film.add(np.zeros((96, 96, 3), np.uint8))
+    threads = os.listdir("/proc/self/task")
+    assert {os.sched_getscheduler(int(thread)) for thread in threads} == {os.SCHED_OTHER}
+    film.close()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +22,7 @@ CRF: Final = 30
 AV1: Final = "libsvtav1"
 H264: Final = "libx264"
 _SMALLEST_AV1 = 64
+_THREADS: Final = "/proc/self/task"
 
 # x264's macroblock tree reads memory that it has not written where frames are small: of 300 films of 32 × 48
 # pixels one to three had other bytes. With a keyframe in every second frame there is no tree to speak of. Its
@@ -38,6 +41,23 @@ def choose_encoder(height: int, width: int) -> str:
     if H264 in av.codecs_available:
         return H264
     raise RuntimeError(f"the installed PyAV has neither {AV1} nor {H264} (its wheels from PyPI have both)")
+
+
+@contextlib.contextmanager
+def _same_scheduling() -> Iterator[None]:
+    """Let this thread, and those that are begun here, be scheduled as this one is.
+
+    Where it may, as for root, the AV1 encoder makes its threads and its opener real-time ones, for good.
+    """
+    if not hasattr(os, "sched_setscheduler"):
+        yield
+        return
+    policy, priority, before = os.sched_getscheduler(0), os.sched_getparam(0), set(os.listdir(_THREADS))
+    yield
+    for thread in {*os.listdir(_THREADS)} - before | {str(threading.get_native_id())}:
+        with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+            if os.sched_getscheduler(int(thread)) != policy:
+                os.sched_setscheduler(int(thread), policy, priority)
 
 
 class VideoEncoder:
@@ -77,6 +97,8 @@ class VideoEncoder:
         self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
         self._base = 1 / rate
         self._stream.codec_context.time_base = self._base
+        with _same_scheduling():
+            self._stream.codec_context.open()
 
     def add(self, frame: np.ndarray) -> None:
         """Append a frame, uint8 `(H, W, 3)`."""
