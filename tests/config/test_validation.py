@@ -129,7 +129,7 @@ def test_what_two_components_share_is_wrong_once() -> None:
 def test_a_parameter_that_defaults_brought_in_can_be_taken_back(tiny_experiment: Write) -> None:
     base = tiny_experiment()
     above = base.parent / "above.yaml"
-    above.write_text(f"defaults: [{base.name}]\nseed: 3\n", encoding="utf-8")
+    above.write_text(f"defaults: [{base.name}]\ntrain: {{trainer: {{type: another}}}}\n", encoding="utf-8")
 
     def receiver(action_horizon: int, n_action_steps: int = 1, integration_steps: int = 1) -> None:
         """Take parameters, but no action_dim."""

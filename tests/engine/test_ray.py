@@ -87,7 +87,7 @@ def test_without_ray_the_extra_is_named(tiny_experiment: Write, monkeypatch: pyt
 def test_an_address_where_no_cluster_is(tiny_experiment: Write) -> None:
     code, output = attempt(tiny_experiment(), "--backend", "ray", "--address", "127.0.0.1:1")
     assert code == 2
-    assert output.startswith("Error: there is no Ray cluster at '127.0.0.1:1'")
+    assert "\nError: there is no Ray cluster at '127.0.0.1:1'" in output
 
 
 def test_options_of_ray_without_ray_have_no_effect_and_say_so(tiny_experiment: Write) -> None:

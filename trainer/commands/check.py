@@ -223,8 +223,8 @@ def _print_rest(times: Rows, proof: Proof | None, why: str) -> None:
         for line in _columns(rows):
             click.echo(line)
         named = {"holds": "hold", "does not apply": "do not apply", "fails": "fail"}
-        verdicts = [claim.verdict for claim in proof.claims]
-        click.echo(f"Claims: {', '.join(f'{verdicts.count(v)} {text}' for v, text in named.items())}")
+        counts = [f"{sum(c.verdict == v for c in proof.claims)} {text}" for v, text in named.items()]
+        click.echo(f"Claims: {', '.join(counts)}")
 
 
 def _plain(settings: Rows, parts: Outline, proof: Proof | None, why: str) -> dict[str, Any]:

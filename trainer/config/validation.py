@@ -66,10 +66,11 @@ class Issues:
         )
 
     def tell_how_to_take_back(self) -> None:
-        """Add to the last mistake, an unknown parameter, what to write where `defaults` brought it in."""
+        """Add to the last mistake, an unknown parameter, what to write if a file above has another `type`."""
         last = self.found[-1]
-        if len(last.origin) > 1:
-            how = f"`{last.path[-1]}: null` in {Path(last.origin[0]).name} takes it back"
+        named = self.located.locate((*last.path[:-2], "type"))
+        if named is not None and named.file in last.origin[:-1]:
+            how = f"`{last.path[-1]}: null` in {Path(named.file).name} takes it back"
             self.found[-1] = replace(last, hint=f"{last.hint}; {how}" if last.hint else how)
 
     def add_in_model(
