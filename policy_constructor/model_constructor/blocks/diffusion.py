@@ -80,6 +80,10 @@ class ConditionalUNet1D(nn.Module):
     but the deepest halve the time; on the way up a level sees what the way down left there, apart from the
     outermost one, which as published has no such connection.
 
+    The condition goes through Mish first, as published, which has its minimum at −1.19: of numbers on both
+    sides of it the network cannot tell which one it sees. So raw observations in a condition must lie in
+    [−1, 1] (`normalization: min_max`), or go through a layer of the encoder before.
+
     Args:
         action_dim: size A of one action.
         condition_dim: size C of the condition.
