@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
@@ -21,27 +19,24 @@ class ACTPolicy(Policy):
 
     Zhao et al. 2023, "Learning Fine-Grained Bimanual Manipulation with Low-Cost Hardware": a conditional
     variational autoencoder. With z drawn from q(z | s, a) the loss is
-    |π(o, z) − a| / (S·A) + β · KL(q ‖ N(0, 1)), or with the squared error; a robot has z = 0.
+    |π(o, z) − a| / (S·A) + β · KL(q ‖ N(0, 1)); a robot has z = 0.
 
     Components, whose graph inputs are named after the observation features that they want:
 
     - `style_encoder` also takes `action (B, S, A)` and `action_is_pad (B, S)`, and returns `(B, 2Z)`, mean
-      and logarithm of the variance of z; without one z is 0 in training too, and nothing is variational;
+      and logarithm of the variance of z;
     - `backbone`, if there are cameras, returns feature maps, one `(B, C, h, w)` or a list of them;
     - `action_transformer` also takes `latent (B, Z)` and, with a backbone, `features`, a list of its maps,
       and returns the chunk `(B, S, A)`.
 
     Args:
-        components: one to three of them.
+        components: the two or three components.
         action_horizon: S, the length of a chunk.
         action_dim: A.
         n_action_steps: how many actions of a chunk are executed before the next one is asked for; all of them
             if not given, as published. With `train.temporal_ensembling` every step asks for one.
         latent_dim: Z.
         kl_weight: β.
-        reconstruction: `l1` the absolute error, as published, or `l2` its square. The absolute error weighs
-            an action that is far off no more than one that is nearly right, so what only few frames show is
-            learned late.
 
     Raises:
         ValueError: a component is missing, or a number is out of range.
@@ -56,10 +51,9 @@ class ACTPolicy(Policy):
         n_action_steps: int | None = None,
         latent_dim: int = 32,
         kl_weight: float = 10.0,
-        reconstruction: Literal["l1", "l2"] = "l1",
     ) -> None:
         super().__init__()
-        check_needed(components, ("action_transformer",), "ACT")
+        check_needed(components, ("style_encoder", "action_transformer"), "ACT")
         executed = action_horizon if n_action_steps is None else n_action_steps
         check_executed(executed, action_horizon)
         if kl_weight < 0:
@@ -69,33 +63,16 @@ class ACTPolicy(Policy):
         self.n_action_steps = executed
         self.latent_dim = latent_dim
         self.kl_weight = kl_weight
-        self.reconstruction = reconstruction
 
     def loss(self, batch: dict[str, Tensor], context: Context) -> dict[str, Tensor]:
-        """Return `total`, and its parts `l1` or `l2`, the mean error, and `kl`, in nats and not weighed.
-
-        Without a style encoder there is no `kl`.
+        """Return `total`, and its parts `l1`, the mean absolute error, and `kl`, in nats and not weighed.
 
         Args:
             batch: normalized; `action (B, S, A)`, `action_is_pad (B, S)` and the observations.
             context: noise of the latent.
         """
-        if "style_encoder" not in self.components:
-            error = self._error(batch)
-            return {"total": error, self.reconstruction: error}
-        mean, log_variance = self._style(batch)
-        latent = mean + torch.exp(0.5 * log_variance) * context.random.normal(tuple(mean.shape))
-        error = self._error(batch, latent)
-        kl = kl_to_standard_normal(mean, log_variance).mean()
-        return {"total": error + self.kl_weight * kl, self.reconstruction: error, "kl": kl}
-
-    def predict_action(self, observation: dict[str, Tensor], context: Context) -> Tensor:
-        """Return an action chunk `(B, S, A)`, normalized."""
-        return self._predict(observation)
-
-    def _style(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return mean and logarithm of the variance of the latent, `(B, Z)` each."""
-        action, is_pad = batch["action"], batch.get("action_is_pad")
+        action = batch["action"]
+        is_pad = batch.get("action_is_pad")
         style_encoder = self.components["style_encoder"]
         style = style_encoder(
             **encoder_arguments(style_encoder, batch, given=("action", "action_is_pad")),
@@ -103,13 +80,15 @@ class ACTPolicy(Policy):
             action_is_pad=torch.zeros_like(action[..., 0], dtype=torch.bool) if is_pad is None else is_pad,
         )
         mean, log_variance = style.float().chunk(2, dim=-1)
-        return mean, log_variance
+        latent = mean + torch.exp(0.5 * log_variance) * context.random.normal(tuple(mean.shape))
+        error = (self._predict(batch, latent) - action).abs()
+        l1 = chunk_error(error, is_pad, batch.get("action_dim_is_pad"))
+        kl = kl_to_standard_normal(mean, log_variance).mean()
+        return {"total": l1 + self.kl_weight * kl, "l1": l1, "kl": kl}
 
-    def _error(self, batch: dict[str, Tensor], latent: Tensor | None = None) -> Tensor:
-        """Return the mean error of the chunks for a latent `(B, Z)`, zeros if not given."""
-        difference = self._predict(batch, latent) - batch["action"]
-        error = difference.abs() if self.reconstruction == "l1" else difference.square()
-        return chunk_error(error, batch.get("action_is_pad"), batch.get("action_dim_is_pad"))
+    def predict_action(self, observation: dict[str, Tensor], context: Context) -> Tensor:
+        """Return an action chunk `(B, S, A)`, normalized."""
+        return self._predict(observation)
 
     def _predict(self, batch: dict[str, Tensor], latent: Tensor | None = None) -> Tensor:
         """Return the chunk for a latent `(B, Z)`, zeros if not given."""
