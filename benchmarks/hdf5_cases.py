@@ -73,6 +73,18 @@ def store(group: Any, key: str, values: Any) -> None:
         group[key] = values
 
 
+def store_demonstration(rng: np.random.Generator, group: Any, name: str, arrays: dict[str, Any]) -> list[str]:
+    """Write arrays, one of them damaged now and then, and return what was done to that one."""
+    done = []
+    if rng.random() < 0.3:
+        key, kind = str(rng.choice(list(arrays))), str(rng.choice(ARRAYS))
+        arrays = {**arrays, key: damaged(rng, kind, arrays[key])}
+        done.append(f"{name} {key} {kind}")
+    for key, values in arrays.items():
+        store(group, key, values)
+    return done
+
+
 def robomimic_case(rng: np.random.Generator, folder: Path) -> list[str]:
     """Write a file of robomimic."""
     floats = bool(rng.random() < 0.4)
@@ -81,14 +93,8 @@ def robomimic_case(rng: np.random.Generator, folder: Path) -> list[str]:
         data = file.create_group("data")
         data.attrs["env_args"] = json.dumps({"env_name": "Lift", "env_kwargs": {"control_freq": 20}})
         for e in range(int(rng.integers(1, 4))):
-            arrays: dict[str, Any] = demonstration(rng, int(rng.integers(2, 6)), floats)
-            if rng.random() < 0.3:
-                key, kind = str(rng.choice(list(arrays))), str(rng.choice(ARRAYS))
-                arrays[key] = damaged(rng, kind, arrays[key])
-                done.append(f"demo_{e} {key} {kind}")
-            demo = data.create_group(f"demo_{e}")
-            for key, values in arrays.items():
-                store(demo, key, values)
+            arrays = demonstration(rng, int(rng.integers(2, 6)), floats)
+            done += store_demonstration(rng, data.create_group(f"demo_{e}"), f"demo_{e}", arrays)
         file["mask/train"] = np.array([b"demo_0"])
     return done
 
@@ -110,13 +116,8 @@ def aloha_case(rng: np.random.Generator, folder: Path) -> list[str]:
             for row, code in zip(padded, codes, strict=True):
                 row[: len(code)] = np.frombuffer(code, np.uint8)
             arrays["observations/images/top"] = padded
-        if rng.random() < 0.3:
-            key, kind = str(rng.choice(list(arrays))), str(rng.choice(ARRAYS))
-            arrays[key] = damaged(rng, kind, arrays[key])
-            done.append(f"episode_{e} {key} {kind}")
         with h5py.File(folder / f"aloha/episode_{e}.hdf5", "w") as file:
-            for key, values in arrays.items():
-                store(file, key, values)
+            done += store_demonstration(rng, file, f"episode_{e}", arrays)
     return done
 
 
@@ -137,11 +138,6 @@ def episodic_case(rng: np.random.Generator, folder: Path) -> list[str]:
             "observation/counter": demo["obs/counter"],
             "observation/images/head": demo["obs/agentview_image"],
         }
-        if rng.random() < 0.3:
-            key, kind = str(rng.choice(list(arrays))), str(rng.choice(ARRAYS))
-            arrays[key] = damaged(rng, kind, arrays[key])
-            done.append(f"episode_{e} {key} {kind}")
         with h5py.File(folder / f"episodes/episode_{e}.hdf5", "w") as file:
-            for key, values in arrays.items():
-                store(file, key, values)
+            done += store_demonstration(rng, file, f"episode_{e}", arrays)
     return done

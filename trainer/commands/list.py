@@ -50,10 +50,10 @@ def list_command(kind: str | None, key: str | None, config: Path | None, for_pro
     """
     from model_constructor import did_you_mean
 
-    kind = _OTHER_NAMES.get(kind, kind) if kind is not None else None
     from trainer.commands.experiments import plugins_of
     from trainer.engine.registered import kinds, load_plugins_of, registered
 
+    kind = _OTHER_NAMES.get(kind or "", kind)
     if kind is not None and kind not in kinds():
         raise UserError(f"there is no kind '{kind}'; {did_you_mean(kind, kinds())}")
     asked = kinds() if kind is None else [kind]

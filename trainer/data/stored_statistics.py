@@ -14,8 +14,8 @@ from trainer.data.statistics import COMPARED, QUANTILES, Stats, statistics_of_ep
 _QUANTILE_SHARE = 0.005
 """A stored quantile is right where the share of the numbers below it is, to so much."""
 
-
 _ROUNDING = 32 * float(np.finfo(np.float32).eps)
+"""What a mean of squares in float32 is off by, at most, of the largest square."""
 
 
 def disagreements(

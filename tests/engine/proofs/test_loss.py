@@ -16,6 +16,12 @@ Write = Callable[..., Path]
 TEXT = "padding does not count in the loss"
 
 
+def with_its_policy(path: Path) -> tuple[Path, Any]:
+    """Return an experiment and the class of its policy, which its plugins bring."""
+    claims_of(path)
+    return path, TRAINER_REGISTRY.get("state_flow_matching_trainer").policy_class  # type: ignore[attr-defined]
+
+
 def test_a_flow_that_leaves_padding_out_is_not_trained_there(tiny_experiment: Write) -> None:
     claim = claims_of(tiny_experiment())[TEXT]
     assert claim.verdict == "holds"
@@ -25,9 +31,7 @@ def test_a_flow_that_leaves_padding_out_is_not_trained_there(tiny_experiment: Wr
 def test_a_flow_that_is_trained_on_padding_by_mistake_is_found(
     tiny_experiment: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tiny_experiment()
-    claims_of(path)  # imports the plugins
-    policy: Any = TRAINER_REGISTRY.get("state_flow_matching_trainer").policy_class  # type: ignore[attr-defined]
+    path, policy = with_its_policy(tiny_experiment())
     monkeypatch.setattr(policy, "left_out", lambda self, batch: None)
     claim = claims_of(path)[TEXT]
     assert claim.verdict == "fails"
@@ -45,9 +49,7 @@ def test_padding_that_is_asked_for_is_no_fault(tiny_experiment: Write) -> None:
 def test_a_policy_that_trains_on_padding_by_default_is_no_fault(
     tiny_experiment: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = tiny_experiment()
-    claims_of(path)  # imports the plugins
-    policy: Any = TRAINER_REGISTRY.get("state_flow_matching_trainer").policy_class  # type: ignore[attr-defined]
+    path, policy = with_its_policy(tiny_experiment())
     signature = inspect.signature(policy)
     default = signature.parameters["train_on_padding"].replace(default=True)
     parameters = [default if one.name == default.name else one for one in signature.parameters.values()]

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from trainer.data.casts import CastError, cast_numbers
 from trainer.data.errors import DatasetError
 from trainer.data.lerobot.info import Feature
+from trainer.utils.text import first_line
 
 
 def column_names(path: Path) -> list[str]:
@@ -46,9 +47,9 @@ def read_table(path: Path, columns: Sequence[str] | None = None, without: str | 
                 wanted = [name for name in wanted if not name.startswith(without)]
             return file.read(columns=wanted)
     except (pa.ArrowException, OSError) as problem:
-        first_line = str(problem).strip().splitlines()[0]
+        reason = first_line(problem)
         raise DatasetError(
-            f"{path}: the file is truncated or damaged and cannot be read as parquet: {first_line}"
+            f"{path}: the file is truncated or damaged and cannot be read as parquet: {reason}"
         ) from None
 
 
