@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import contextlib
 import os
 
 import av
@@ -148,9 +149,19 @@ def test_frames_that_do_not_fit(tmp_path):
 
 @pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="Linux alone tells it")
 def test_no_thread_becomes_a_real_time_one(tmp_path):
+    def schedulers():  # by thread. Those of a simulator that drew in this process before are batch ones
+        found = {}
+        for thread in os.listdir("/proc/self/task"):
+            with contextlib.suppress(ProcessLookupError):
+                found[thread] = os.sched_getscheduler(int(thread))
+        return found
+
+    before = schedulers()
     film = encoder.VideoEncoder(tmp_path / "film.mp4", 10, 96, 96, encoder.choose_encoder(96, 96))
     for _ in range(3):
         film.add(np.zeros((96, 96, 3), np.uint8))
-    threads = os.listdir("/proc/self/task")
-    assert {os.sched_getscheduler(int(thread)) for thread in threads} == {os.SCHED_OTHER}
+    after = schedulers()
     film.close()
+    assert after.keys() - before.keys(), "the encoder has begun no thread"
+    assert {after[thread] for thread in after.keys() - before.keys()} == {os.SCHED_OTHER}
+    assert all(after[thread] == before[thread] for thread in after.keys() & before.keys())
