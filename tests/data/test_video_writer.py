@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-import json
 import contextlib
+import json
 import os
 
 import av
