@@ -224,6 +224,19 @@ def test_workers_that_hang_end_with_a_trainer_that_is_killed(
     assert "still writes to" not in done.stderr
 
 
+CHATTY = """
+import sys
+from trainer.registry import CALLBACK_REGISTRY
+from trainer.templates import Callback
+
+@CALLBACK_REGISTRY.register("chatty")
+class Chatty(Callback):
+    def after_step(self, experiment, metrics):
+        print("a word to stdout", flush=True)
+        print("a word to stderr", file=sys.stderr, flush=True)
+"""
+
+
 @pytest.mark.parametrize(
     "where",
     ["2>&1 | head -c 20", *(pytest.param(w, marks=pytest.mark.slow) for w in ("2>&-", ">/dev/full 2>&1"))],
@@ -231,7 +244,12 @@ def test_workers_that_hang_end_with_a_trainer_that_is_killed(
 def test_training_does_not_depend_on_who_listens(
     tiny_experiment: Callable[..., Path], tmp_path: Path, where: str
 ) -> None:
-    path, run = tiny_experiment(), tmp_path / "run"
+    def with_chatty(config: dict[str, Any]) -> None:
+        config["plugins"].append("chatty")
+        config["train"]["callbacks"] = [{"type": "chatty"}]
+
+    (tmp_path / "chatty.py").write_text(CHATTY)
+    path, run = tiny_experiment(with_chatty), tmp_path / "run"
     words = " ".join(command(path, run, 1))
     done = subprocess.run(
         ["bash", "-c", f"set -o pipefail; {words} --set train.save_every=1 {where}"],

@@ -49,6 +49,7 @@ def assemble(
     runtime: Runtime,
     callbacks: Sequence[Callback] = (),
     batches: BatchesFactory | None = None,
+    facts: Mapping[str, Any] | None = None,
 ) -> Experiment:
     """Build an experiment from a checked configuration and its data.
 
@@ -62,6 +63,7 @@ def assemble(
         callbacks: what rooms that this one does not know add, between validation and the callbacks of the
             configuration.
         batches: makes the source of batches from that of the demonstrations; it alone if not given.
+        facts: those of an experiment that was assembled from the same before, which spares the rehearsal.
 
     Raises:
         ConfigError: the run in `save_dir` was made with other settings.
@@ -92,10 +94,11 @@ def assemble(
     policy = build_objective(checked, runtime, components)
     trainer = build_trainer(checked, runtime, components, update, policy)
     set_global_seed(config.run_seed + runtime.rank, config.deterministic)
-    facts = _described(data)
-    if policy is not None:
-        facts["reads"] = _rehearse(checked, policy, components, drawn, facts, runtime)
-        _check_robot(checked, facts)
+    if facts is None:
+        facts = _described(data)
+        if policy is not None:
+            facts["reads"] = _rehearse(checked, policy, components, drawn, facts, runtime)
+            _check_robot(checked, facts)
     if config.train.compile.enabled:
         components.compile(config.train.compile.backend, config.train.compile.mode)
     validation, held_out = _build_validation(checked, data, path)

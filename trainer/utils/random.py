@@ -62,13 +62,16 @@ class _Draws(ABC):
     Args:
         device: where the numbers are made.
         shared_start: where the numbers start that all rows share.
+
+    Attributes:
+        calls: number of draws so far.
     """
 
     def __init__(self, device: torch.device | str, shared_start: int) -> None:
         self.device = torch.device(device)
         self._on = None if self.device.type == "cpu" else self.device
         self._shared_start = shared_start
-        self._calls = 0
+        self.calls = 0
 
     @abstractmethod
     def _row_starts(self, rows: int) -> Numbers:
@@ -120,8 +123,8 @@ class _Draws(ABC):
         return starts + call, math.prod(shape) // max(len(starts), 1)
 
     def _next_call(self) -> int:
-        self._calls += 1
-        return _hash("call", self._calls)
+        self.calls += 1
+        return _hash("call", self.calls)
 
 
 class SampleRandom(_Draws):

@@ -57,18 +57,16 @@ def total_of(trial: Trial, policy: Objective, batch: Mapping[str, Any]) -> float
 
 
 def action_of(
-    policy: Policy, observation: Mapping[str, Any], rows: int, first: int = 0, elsewhere: int = 0
+    policy: Policy, observation: Mapping[str, Any], random: RowRandom, elsewhere: int = 0
 ) -> Tensor:
     """Return the chunk that a policy predicts.
 
     Args:
         policy: in eval mode.
-        observation: of so many rows.
-        rows: B.
-        first: seed of the first row; the others follow.
+        observation: of so many rows as `random` has.
+        random: whose first draws it may use.
         elsewhere: seed of the global generators, from which a policy must not draw.
     """
-    random = RowRandom(range(first, first + rows))
     with torch.no_grad(), random_source(random), kept_random_state():
         torch.manual_seed(elsewhere)
         return policy.predict_action(dict(observation), Context(random))

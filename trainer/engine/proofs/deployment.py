@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 import numpy as np
+import torch
 from model_constructor import resolve_config
 from torch import Tensor, nn
 
@@ -16,6 +17,7 @@ from trainer.engine.proofs.asking import action_of
 from trainer.engine.proofs.claim import Claim, Fault, not_applicable
 from trainer.engine.proofs.trial import Trial
 from trainer.templates import Context, Policy
+from trainer.utils.random import RowRandom
 
 ABOUT = "deployment"
 PATH = ("train", "trainer")
@@ -72,29 +74,38 @@ def _robot(trial: Trial) -> DeployedPolicy:
 
 
 class _Listening(nn.Module):
-    """A policy that keeps what it was last asked, and draws the same numbers at every step of a robot."""
+    """A policy that keeps what it was last asked, and draws the same numbers at every step of a robot.
 
-    def __init__(self, policy: Policy) -> None:
+    Args:
+        policy: that answers.
+        still: a chunk `(1, H, A)` that is the answer until `answers` is set: a chunk may take a hundred
+            steps of a large network, and the robot is compared at its last step alone.
+    """
+
+    def __init__(self, policy: Policy, still: Tensor) -> None:
         super().__init__()
         self.policy = policy
+        self.still = still
+        self.answers = False
         self.seen: dict[str, Tensor] = {}
 
     def predict_action(self, observation: dict[str, Tensor], context: Context) -> Tensor:
         """Note the observation and ask the policy."""
         self.seen = {k: v.clone() for k, v in observation.items() if isinstance(v, Tensor)}
-        return action_of(self.policy, observation, 1)
+        return action_of(self.policy, observation, RowRandom([0])) if self.answers else self.still
 
 
 def _acted(trial: Trial, robot: DeployedPolicy, row: np.ndarray) -> tuple[dict[str, Tensor], np.ndarray]:
     """Let the robot live through the history of a sample; return what its policy was last asked, and did."""
     raw = dict(trial.data.dataset.__getitems__(row))
-    listening = _Listening(robot.policy)
+    listening = _Listening(robot.policy, torch.zeros_like(raw[ACTION], dtype=torch.float32))
     robot.policy = listening
     robot.reset(0)
     # A chunk is asked for at every step, or with a stride at every few; the sample's own must be one of them.
     before = -(-(robot.memory - 1) // robot.stride) * robot.stride
     action = np.zeros(0)
     for offset in range(-before, 1):
+        listening.answers = offset == 0
         action = robot.act({key: _at(robot, key, raw[key], offset) for key in robot.observation_windows})
     return listening.seen, action
 
@@ -137,7 +148,7 @@ def _acts(trial: Trial, robot: DeployedPolicy, row: np.ndarray, action: np.ndarr
     policy = trial.experiment.deployed_objective()
     assert isinstance(policy, Policy)
     batch = trial.loader.sample(row)
-    chunk = action_of(policy, batch, 1)
+    chunk = action_of(policy, batch, RowRandom([0]))
     normalizer = trial.experiment.normalizer.for_dataset()
     wanted = normalizer.denormalize(ACTION, chunk.float()).numpy()[0, robot.first_action]
     scale = max(1.0, float(np.abs(wanted).max()))

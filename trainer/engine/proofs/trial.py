@@ -120,7 +120,7 @@ class Trial:
 
     def again(self) -> Experiment:
         """Return the run as it is taken up from its checkpoint by another process."""
-        experiment = _assembled(self.checked, self.data, self.samples, [])
+        experiment = _assembled(self.checked, self.data, self.samples, [], self.experiment.facts)
         experiment.config = self.experiment.config
         return experiment
 
@@ -199,14 +199,20 @@ def _heard() -> Iterator[list[str]]:
         log.handlers[:], log.propagate = handlers, propagates
 
 
-def _assembled(tried: CheckedConfig, data: Data, samples: int, callbacks: Sequence[Callback]) -> Experiment:
+def _assembled(
+    tried: CheckedConfig,
+    data: Data,
+    samples: int,
+    callbacks: Sequence[Callback],
+    facts: Mapping[str, Any] | None = None,
+) -> Experiment:
     """Put the run together, as training does."""
 
     def few(drawn: Batches, path: Any, runtime: Any) -> Batches:
         assert isinstance(drawn, BatchLoader)
         return FewSamples(drawn, samples, data.steps_per_epoch)
 
-    return assemble(tried, data, Runtime(torch.device("cpu")), callbacks, few)
+    return assemble(tried, data, Runtime(torch.device("cpu")), callbacks, few, facts)
 
 
 def _tried(checked: CheckedConfig, run: Path) -> CheckedConfig:
