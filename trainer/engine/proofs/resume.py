@@ -53,7 +53,7 @@ def _next(experiment: Experiment) -> dict[str, Any]:
 
 
 def everything(experiment: Experiment) -> dict[str, Any]:
-    """Return all values of a run by name: weights, optimizers, averages, policy, trainer, callbacks."""
+    """Return all values of a run by name, no copies: weights, optimizers, averages, policy, trainer."""
     found: dict[str, Any] = {"epoch": experiment.progress.epoch, "iteration": experiment.progress.iteration}
     for name, state in states(experiment).items():
         found.update({f"{name} {key}".strip(): value for key, value in state.items()})
@@ -72,7 +72,7 @@ def _flatten(value: Any, name: str, into: dict[str, Any]) -> None:
         for index, child in enumerate(value):
             _flatten(child, f"{name}.{index}", into)
     else:
-        into[name] = value.detach().clone() if isinstance(value, Tensor) else value
+        into[name] = value
 
 
 def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -86,7 +86,7 @@ def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> Iterator
             one, other = one.detach().cpu(), other.detach().cpu()
             if one.shape != other.shape:
                 yield name, "of another shape"
-            elif not torch.equal(one.nan_to_num(), other.nan_to_num()):
+            elif not (torch.equal(one, other) or torch.equal(one.nan_to_num(), other.nan_to_num())):
                 yield name, f"off by up to {float((one.double() - other.double()).abs().max()):.2g}"
         elif type(one) in (int, float, bool, str) and one != other:
             yield name, f"{other} instead of {one}"

@@ -126,11 +126,11 @@ class Trial:
 
 
 def states(experiment: Experiment) -> dict[str, State]:
-    """Return copies of the states of all components, and of the policy's own under ""."""
+    """Return the states of all components as they are, no copies, and the policy's own under ""."""
     live: dict[str, State] = {name: c.local_state() for name, c in experiment.components.items()}
     if experiment.policy is not None:
         live[""] = own_state(experiment.policy, experiment.models)
-    return {name: {key: v.detach().clone() for key, v in state.items()} for name, state in live.items()}
+    return live
 
 
 @contextlib.contextmanager
@@ -157,7 +157,8 @@ def trial(checked: CheckedConfig, data: Data) -> Iterator[Trial]:
         samples = min(SAMPLES, tried.config.data.batch_size)
         witness = Witness()
         experiment = _assembled(tried, data, samples, [witness])
-        before = states(experiment)
+        live = states(experiment)
+        before = {name: {key: v.detach().clone() for key, v in state.items()} for name, state in live.items()}
         experiment.config = _cut(experiment.config, UPDATES, samples)
         experiment.callbacks = watched(experiment.callbacks, checked, witness)
         witness.more = lambda: _wait_for_more(experiment)
