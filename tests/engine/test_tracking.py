@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from helpers.tracking import ALONE, identity
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from trainer.config.loader import load_located
 from trainer.engine.check import check
@@ -176,6 +177,7 @@ LOGGING = """
 import json, os, signal, sys
 from pathlib import Path
 from helpers.tracking import ALONE, identity
+from torch.utils._python_dispatch import TorchDispatchMode
 from trainer.engine.loggers import WandbLogger
 from trainer.engine.check import check
 from trainer.engine.tracking import Tracker, forget_from
@@ -352,6 +354,32 @@ def test_thousands_of_metrics_arrive_each_under_its_own_name(tmp_path: Path) -> 
     wanted = [{"step": step, **{f"m{i}": float(i + step) for i in range(10_000)}} for step in range(2)]
     assert [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == wanted
     assert [{"step": step, **values} for step, values in recorder.rows] == wanted
+
+
+class Operations(TorchDispatchMode):
+    """Counts what torch does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        return operation(*args, **(kwargs or {}))
+
+
+def test_more_metrics_are_no_more_operations(tmp_path: Path) -> None:
+    counts = []
+    for number in (30, 3000):
+        tracker = Tracker(tmp_path / str(number), ALONE, every=2)
+        (tmp_path / str(number)).mkdir()
+        metrics = {f"m{i}": torch.tensor(float(i)) for i in range(number)}
+        with Operations() as operations:
+            for step in range(4):
+                tracker.record(step, metrics, {})
+        tracker.close()
+        counts.append(operations.count)
+    assert counts[0] == counts[1] > 0
 
 
 def test_a_reduction_that_is_none_is_said() -> None:
