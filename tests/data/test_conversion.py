@@ -407,7 +407,7 @@ def test_groups_masks_and_names_are_taken_over(demos, tmp_path):
     np.testing.assert_array_equal(pose[5 + 6 : 5 + 6 + 7], values)
     assert reader.features["observation.datagen.done"].dtype == "bool"
     # The demonstrations are 0, 1, 2, 10, in this order.
-    assert reader.info.raw["trainer"]["splits"] == {"train": [0, 3], "valid": [1]}
+    assert reader.info.splits == {"train": [0, 3], "valid": [1]}
     names = [f"robot0_eef_pos_{i}" for i in range(3)] + [f"robot0_gripper_qpos_{i}" for i in range(2)]
     assert reader.features["observation.state"].names == names
 

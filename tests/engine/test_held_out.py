@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,16 @@ from helpers.run_folder import metrics, weights
 from helpers.tiny_experiment import fixed_schedule
 
 from trainer.config.errors import ConfigError
+from trainer.config.loader import load_located
 from trainer.data.dataset import WindowedDataset
+from trainer.data.errors import EpisodesError
 from trainer.data.lerobot import LeRobotReader
+from trainer.data.mixture import MixtureDataset, Part
 from trainer.data.split import split_episodes
 from trainer.data.windows import Window
 from trainer.deployment.robot_policy import load_policy
+from trainer.engine.build_data import build_data
+from trainer.engine.check import check
 from trainer.offline_trainer import train
 from trainer.templates import Context
 from trainer.utils.random import RowRandom
@@ -162,7 +168,9 @@ def test_validation_is_taken_up_where_it_was(tiny_experiment: Write, tmp_path: P
     ("section", "message"),
     [
         ({"fraction": 0.5, "episodes": [1]}, "fraction says already which episodes are held out"),
-        ({"episodes": [1, 17]}, "there is no episode 17 to validate on; they are 0 to 5"),
+        ({"episodes": [1, 17]}, "there is no episode 17; the data module has 0 to 5"),
+        ({"episodes": "vaild"}, "no split of the dataset; its splits are train"),
+        ({"episodes": []}, "no episode is chosen"),
         ({"episodes": [0, 1, 2, 3, 4, 5]}, "all 6 episodes are kept for validation"),
     ],
 )
@@ -171,9 +179,48 @@ def test_what_cannot_be_split(tiny_experiment: Write, section: dict[str, Any], m
         train(tiny_experiment(lambda c: c["data"].update(validation=section)))
 
 
-def test_every_dataset_of_a_mixture_gives_its_share(tiny_dataset: Path) -> None:
-    from trainer.data.mixture import MixtureDataset, Part
+def with_splits(dataset: Path, copy: Path, **splits: list[int]) -> Path:
+    """Return a copy of a dataset with splits as those that converted masks become."""
+    shutil.copytree(dataset, copy)
+    path = copy / "meta/info.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "trainer": {"splits": splits}}))
+    return copy
 
+
+def test_splits_of_the_dataset_say_what_is_trained_and_validated(
+    tiny_experiment: Write, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    root = with_splits(tiny_dataset, tmp_path / "marked", train=[0, 2, 5], valid=[1, 4])
+
+    def change(config: dict[str, Any]) -> None:
+        with_validation(config)
+        config["data"]["validation"]["episodes"] = "valid"
+        config["data"]["datamodule"]["params"].update(root=str(root), episodes=["train", "valid"])
+
+    data = build_data(check(load_located(tiny_experiment(change))))
+    assert data.held_out is not None
+    sides = [side.episode_index for side in (data.dataset, data.held_out)]
+    assert [np.unique(side).tolist() for side in sides if side is not None] == [[0, 2, 5], [1, 4]]
+
+    only = tiny_experiment(change)
+    with pytest.raises(ConfigError, match=r"no episode 1 of the split 'valid'; the data module has 0, 2, 5"):
+        build_data(check(load_located(only, ["data.datamodule.params.episodes=train"])))
+
+
+def test_every_dataset_of_a_mixture_names_its_own_splits(tiny_dataset: Path, tmp_path: Path) -> None:
+    first = with_splits(tiny_dataset, tmp_path / "first", valid=[2], test=[0])
+    other = with_splits(tiny_dataset, tmp_path / "other", valid=[3, 4])
+    windows = [Window("observation.state", (0,))]
+    parts = [Part(n, WindowedDataset(LeRobotReader(r), windows)) for n, r in (("a", first), ("b", other))]
+    _, held_out = split_episodes(MixtureDataset(parts), seed=0, episodes="valid")
+    batch = held_out.__getitems__(np.arange(len(held_out)))
+    pairs = zip(batch["dataset_index"].tolist(), batch["episode_index"].tolist(), strict=True)
+    assert set(pairs) == {(0, 2), (1, 3), (1, 4)}
+    with pytest.raises(EpisodesError, match=r"'b': 'test' is no episode number and no split .* train, valid"):
+        split_episodes(MixtureDataset(parts), seed=0, episodes="test")
+
+
+def test_every_dataset_of_a_mixture_gives_its_share(tiny_dataset: Path) -> None:
     def dataset() -> WindowedDataset:
         return WindowedDataset(LeRobotReader(tiny_dataset), [Window("observation.state", (0,))])
 

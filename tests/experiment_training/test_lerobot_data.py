@@ -84,7 +84,14 @@ def test_any_feature_can_be_predicted(root):
 
 @pytest.mark.parametrize(
     ("episodes", "expected"),
-    [([2, 0], {0, 2}), (["0:2"], {0, 1}), ("1:3", {1, 2}), ([0, "2:3"], {0, 2}), (None, {0, 1, 2})],
+    [
+        ([2, 0], {0, 2}),
+        (["0:2"], {0, 1}),
+        ("1:3", {1, 2}),
+        ([0, "2:3"], {0, 2}),
+        (None, {0, 1, 2}),
+        ("train", {0, 1, 2}),
+    ],
 )
 def test_episodes(root, episodes, expected):
     built = build(root, episodes=episodes)
@@ -257,11 +264,12 @@ def test_a_missing_dataset(tmp_path):
         ({"features": []}, "features", "there is no observation to use"),
         ({"action_key": "actions"}, "action_key", "did you mean 'action'"),
         ({"action_key": "index"}, "action_key", "no column 'index'"),
-        ({"episodes": [3]}, "episodes", "there is no episode 3; they are numbered 0 to 2"),
+        ({"episodes": [3]}, "episodes", "there is no episode 3; they are 0 to 2"),
         ({"episodes": ["0:2", 1]}, "episodes", "episode 1 is chosen more than once"),
         ({"episodes": ["2:2"]}, "episodes", "the range '2:2' is empty"),
         ({"episodes": [0.5]}, "episodes.0", "not 0.5"),
-        ({"episodes": []}, "episodes", "must be a list"),
+        ({"episodes": []}, "episodes", "no episode is chosen"),
+        ({"episodes": "tarin"}, "episodes", "did you mean 'train'? its splits are train"),
         ({"local_files_only": "never"}, "local_files_only", "valid boolean"),
         ({"task_name": 3}, "task_name", "valid string, not 3"),
     ],

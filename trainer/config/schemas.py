@@ -66,7 +66,11 @@ class ValidationConfig(Section):
     fraction: float | None = Field(
         None, gt=0, lt=1, description="share of the episodes, chosen by the seed; give this or `episodes`"
     )
-    episodes: list[int] | None = Field(None, min_length=1, description="numbers of the episodes")
+    episodes: list[int | str] | str | None = Field(
+        None,
+        description='the episodes: numbers, ranges (`"0:5"` is 0 to 4) and splits of the dataset '
+        "(`valid`), in a list, or one such text",
+    )
     every_n_epochs: int = Field(1, gt=0, description="the last epoch is always validated")
     batches: int | None = Field(
         None, gt=0, description="batches of all ranks to measure, evenly spread; null: every sample"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Sized
+from collections.abc import Mapping, Sequence, Sized
 from typing import Any, cast
 
 import numpy as np
@@ -50,6 +50,9 @@ class AdaptedDataset(TrainingDataset):
         # A dataset of the user's own may call anything so.
         if isinstance(columns, dict) and all(isinstance(column, Column) for column in columns.values()):
             self.columns = columns
+        splits = getattr(dataset, "splits", None)
+        if isinstance(splits, Mapping):
+            self.splits = splits
         self.keeps_frames = hasattr(dataset, "expect") and bool(self.image_keys)
 
     def __len__(self) -> int:

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from trainer.data.casts import CastError, cast_numbers
+from trainer.data.chosen_episodes import Episodes, chosen_episodes
 from trainer.data.columns import Column, Columns, describe, named_alike, names_beside, to_facts
-from trainer.data.errors import DatasetError
+from trainer.data.errors import DatasetError, EpisodesError
 from trainer.data.frame_cache import cached_camera
 from trainer.data.frame_memory import FrameMemories
 from trainer.data.lerobot import BOOKKEEPING, LeRobotReader
@@ -43,7 +44,7 @@ class WindowedDataset(TrainingDataset):
         reader: the dataset on disk.
         windows: the features that are returned as windows.
         extra_columns: further low-dimensional features, returned as they are at the sample's frame.
-        episodes: numbers of the episodes to use; all by default.
+        episodes: the episodes to use, by number, range or split; all by default.
         floats: of the windows those whose integers and flags are returned as floats that hold each of them.
         frame_cache: a folder where decoded frames are kept, shared by all who name it; none by default.
 
@@ -53,7 +54,8 @@ class WindowedDataset(TrainingDataset):
 
     Raises:
         DatasetError: a column or a video cannot be read, the timestamps do not follow the rate, an episode
-            does not exist or is named twice, or a window is longer than every chosen episode (`WindowError`).
+            does not exist or is named twice (`EpisodesError`), or a window is longer than every chosen
+            episode (`WindowError`).
     """
 
     concurrent_reads = True
@@ -63,7 +65,7 @@ class WindowedDataset(TrainingDataset):
         reader: LeRobotReader,
         windows: Sequence[Window],
         extra_columns: Sequence[str] = (),
-        episodes: Sequence[int] | None = None,
+        episodes: Episodes | None = None,
         frame_cache: Path | str | None = None,
         floats: Collection[str] = (),
     ) -> None:
@@ -76,6 +78,7 @@ class WindowedDataset(TrainingDataset):
         self.reader = reader
         self.windows = tuple(windows)
         self._positions = _positions(reader, episodes)
+        self.splits = reader.info.splits
         cameras = set(reader.camera_features())
         columns = reader.columns([*(key for key in keys if key not in cameras), *plain], self._positions)
         reader.check_timestamps(self._positions)
@@ -223,19 +226,13 @@ def _check_names(reader: LeRobotReader, windows: Sequence[Window], plain: Sequen
             raise DatasetError(f"{reader.root}: {named_alike(name, what)}")
 
 
-def _positions(reader: LeRobotReader, episodes: Sequence[int] | None) -> np.ndarray:
+def _positions(reader: LeRobotReader, episodes: Episodes | None) -> np.ndarray:
     """Return the places of the chosen episodes in the episode table, ascending."""
     if episodes is None:
         return np.arange(len(reader.episodes))
     place = {int(number): i for i, number in enumerate(reader.episodes.episode_index)}
-    for number in episodes:
-        if number not in place:
-            numbers = reader.episodes.episode_index
-            raise DatasetError(
-                f"{reader.root}: there is no episode {number}; they are {numbers.min()} to {numbers.max()}"
-            )
-    if not episodes:
-        raise DatasetError(f"{reader.root}: no episode is chosen")
-    if len(set(episodes)) < len(episodes):
-        raise DatasetError(f"{reader.root}: an episode is chosen more than once")
-    return np.sort(np.array([place[number] for number in episodes], np.int64))
+    try:
+        chosen = chosen_episodes(episodes, place, reader.info.splits)
+    except EpisodesError as problem:
+        raise EpisodesError(f"{reader.root}: {problem.message}", problem.hint) from None
+    return np.sort(np.array([place[number] for number in chosen], np.int64))

@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from trainer.data.adapted import as_training_dataset
+from trainer.data.chosen_episodes import Episodes, chosen_episodes
 from trainer.data.columns import columns_of
-from trainer.data.errors import DatasetError
+from trainer.data.errors import DatasetError, EpisodesError
 from trainer.data.mixture import MixtureDataset, Part
 from trainer.templates import TrainingDataset
 from trainer.utils.samples import Samples
@@ -42,6 +43,7 @@ class EpisodeSubset(TrainingDataset):
         self.columns = columns_of(dataset)
         self.concurrent_reads = dataset.concurrent_reads
         self.keeps_frames = dataset.keeps_frames
+        self.splits = dataset.splits
         self._episodes = episodes
 
     def __len__(self) -> int:
@@ -131,7 +133,7 @@ class DrawnSubset(EpisodeSubset):
 
 
 def split_episodes(
-    dataset: Dataset[Any], seed: int, *, fraction: float | None = None, episodes: Sequence[int] | None = None
+    dataset: Dataset[Any], seed: int, *, fraction: float | None = None, episodes: Episodes | None = None
 ) -> tuple[TrainingDataset, TrainingDataset]:
     """Return the samples to train on and those to validate on; no episode is in both.
 
@@ -143,15 +145,14 @@ def split_episodes(
         seed: that of the run; it chooses the episodes where a fraction is asked for, and the choice depends
             on nothing else.
         fraction: share of the episodes to validate on, at least one.
-        episodes: their numbers.
+        episodes: their numbers, ranges of these, or names of splits that the dataset tells.
 
     Raises:
-        DatasetError: the dataset does not tell its episodes, lacks one that is named, or nothing is left.
+        EpisodesError: the dataset lacks an episode or a split that is named.
+        DatasetError: the dataset does not tell its episodes, or nothing is left.
     """
     if isinstance(dataset, MixtureDataset):
-        halves = [
-            split_episodes(part.dataset, seed, fraction=fraction, episodes=episodes) for part in dataset.parts
-        ]
+        halves = [_halves_of(part, seed, fraction, episodes) for part in dataset.parts]
         return _mixture_of(dataset, [half[0] for half in halves]), _each_once(dataset, [h[1] for h in halves])
     dataset = as_training_dataset(dataset)
     of_sample = dataset.episode_index
@@ -165,13 +166,8 @@ def split_episodes(
         count = max(1, round(fraction * len(numbers)))
         chosen = np.sort(numbers[shuffled(len(numbers), seed, _SPLIT)[:count]])
     else:
-        missing = sorted(set(episodes) - set(numbers.tolist()))
-        if missing:
-            raise DatasetError(
-                f"there is no episode {missing[0]} to validate on; they are {numbers.min()} to "
-                f"{numbers.max()}"
-            )
-        chosen = np.unique(np.asarray(episodes, np.int64))
+        named = chosen_episodes(episodes, numbers.tolist(), dataset.splits, "the data module has")
+        chosen = np.array(named, np.int64)
     if len(chosen) == len(numbers):
         raise DatasetError(
             f"all {len(numbers)} episodes are kept for validation, so there is nothing to train on"
@@ -181,6 +177,16 @@ def split_episodes(
     own = dataset.has_own_order
     train = DrawnSubset(dataset, left, count, seed) if own else EpisodeSubset(dataset, left, count)
     return train, EpisodeSubset(dataset, np.flatnonzero(held), len(chosen))
+
+
+def _halves_of(
+    part: Part, seed: int, fraction: float | None, episodes: Episodes | None
+) -> tuple[TrainingDataset, TrainingDataset]:
+    """Split one dataset of a mixture; what is wrong names it."""
+    try:
+        return split_episodes(part.dataset, seed, fraction=fraction, episodes=episodes)
+    except EpisodesError as problem:
+        raise EpisodesError(f"'{part.name}': {problem.message}", problem.hint) from None
 
 
 def _mixture_of(mixture: MixtureDataset, datasets: Sequence[TrainingDataset]) -> MixtureDataset:

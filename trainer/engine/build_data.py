@@ -12,7 +12,7 @@ from trainer.config.schemas import ExperimentConfig
 from trainer.config.validation import Issues
 from trainer.data.augmentation import Augmentation
 from trainer.data.columns import ACTION, columns_of, observations_of, pictures_of
-from trainer.data.errors import DatasetError
+from trainer.data.errors import DatasetError, EpisodesError
 from trainer.data.factory import BuiltDataset, build_dataset
 from trainer.data.normalization import Normalizer
 from trainer.data.order import GlobalBatchSampler
@@ -123,6 +123,9 @@ def _split(
         return split_episodes(
             dataset, config.run_seed, fraction=validation.fraction, episodes=validation.episodes
         )
+    except EpisodesError as error:
+        issues.add(("data", "validation", "episodes"), error.message, error.hint)
+        return dataset, None
     except DatasetError as error:
         issues.add(("data", "validation"), str(error))
         return dataset, None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -27,6 +28,8 @@ class TrainingDataset(Dataset[dict[str, Any]]):
         concurrent_reads: a sample depends on its index alone, and several threads may read at once. Only such
             a dataset is read beside the step without worker processes.
         keeps_frames: `expect` is worth calling: decoded frames are kept in the memory that it gives.
+        splits: name of a part → its episodes, as numbers or as a range (`"0:50"`); a configuration may give
+            the name for them.
         repeats_samples: an epoch may hold a sample more than once, or leave some out, on purpose.
     """
 
@@ -34,6 +37,7 @@ class TrainingDataset(Dataset[dict[str, Any]]):
     columns: Mapping[str, Any] | None = None
     concurrent_reads: bool = False
     keeps_frames: bool = False
+    splits: Mapping[str, Any] = MappingProxyType({})
     repeats_samples: bool = False
 
     def __len__(self) -> int:

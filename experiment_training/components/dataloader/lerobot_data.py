@@ -15,7 +15,7 @@ from trainer.config.errors import ParameterError
 from trainer.config.parameters import FrameOffset, Frames, PathText, PositiveNumber, Text, parse_parameters
 from trainer.config.paths import expanded
 from trainer.data.columns import ACTION
-from trainer.data.errors import DatasetError, WindowError
+from trainer.data.errors import DatasetError, EpisodesError, WindowError
 from trainer.data.lerobot.info import BOOKKEEPING, INFO_PATH, VERSION
 from trainer.data.windows import Window, action_offsets, frame_stride, history_offsets
 from trainer.registry import DATASET_BUILDER_REGISTRY
@@ -47,8 +47,8 @@ class LerobotDatasetParams:
         action_offset: the first action of the chunk, in steps from the present frame: 0 is the action taken
             at the present frame, 1 the one after it.
         history_order: whether index 0 of a history is its oldest or its newest frame.
-        episodes: what to train on: a list of episode numbers and of ranges written as text, `"0:50"` being
-            episodes 0 to 49, or one such text; all by default.
+        episodes: what to train on: a list of episode numbers, of ranges written as text (`"0:50"` is episodes
+            0 to 49) and of names of the dataset's splits (`train`), or one such text; all by default.
         features: observations to use, cameras among them; by default every `observation.…` that is numbers or
             frames.
         action_key: the feature that is predicted; in a batch, in statistics and on the robot it is `action`.
@@ -120,10 +120,12 @@ class LerobotDatasetFactory:
             dataset = WindowedDataset(
                 reader,
                 windows,
-                episodes=_episodes(chosen, reader),
+                episodes=chosen.episodes,
                 frame_cache=kept,
                 floats=[chosen.action_key],
             )
+        except EpisodesError as problem:
+            raise ParameterError("episodes", problem.message, problem.hint) from None
         except WindowError as problem:
             camera = reader.features[problem.key].is_frames
             history = "obs_images_history" if camera else "obs_proprio_history"
@@ -313,42 +315,3 @@ def _windows(params: LerobotDatasetParams, reader: LeRobotReader, features: Sequ
         history = params.obs_images_history if camera else params.obs_proprio_history
         windows.append(Window(name, history_offsets(history, params.history_order, stride)))
     return [*windows, Window(params.action_key, chunk, ACTION)]
-
-
-def _episodes(params: LerobotDatasetParams, reader: LeRobotReader) -> list[int] | None:
-    """Return the chosen episode numbers, or None for all."""
-    if params.episodes is None:
-        return None
-    given = [params.episodes] if isinstance(params.episodes, str) else params.episodes
-    if not isinstance(given, list) or not given:
-        raise ParameterError("episodes", f"must be a list of numbers and ranges, it is {params.episodes!r}")
-    numbers: list[int] = []
-    for item in given:
-        numbers += _range(item)
-    present = set(reader.episodes.episode_index.tolist())
-    seen: set[int] = set()
-    for number in numbers:
-        if number not in present:
-            raise ParameterError(
-                "episodes",
-                f"{reader.root}: there is no episode {number}",
-                f"they are numbered {min(present)} to {max(present)}",
-            )
-        if number in seen:
-            raise ParameterError("episodes", f"episode {number} is chosen more than once")
-        seen.add(number)
-    return numbers
-
-
-def _range(item: Any) -> Sequence[int]:
-    if isinstance(item, int) and not isinstance(item, bool):
-        return [item]
-    match = re.fullmatch(r"\s*(\d+)\s*:\s*(\d+)\s*", item) if isinstance(item, str) else None
-    if match is None:
-        raise ParameterError(
-            "episodes", f"{item!r} is no episode number", 'a range is written as text, "0:50"'
-        )
-    numbers = range(int(match[1]), int(match[2]))
-    if not numbers:
-        raise ParameterError("episodes", f"the range {item!r} is empty")
-    return numbers

@@ -46,6 +46,7 @@ def as_plain(inspection: Inspection) -> dict[str, Any]:
         "fps": reader and reader.fps,
         "frames": sum(episode.length for episode in inspection.episodes),
         "tasks": list(reader.tasks) if reader else [],
+        "splits": reader.info.splits if reader else {},
         "episodes": [asdict(episode) for episode in inspection.episodes],
         "features": [
             {
@@ -76,12 +77,17 @@ def _head(inspection: Inspection) -> list[str]:
         f"({duration(float(lengths.sum()) / reader.fps)}), {lengths.min()} to {lengths.max()} frames each, "
         f"mean {number(float(lengths.mean()))}, median {number(float(np.median(lengths)))}",
     ]
+    lines += [f"split {name}: {_split(told)}" for name, told in reader.info.splits.items()]
     for index, text in enumerate(reader.tasks[:_TASKS]):
         having = sum(text in episode.tasks for episode in inspection.episodes)
         lines.append(f"task {index}: {text} ({counted(having, 'episode')})")
     if len(reader.tasks) > _TASKS:
         lines.append(f"… and {len(reader.tasks) - _TASKS} more tasks")
     return lines
+
+
+def _split(told: Any) -> str:
+    return counted(len(told), "episode") if isinstance(told, list) else f"episodes {told}"
 
 
 def _features(inspection: Inspection) -> list[str]:

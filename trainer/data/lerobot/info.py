@@ -158,6 +158,13 @@ class DatasetInfo:
     robot_type: str | None
 
     @property
+    def splits(self) -> dict[str, Any]:
+        """Name of a split → its episodes: LeRobot's range, or the numbers of a converted mask."""
+        own = self.raw.get("trainer")
+        told = (self.raw.get("splits"), own.get("splits") if isinstance(own, dict) else None)
+        return {str(name): part for one in told if isinstance(one, dict) for name, part in one.items()}
+
+    @property
     def chunks_size(self) -> int:
         """Episodes in a folder of format v2.1."""
         return int(self.raw.get("chunks_size", FILES_PER_CHUNK))
