@@ -23,10 +23,13 @@ from trainer.data.batches import BatchesFactory
 from trainer.engine.assemble import assemble
 from trainer.engine.build_data import build_data
 from trainer.engine.check import check
+from trainer.engine.checkpoint_room import checkpoint_room
 from trainer.engine.evaluation import EvaluationCallback
 from trainer.engine.exit_messages import Outcome, user_message
+from trainer.engine.experiment import Experiment
 from trainer.engine.fit import fit
 from trainer.engine.stop import Stopped
+from trainer.modeling.initialize import count_parameters
 from trainer.runtime import (
     PRECISIONS,
     RankLost,
@@ -70,12 +73,25 @@ def train(
             only_writer(checked.run, runtime.is_main),
             assemble(checked, data, runtime, [evaluation, *callbacks], batches) as experiment,
         ):
-            if experiment.finished:
-                log.info(already_done(checked.run, experiment.progress.iteration))
-            elif experiment.progress.iteration:
-                log.info(f"Taking up {checked.run} after step {experiment.progress.iteration}.")
+            tell_where_it_begins(experiment)
             fit(experiment)
     return checked.run
+
+
+def tell_where_it_begins(experiment: Experiment) -> None:
+    """Say what is left of a run, and whether the disk has room for its checkpoints; at its end, only that."""
+    run, iteration = experiment.run, experiment.progress.iteration
+    if experiment.finished:
+        log.info(already_done(run, iteration))
+        return
+    if iteration:
+        log.info(f"Taking up {run} after step {iteration}.")
+    sizes = {name: count_parameters(one.module) for name, one in experiment.components.items()}
+    room = checkpoint_room(experiment.config, run, experiment.batches.steps_per_epoch, sizes)
+    log.info(f"Checkpoints in {run}: {room.sentence()}.")
+    warning = room.warning()
+    if warning is not None:
+        log.warning(warning)
 
 
 def already_done(run: Path, iteration: int) -> str:

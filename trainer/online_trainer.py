@@ -29,7 +29,7 @@ from trainer.engine.check import CheckedConfig, check
 from trainer.engine.evaluation import EvaluationCallback
 from trainer.engine.exit_messages import Outcome
 from trainer.engine.fit import fit
-from trainer.offline_trainer import attempted, is_final, where_to_run
+from trainer.offline_trainer import attempted, is_final, tell_where_it_begins, where_to_run
 from trainer.online.actors import NAMESPACE
 from trainer.online.learner import Learner
 from trainer.online.team import Team
@@ -65,8 +65,7 @@ def train_func(config: str | Mapping[str, Any]) -> Path:
             only_writer(checked.run, runtime.is_main),
             assemble(checked, data, runtime, [evaluation, learner.publishing], learner.batches) as experiment,
         ):
-            if experiment.progress.iteration:
-                log.info(f"Taking up {checked.run} after step {experiment.progress.iteration}.")
+            tell_where_it_begins(experiment)
             fit(experiment)
     return checked.run
 

@@ -37,6 +37,27 @@ def test_the_side_that_is_ahead_by_more_than_the_slack_waits_and_says_why() -> N
     )
 
 
+def test_before_the_learner_has_told_nothing_is_said_of_its_updates(tmp_path: Path) -> None:
+    """A run that is taken up: the buffer has its episodes again before the learner is up."""
+    given = {"start_windows": 8, "update_ratio": 1.0, "update_slack": 5}
+    before = ReplayBuffer(tmp_path, {"sampling": "expert"}, **given)
+    before.describe(plain_facts())
+    before.add(collected(20, labelled=True))
+    before.note_updates(20)
+    assert before.may_collect() is None
+
+    again = ReplayBuffer(tmp_path, {"sampling": "expert"}, **given)
+    again.describe(plain_facts())
+    reason = again.may_collect()
+    assert reason is not None
+    assert "0 are made" not in reason
+    assert "the learner has not told yet how many it has made" in reason
+    again.note_updates(20)
+    assert again.may_collect() is None
+    again.note_updates(0)  # which a learner that begins may say
+    assert "and 0 are made" in str(again.may_collect())
+
+
 def test_one_side_always_goes_on() -> None:
     numbers = [0, 1, 5, 10, 11, 50, 99, 100, 1000]
     for updates in numbers:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from trainer.commands.errors import UserError, user_errors
 from trainer.commands.options import overrides_option
+from trainer.utils.tables import table, terminal_width
 from trainer.utils.text import count_short, duration
 
 if TYPE_CHECKING:
     from trainer.engine.build_data import Data
     from trainer.engine.check import CheckedConfig
-    from trainer.engine.outline import Entry, Outline
+    from trainer.engine.checkpoint_room import CheckpointRoom
+    from trainer.engine.outline import Entry, Outline, Part
     from trainer.engine.proofs.prove import Proof
 
 PROVED_UNASKED = 30_000_000
@@ -58,7 +60,8 @@ def check(config: str, overrides: tuple[str, ...], ranks: int, prove: bool | Non
         checked = check_config(load_located(config, overrides), ranks)
         data = build_data(checked, ranks)
         parts = outline(checked, data)
-        settings = [*_components(parts), *_batches(checked, data, ranks), *_settings(checked, data)]
+        room = _room(checked, data, parts)
+        settings = [*_batches(checked, data, ranks), *_settings(checked, data), ("disk", room.sentence())]
         if not as_json:
             _print(settings, parts)
         chosen, why = _chosen(prove, parts)
@@ -66,11 +69,20 @@ def check(config: str, overrides: tuple[str, ...], ranks: int, prove: bool | Non
         times = _time(checked, data, parts, proof)
         remarks = [oddity.message for oddity in dataset_oddities(data.dataset, data.norm_stats)]
     said = {
-        "warnings": [*checked.warnings, *data.warnings, *(proof.warnings if proof else ())],
+        "warnings": [
+            *checked.warnings,
+            *data.warnings,
+            *filter(None, [room.warning()]),
+            *(proof.warnings if proof else ()),
+        ],
         "remarks": remarks,
     }
     if as_json:
-        click.echo(json.dumps({**_plain([*settings, *times], parts, proof, why), **said}, indent=2))
+        click.echo(
+            json.dumps(
+                {**_plain([*_components(parts), *settings, *times], parts, proof, why), **said}, indent=2
+            )
+        )
     else:
         _print_rest(times, proof, why)
         for warning in said["warnings"]:
@@ -95,17 +107,48 @@ def _chosen(asked: bool | None, parts: Outline) -> tuple[bool, str]:
     return True, f"{count_short(parameters)} parameters take a CPU seconds; --no-prove leaves it out"
 
 
+def _room(checked: CheckedConfig, data: Data, parts: Outline) -> CheckpointRoom:
+    from trainer.engine.checkpoint_room import checkpoint_room
+
+    sizes = {part.name: (part.parameters, part.trained) for part in parts.parts}
+    return checkpoint_room(checked.config, checked.run, data.steps_per_epoch, sizes)
+
+
 def _components(parts: Outline) -> Iterator[tuple[str, str]]:
+    """Yield what a program reads of the components."""
     for part in parts.parts:
         yield f"component {part.name}", f"{part.model}, {part.how}"
     for part in parts.parts:
         if part.parameters is None:
             yield f"size of {part.name}", f"not known without memory: {part.why_not}"
             continue
-        trained = "all" if part.trained == part.parameters else count_short(part.trained)
-        trained = "none" if not part.trained else trained
-        size = count_short(4 * part.parameters)
-        yield f"size of {part.name}", f"{count_short(part.parameters)} parameters, {trained} trained, {size}B"
+        size = f"{count_short(part.parameters)} parameters, {_trained(part)} trained, {_bytes(part)}"
+        yield f"size of {part.name}", size
+
+
+def _component_table(parts: Outline) -> Iterator[str]:
+    """Yield the lines of the components for people."""
+    rows = [("component", "config file", "optimizer", "parameters", "trained", "size")]
+    for part in parts.parts:
+        known = part.parameters is not None
+        counts = (
+            (count_short(part.parameters), _trained(part), _bytes(part)) if known else ("not known", "", "")
+        )
+        rows.append((part.name, part.model, part.how, *counts))
+    yield from table(rows, left=3, width=terminal_width())
+    for part in parts.parts:
+        if part.parameters is None:
+            yield f"The size of {part.name} is not known without memory: {part.why_not}"
+
+
+def _trained(part: Part) -> str:
+    if not part.trained:
+        return "none"
+    return "all" if part.trained == part.parameters else count_short(part.trained)
+
+
+def _bytes(part: Part) -> str:
+    return f"{count_short(4 * (part.parameters or 0))}B"
 
 
 def _batches(checked: CheckedConfig, data: Data, ranks: int) -> Iterator[tuple[str, str]]:
@@ -151,7 +194,10 @@ def _settings(checked: CheckedConfig, data: Data) -> Iterator[tuple[str, str]]:
     times += [f"every {saving.save_every_n_steps:,} updates"] if saving.save_every_n_steps else []
     times += ["at the end"] if saving.save_last else []
     times += [f"the best {saving.best.metric}"] if saving.best else []
-    yield "checkpoints", ", ".join(times) + (f"; the last {saving.keep} stay" if saving.keep else "")
+    yield (
+        "checkpoints",
+        ", ".join(times) + (f"; the last {saving.keep} stay" if saving.keep else "; all stay"),
+    )
     if config.data.validation is not None:
         yield "validation", f"every {_epochs(config.data.validation.every_n_epochs)}"
     if train.evaluation is not None:
@@ -192,11 +238,14 @@ def _time(checked: CheckedConfig, data: Data, parts: Outline, proof: Proof | Non
 
 
 def _print(settings: Rows, parts: Outline) -> None:
-    for line in _table(settings):
+    for line in _component_table(parts):
+        click.echo(line)
+    click.echo("")
+    for line in table(settings, width=terminal_width()):
         click.echo(line)
     click.echo("")
     header = ("batch of a rank", "shape", "dtype", "in units", "as the policy gets it")
-    for line in _columns([header, *(_entry(entry) for entry in parts.batch)]):
+    for line in table([header, *(_entry(entry) for entry in parts.batch)], width=terminal_width()):
         click.echo(line)
 
 
@@ -211,7 +260,7 @@ def _range(values: tuple[float, float] | None) -> str:
 
 def _print_rest(times: Rows, proof: Proof | None, why: str) -> None:
     click.echo("")
-    for line in _table(times):
+    for line in table(times, width=terminal_width()):
         click.echo(line)
     click.echo("")
     if proof is None:
@@ -220,7 +269,7 @@ def _print_rest(times: Rows, proof: Proof | None, why: str) -> None:
         made = f"{proof.updates} updates of {proof.samples} samples on the CPU in {proof.seconds:.1f} s"
         click.echo(f"Proved by {made} ({why}):")
         rows = [(claim.verdict, claim.text, claim.measured) for claim in proof.claims]
-        for line in _columns(rows):
+        for line in table(rows, width=terminal_width()):
             click.echo(line)
         named = {"holds": "hold", "does not apply": "do not apply", "fails": "fail"}
         counts = [f"{sum(c.verdict == v for c in proof.claims)} {text}" for v, text in named.items()]
@@ -240,14 +289,3 @@ def _plain(settings: Rows, parts: Outline, proof: Proof | None, why: str) -> dic
         "why": why,
         "claims": [claim.plain() for claim in proof.claims] if proof else [],
     }
-
-
-def _table(rows: Sequence[tuple[str, str]]) -> Iterator[str]:
-    width = max(len(name) for name, _ in rows)
-    yield from (f"{name:<{width}}  {text}" for name, text in rows)
-
-
-def _columns(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        yield "  ".join(f"{text:<{width}}" for text, width in zip(row, widths, strict=True)).rstrip()

@@ -13,7 +13,6 @@ from model_constructor import random_source
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from trainer.config.component import ComponentSpec
 from trainer.config.errors import ConfigError
 from trainer.data.batch_path import BatchPath
 from trainer.data.columns import pictures_of
@@ -21,10 +20,9 @@ from trainer.deployment.policy_parts import build_models
 from trainer.engine.build_data import Data
 from trainer.engine.check import CheckedConfig
 from trainer.engine.misfit import is_certain, misfit
-from trainer.engine.optimizers import build_optimizer
+from trainer.engine.optimizers import numbers_per_parameter
 from trainer.engine.parts import policy_over
 from trainer.engine.rehearsal import explain
-from trainer.engine.update import switch_optimizer
 from trainer.modeling.initialize import count_parameters, freeze
 from trainer.templates import Context
 from trainer.utils.seed import kept_random_state
@@ -158,7 +156,7 @@ def outline(checked: CheckedConfig, data: Data) -> Outline:
                 raise misfit(checked, models, error) from error
             why_not = f"{type(error).__name__}: {explain(error)}"
     trained = {part.name: part.trained for part in parts if part.trained}
-    kept = sum(_kept_numbers(config.optimizers[n][1]) * count for n, count in trained.items())
+    kept = sum(numbers_per_parameter(config.optimizers[n][1]) * count for n, count in trained.items())
     return Outline(
         parts=parts,
         batch=tuple(_entries(raw, ready, len(rows), config.data.batch_size)),
@@ -260,17 +258,6 @@ def _step(checked: CheckedConfig, models: nn.ModuleDict, ready: Mapping[str, Any
         total.backward()
     parameters = {p.untyped_storage()._cdata for p in models.parameters()}
     return Step(sum(size for key, size in kept.items() if key not in parameters), counter.get_total_flops())
-
-
-def _kept_numbers(spec: ComponentSpec) -> float:
-    """Return how many numbers an optimizer keeps for each parameter."""
-    parameter = nn.Parameter(torch.zeros(1024))
-    optimizer = build_optimizer(spec, [parameter], 10**9)
-    switch_optimizer(optimizer, "train")
-    parameter.grad = torch.zeros(1024)
-    optimizer.step()
-    tensors = [v for state in optimizer.state.values() for v in state.values() if isinstance(v, Tensor)]
-    return sum(t.numel() for t in tensors if t.numel() == parameter.numel()) / parameter.numel()
 
 
 def flops_per_second(seconds: float = 0.2) -> float:

@@ -274,11 +274,6 @@ class Saving:
             now = getattr(getattr(optimizer, "scheduler", None), "total_steps", None)
             if before is not None and now is not None and before != now:
                 moved.setdefault((before, now), []).append(name)
-        for (before, now), names in moved.items():
-            log.warning(
-                f"the learning rate of {', '.join(names)} now ends its schedule after {now:,} "
-                f"updates instead of {before:,}, as the configuration says."
-            )
         e.update.load_state_dict(state["update"])
         if (folder / OWN_STATE).exists() and e.policy is not None:
             load_own_state(e.policy, e.models, load_tensors(folder / OWN_STATE))
@@ -290,6 +285,11 @@ class Saving:
         known = {**state, **(load_tensors(measured) if measured.exists() else {})}
         self._restore_callbacks(known.get("callbacks", ()))
         e.progress.epoch, e.progress.iteration = state["epoch"], state["iteration"]
+        for (before, now), names in moved.items() if not e.finished else ():
+            log.warning(
+                f"the learning rate of {', '.join(names)} now ends its schedule after {now:,} "
+                f"updates instead of {before:,}, as the configuration says."
+            )
         if len(state["rng"]) == e.runtime.world_size:
             restore_random_state(state["rng"][e.runtime.rank])
         else:

@@ -34,17 +34,23 @@ def why_not_update(
 
 
 def why_not_collect(
-    updates: int, steps: int, windows: int, *, start_windows: int, ratio: float | None, slack: int
+    updates: int | None, steps: int, windows: int, *, start_windows: int, ratio: float | None, slack: int
 ) -> str | None:
     """Return why robots have to wait before they collect more, or None; see `why_not_update`.
 
+    Before the learner has told how many updates it has made (`updates` is None), they wait for it where it
+    may be behind: a learner that takes up a run says so once it is up.
+
     While the learner waits for its first windows, robots never wait. At any time one side at least goes on.
     """
-    if windows < start_windows or ratio is None or ratio * steps <= updates + slack:
+    if windows < start_windows or ratio is None or ratio * steps <= (updates or 0) + slack:
         return None
+    done = "the learner has not told yet how many it has made"
+    if updates is not None:
+        done = f"{updates} are made"
     return (
-        f"{steps} steps are collected, which ask for {_number(ratio * steps)} updates, and {updates} are "
-        f"made (update_ratio {ratio:g}, update_slack {slack})"
+        f"{steps} steps are collected, which ask for {_number(ratio * steps)} updates, and {done} "
+        f"(update_ratio {ratio:g}, update_slack {slack})"
     )
 
 

@@ -75,7 +75,7 @@ class ReplayBuffer:
         self._adding = threading.RLock()
         self._draws = itertools.count()
         self._counts = Counts()
-        self._updates = 0
+        self._updates: int | None = None  # until the learner tells
         self._keys: dict[tuple[str, str], int] = {}
         self._next = 0
         self._running: dict[str, list[Mapping[str, Any]]] = {}
@@ -235,7 +235,7 @@ class ReplayBuffer:
 
     def counts(self) -> Counts:
         """Return what was collected so far, in numbers."""
-        return replace(self._counts, updates=self._updates, windows=self.size().windows)
+        return replace(self._counts, updates=self._updates or 0, windows=self.size().windows)
 
     def grant_labels(self, asked: int, source: str = "") -> int:
         """Grant labels of the budget to a source, before its episode begins; see `LabelBudget`.

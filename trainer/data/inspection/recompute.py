@@ -10,13 +10,13 @@ import numpy as np
 
 from trainer.data.degenerate import dimension_names
 from trainer.data.errors import DatasetError
-from trainer.data.inspection.table import table
 from trainer.data.lerobot import LeRobotReader
 from trainer.data.lerobot.info import STATS_PATH
 from trainer.data.statistics import Stats, column_statistics
 from trainer.data.stored_statistics import quantile_difference, stored_difference
 from trainer.utils.files import write_json
 from trainer.utils.progress import progress_bar
+from trainer.utils.tables import table
 from trainer.utils.text import number, shape
 
 _SHOWN = ("min", "max", "mean", "std", "q01", "q50", "q99")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -11,23 +10,12 @@ import numpy as np
 from trainer.data.inspection.findings import Finding, counted
 from trainer.data.inspection.inspection import Inspection
 from trainer.data.inspection.values import FeatureFacts
+from trainer.utils.tables import table
 from trainer.utils.text import duration, number, shape
 
 _ROWS_OF_A_FEATURE = 64
 _TASKS = 10
 _EPISODE_NUMBERS = 12
-
-
-def table(rows: Sequence[Sequence[str]], left: int = 1) -> list[str]:
-    """Return aligned lines; the first `left` columns are words, the others numbers."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [
-        "  ".join(
-            cell.ljust(width) if i < left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
 
 
 def as_text(inspection: Inspection) -> str:

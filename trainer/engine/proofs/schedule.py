@@ -90,7 +90,7 @@ def schedule_claim(path: tuple[str, ...], names: list[str], rates: np.ndarray, t
         faults += _course(place, who, rates, total_steps)
     return Claim(
         "schedule",
-        f"{who} is 0 in the first and the last tenth of the run at most, and its warm-up ends",
+        f"{who} is above 0 but for a tenth of the run at either end, and its warm-up ends",
         shown,
         faults=faults,
     )
