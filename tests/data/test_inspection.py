@@ -30,6 +30,7 @@ from helpers.inspection_samples import (
 
 from trainer.cli import main
 from trainer.data.inspection import inspect_dataset
+from trainer.data.lerobot import LeRobotWriter
 from trainer.pages.dataset.page import write_page
 
 START = np.cumsum(LENGTHS) - np.array(LENGTHS)
@@ -207,12 +208,6 @@ NUMBERS = [
     # damage, kind of finding, episodes in which it is, what the sentence names
     (nan, "nan", (1,), "'observation.state' has NaN in frame 7 of episode 1"),
     (infinite, "infinite", (2,), "'action' has an infinite number in frame 3 of episode 2"),
-    (
-        jump,
-        "jump",
-        (3,),
-        "'observation.state' .dimension x. jumps in 2 frames of 1 episode, first in frame 20",
-    ),
     (duplicate_time, "timestamp_duplicate", (1,), "frame 5 of episode 1"),
     (backward_time, "timestamp_backwards", (1,), "frame 5 of episode 1"),
     (shifted_time, "timestamp_sync", (2, 3), "95 frames of 2 episodes, first in frame 0 of episode 2"),
@@ -329,8 +324,9 @@ def test_faults_are_found_together(tmp_path):
     root = healthy(tmp_path / "set")
     for damage in (nan, infinite, jump, duplicate_time, stale_stats):
         damage(root)
-    kinds = {finding.kind for finding in inspect_dataset(root).faults}
-    assert kinds >= {"nan", "infinite", "jump", "timestamp_duplicate"}
+    found = inspect_dataset(root)
+    assert {finding.kind for finding in found.faults} >= {"nan", "infinite", "timestamp_duplicate"}
+    assert {finding.kind for finding in found.remarks} >= {"jump"}
 
 
 def test_frames_that_do_not_decode_are_found_when_asked(tmp_path):
@@ -362,8 +358,74 @@ def test_what_jumps_in_every_episode_is_no_fault(tmp_path):
     (remark,) = inspect_dataset(root).findings
     assert (remark.kind, remark.fault, remark.episodes) == ("jump", False, (0, 1, 2, 3))
     jump(root)
-    (fault,) = [finding for finding in inspect_dataset(root).faults if finding.kind == "jump"]
-    assert (fault.feature, fault.episodes) == ("observation.state", (3,))
+    several = [f for f in inspect_dataset(root).findings if f.kind == "jump"]
+    assert {(f.fault, f.feature, f.episodes) for f in several} == {
+        (False, "observation.gripper", (0, 1, 2, 3)),
+        (False, "observation.state", (3,)),
+    }
+
+
+def test_a_jump_may_be_real_so_it_is_remarked(tmp_path):
+    def without_stored_statistics(root):  # which would not be those of the changed numbers
+        change_json(root / "meta/stats.json", lambda stats: stats.pop("observation.state"))
+        name = "/observation.state/"
+        change_table(root / EPISODES, lambda t: t.select([n for n in t.column_names if name not in n]))
+        return root
+
+    root = without_stored_statistics(healthy(tmp_path / "set"))
+    jump(root)
+    found = inspect_dataset(root)
+    assert not found.faults
+    (remark,) = [finding for finding in found.remarks if finding.kind == "jump"]
+    assert (remark.kind, remark.fault, remark.episodes) == ("jump", False, (3,))
+    place = "'observation.state' (dimension x) jumps in 2 frames of 1 episode, first in frame 20 of episode 3"
+    assert remark.message.startswith(place)
+    assert "and back in the next frame, as a reading that failed does" in remark.message
+    command = ["data", "inspect", str(root)]
+    assert CliRunner().invoke(main, command).exit_code == 0
+    assert CliRunner().invoke(main, [*command, "--strict"]).exit_code == 1
+
+    def put_back(values):
+        values = values.copy()
+        values[START[3] + 20 : START[3] + LENGTHS[3], 0] += 30.0
+        return values
+
+    other = healthy(tmp_path / "other")
+    change_column(other, "observation.state", put_back)
+    (remark,) = [finding for finding in inspect_dataset(other).findings if finding.kind == "jump"]
+    assert not remark.fault
+    assert "does not come back at once, as an object does that is put back" in remark.message
+
+
+def turning(half):
+    """Return the orientations `(N, 4)` of an object that is turned by twice so many radians."""
+    axis = np.array([0.6, 0.64, 0.48])
+    return np.concatenate([np.cos(half)[:, None], np.sin(half)[:, None] * axis], axis=1).astype(np.float32)
+
+
+@pytest.mark.parametrize("is_put_back", [False, True])
+def test_a_quaternion_that_changes_its_sign_does_not_jump(tmp_path, is_put_back):
+    length = 70
+    features = {
+        "observation.object_quat": {"dtype": "float32", "shape": [4], "names": ["qw", "qx", "qy", "qz"]},
+        "action": {"dtype": "float32", "shape": [1], "names": ["x"]},
+    }
+    with LeRobotWriter(tmp_path / "set", fps=10, features=features) as writer:
+        for episode in range(8):
+            half = np.linspace(1.2, 1.9, length)
+            if episode == 3:
+                half[11:] += 0.08  # it turns a little faster just where the sign changes
+            four = turning(half)
+            if episode == 3:
+                four[11:] *= -1
+            if episode == 5 and is_put_back:
+                four[35:] = four[35:][:, [1, 0, 2, 3]]
+            action = np.sin(np.arange(length, dtype=np.float32))[:, None]
+            writer.add_episode({"observation.object_quat": four, "action": action}, "turn")
+    found = inspect_dataset(tmp_path / "set")
+    jumps = [f for f in found.findings if f.kind == "jump"]
+    assert [(f.fault, f.episodes) for f in jumps] == ([(False, (5,))] if is_put_back else [])
+    assert not found.faults
 
 
 def test_version_2_1(tmp_path):

@@ -27,9 +27,19 @@ def test_the_parts_the_batch_and_the_memory_are_told_without_a_proof(tiny_experi
     assert "Not proved: switched off by --no-prove." in result.output
     lines = {line.partition("  ")[0]: line.partition("  ")[2].strip() for line in result.output.splitlines()}
     # 10 · 16 + 16 weights of the encoder
-    assert lines["size of observation_encoder"] == "176 parameters, all trained, 704B"
+    encoder = ["models/observation_encoder.yaml", "adamw_warmup_cosine_decay", "176", "all", "704B"]
+    assert lines["observation_encoder"].split() == encoder
+    header = lines["component"].split("  ")
+    assert [one.strip() for one in header if one] == [
+        "config file",
+        "optimizer",
+        "parameters",
+        "trained",
+        "size",
+    ]
     assert lines["average"] == "decay 0.9: over about 10 updates"
-    assert lines["checkpoints"] == "every epoch of 2, at the end"
+    assert lines["checkpoints"] == "every epoch of 2, at the end; all stay"
+    assert re.fullmatch(r"2 checkpoints of about \d+ kB, \d+ kB in all; .*B are free", lines["disk"])
     assert lines["observation.state"].split()[:4] == ["(16,", "2,", "5)", "float32"]
     assert lines["memory of a rank"].startswith("about ")
     assert "activations" in lines["memory of a rank"]

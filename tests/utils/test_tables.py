@@ -26,5 +26,19 @@ def test_on_a_narrow_terminal_no_line_is_longer_and_no_word_is_lost() -> None:
     assert table(ROWS, width=200) == table(ROWS)
 
 
+def test_a_name_that_is_longer_than_a_line_goes_on_where_it_has_a_joint() -> None:
+    name = "observation_encoder of minimal/observation_encoder.yaml " + "x" * 30
+    assert table([(name,)], width=14) == [
+        "observation_",
+        "encoder of",
+        "minimal/",
+        "observation_",
+        "encoder.yaml",
+        "x" * 14,
+        "x" * 14,
+        "x" * 2,
+    ]
+
+
 def test_numbers_end_below_each_other() -> None:
     assert table([("a", "1"), ("bc", "1,000")], left=1) == ["a       1", "bc  1,000"]

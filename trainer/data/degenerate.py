@@ -147,7 +147,7 @@ def _hardly_moving(flat: Mapping[str, np.ndarray], constant: np.ndarray) -> dict
 def _quaternions(feature: str, names: Sequence[str], values: np.ndarray) -> Iterator[Oddity]:
     """Yield what is wrong with four numbers that are, by their names or their length, a quaternion."""
     frames = len(values)
-    for first in _places(feature, names, values):
+    for first in quaternion_places(feature, names, values):
         four = values[:, first : first + 4].astype(np.float64)
         where = f"'{feature}' holds a quaternion ({', '.join(names[first : first + 4])})"
         length = np.linalg.norm(four, axis=1)
@@ -172,7 +172,7 @@ def _quaternions(feature: str, names: Sequence[str], values: np.ndarray) -> Iter
             )
 
 
-def _places(feature: str, names: Sequence[str], values: np.ndarray) -> list[int]:
+def quaternion_places(feature: str, names: Sequence[str], values: np.ndarray) -> list[int]:
     """Return where quaternions begin: four numbers so named, or that all move and have length 1 together."""
     width = values.shape[1]
     moves = np.ptp(values, axis=0) > 0

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
-import textwrap
 from collections.abc import Sequence
 from itertools import zip_longest
 
@@ -46,4 +46,18 @@ def terminal_width() -> int | None:
 
 
 def _wrapped(cell: str, width: int) -> list[str]:
-    return [cell] if len(cell) <= width else textwrap.wrap(cell, width, break_on_hyphens=False)
+    """Return a text in lines of `width`; a word that is longer than a line goes on after a `_` or a `/`."""
+    if len(cell) <= width:
+        return [cell]
+    lines = [""]
+    for word in cell.split():
+        pieces = [word] if len(word) <= width else re.findall(r"[^_/]+[_/]*|[_/]+", word)
+        for i, piece in enumerate(pieces):
+            gap = " " if i == 0 and lines[-1] else ""
+            if len(lines[-1]) + len(gap) + len(piece) > width and lines[-1]:
+                lines.append(piece)
+            else:
+                lines[-1] += gap + piece
+            while len(lines[-1]) > width:
+                lines[-1:] = [lines[-1][:width], lines[-1][width:]]
+    return lines

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from trainer.data.degenerate import dimension_names, oddities
+from trainer.data.degenerate import dimension_names, oddities, quaternion_places
 from trainer.data.inspection.findings import Findings, in_places
 from trainer.data.inspection.rows import Rows
 from trainer.data.lerobot.info import Feature
@@ -69,6 +69,8 @@ def check_values(
     flat = column.reshape(len(column), -1)
     names = dimension_names(feature.names, feature.shape)
     _check_finite(feature, flat, rows, findings)
+    floats = flat.dtype.kind == "f"
+    moving = _of_one_sign(flat, quaternion_places(feature.name, names, flat) if floats else ())
     jumps = []
     dimensions = []
     found: list[Mapping[str, np.ndarray] | None] = []
@@ -79,7 +81,7 @@ def check_values(
         low, high, mean, std = (
             float(stats[s][0]) if stats else math.nan for s in ("min", "max", "mean", "std")
         )
-        jumps.append(_jumps(values, rows) if values.dtype.kind == "f" else np.zeros(len(values), bool))
+        jumps.append(_jumps(moving[:, i], rows) if floats else np.zeros(len(values), bool))
         constant = stats is not None and bool(is_constant(stats["min"], stats["max"], stats[RESOLUTION])[0])
         dimensions.append(
             Dimension(name, low, high, mean, std, constant, int((~finite).sum()), int(jumps[-1].sum()))
@@ -148,10 +150,29 @@ def _check_finite(feature: Feature, flat: np.ndarray, rows: Rows, findings: Find
         findings.fault(kind, f"'{feature.name}' has {what} {place}", feature=feature.name, episodes=episodes)
 
 
+def _of_one_sign(flat: np.ndarray, places: Sequence[int]) -> np.ndarray:
+    """Return the numbers with quaternions written so that none changes its sign from one row to the next.
+
+    q and -q are the same rotation, and a change between them is no movement.
+
+    Args:
+        flat: numbers `(N, D)`.
+        places: where four of them are a quaternion.
+    """
+    if not places:
+        return flat
+    flat = flat.copy()
+    for first in places:
+        four = flat[:, first : first + 4]
+        turns = (four[1:] * four[:-1]).sum(axis=1) < 0
+        four[1:] *= np.where(np.cumsum(turns) % 2, -1, 1)[:, None].astype(four.dtype)
+    return flat
+
+
 def _jumps(values: np.ndarray, rows: Rows) -> np.ndarray:
     """Return the rows that lie a step away from the one before which no other step comes near, bool `(N,)`.
 
-    Turns of an angle and sign changes of a quaternion are none: they are the same pose written otherwise.
+    Turns of an angle and mirrored numbers are none: they are the same pose written otherwise.
     """
     values = values.astype(np.float64)
     jump = np.zeros(len(values), bool)
@@ -180,24 +201,41 @@ def _jumps(values: np.ndarray, rows: Rows) -> np.ndarray:
 def _report_jumps(
     feature: Feature, names: list[str], jumps: list[np.ndarray], rows: Rows, findings: Findings
 ) -> None:
-    """Report the dimensions that jump: as a fault what happens in few episodes, else as a remark."""
+    """Remark the dimensions that jump; what they measure may have done so, so it is no fault.
+
+    An object that is put back or grasped anew, a gripper, a contact: all jump. What goes far off for a frame
+    and returns is more likely a reading that failed, but nothing in the numbers proves it.
+    """
     few = max(1.0, _JUMP_EPISODES * len(np.unique(rows.episode)))
     habits = [len(np.unique(rows.episode[jump])) > few for jump in jumps]
-    for habit, add, ending in (
-        (False, findings.fault, "much further than in any usual step"),
-        (True, findings.remark, "as it does in many episodes: a switch, or a sensor that drops out"),
-    ):
+    for habit in (False, True):
         which = [i for i, jump in enumerate(jumps) if jump.any() and habits[i] == habit]
         if not which:
             continue
-        where = np.flatnonzero(np.any([jumps[i] for i in which], axis=0))
+        jump = np.any([jumps[i] for i in which], axis=0)
+        ending = "as it does in many episodes: a switch, or a sensor that drops out"
+        if not habit:
+            ending = f"much further than in any usual step, {_how(jump)}"
+        where = np.flatnonzero(jump)
         episodes = rows.episode[where].tolist()
         place = in_places(len(where), episodes, int(rows.frame[where[0]]), int(rows.episode[where[0]]))
         shown = ", ".join(names[i] for i in which[:4]) + (", …" if len(which) > 4 else "")
         of = f" (dimension {shown})" if len(names) > 1 else ""
-        add(
+        findings.remark(
             "jump",
             f"'{feature.name}'{of} jumps {place}, {ending}",
             feature=feature.name,
             episodes=episodes,
         )
+
+
+def _how(jump: np.ndarray) -> str:
+    """Say what kind of jumps these rows are: there and back in a frame, or to stay."""
+    back = jump[1:] & jump[:-1]
+    alone = jump.copy()
+    alone[1:] &= ~back
+    alone[:-1] &= ~back
+    if not alone.any():
+        return "and back in the next frame, as a reading that failed does"
+    stays = "and does not come back at once, as an object does that is put back or turns over"
+    return stays if not back.any() else f"{stays}; in other places it does, as a reading that failed"
