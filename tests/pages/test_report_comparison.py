@@ -52,10 +52,10 @@ def test_the_page_holds_the_results_against_the_first_run(runs: list[Path], tmp_
 
 def test_every_common_number_has_a_chart_with_a_line_for_each_run(runs: list[Path], tmp_path: Path) -> None:
     page = build_comparison(runs, tmp_path / "page.html").read_text(encoding="utf-8")
-    for name in ("total", "flow_loss", "velocity lr", "encoder grad_norm", "samples_per_s"):
+    for name in ("Total loss", "flow_loss", "velocity lr", "encoder grad_norm", "Throughput"):
         figure = page[page.index(f'<span class="name">{name}</span>') :].partition("</figure>")[0]
         assert figure.count('class="line ') == 2, name
-    assert page.index(">total<") < page.index(">flow_loss<")
+    assert page.index(">Total loss<") < page.index(">flow_loss<")
     success = page[page.index("Success rate, metaworld/pick-place-v3") :].partition("</figure>")[0]
     assert success.count('class="interval ') == 2
 

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from trainer.pages.parts.charts import Chart, linear_axis
 from trainer.pages.parts.render import render_page
 from trainer.pages.report.charts import curve_chart
-from trainer.pages.report.curves import estimate_curves
+from trainer.pages.report.curves import estimate_curves, title_of
 from trainer.pages.report.metrics import Curve, Series, thin
 from trainer.pages.report.page import PAGE, memory_taken, parameter_totals, status, write_page
 from trainer.pages.report.run_folder import Evaluation, ReportError, Run, read_run
@@ -170,10 +170,9 @@ def common_curves(runs: Mapping[str, Run]) -> list[Chart]:
         last = max(float(one.steps[-1]) for one in lines.values())
         axis = linear_axis(min(float(one.steps[0]) for one in lines.values()), last, ticks=4)
         curves = [_line_alone(thin(one, points, smooth=smooth)) for one in lines.values()]
-        unit = "loss" if name in ("total", "validation/total") else "value"
         percent, linear = name == "data_wait", name in ("data_wait", "samples_per_s") or name.endswith("lr")
         charts.append(
-            curve_chart(name, unit, curves, axis, labels=list(lines), log=not linear, percent=percent)
+            curve_chart(*title_of(name), curves, axis, labels=list(lines), log=not linear, percent=percent)
         )
     return charts
 

@@ -16,10 +16,13 @@ from trainer.utils.text import Interval
 
 TOTAL = "total"
 _HELD_OUT = "validation/"
-_THROUGHPUT = {
+_TITLES = {
+    TOTAL: ("Total loss", "loss"),
+    f"{_HELD_OUT}{TOTAL}": ("Total loss, validation", "loss"),
     "samples_per_s": ("Throughput", "samples / s"),
     "data_wait": ("Waiting for data", "share of time"),
 }
+_THROUGHPUT = ("samples_per_s", "data_wait")
 # Not curves: positions in time that every record has.
 _POSITIONS = {"epoch"}
 # Points over all curves of the page: about 1 MB of lines and read-outs.
@@ -51,6 +54,11 @@ class Clock:
         known = (Tick(t.share, _clock_text(s, long)) for t, step, s in ticks if step <= self.steps[-1])
         name = f"training time below, {'h:min' if long else 'min:s'}"
         return replace(axis, below=tuple(known), below_name=name)
+
+
+def title_of(name: str) -> tuple[str, str]:
+    """Return the title of the chart of one metric, and the unit of its axis."""
+    return _TITLES.get(name, (name, "value"))
 
 
 def _clock_text(seconds: float, long: bool) -> str:
@@ -104,10 +112,9 @@ def training_curves(
     norms = [name for name in names if _has_suffix(name, "grad_norm")]
     known = {TOTAL, *rates, *norms, *_THROUGHPUT}
     further = [name for name in names if name not in known]
-    main = [chart("Total loss", "loss", [TOTAL], log=True)] if TOTAL in names else []
-    main += [chart(name, "value", [name], log=True) for name in further]
+    main = [chart(*title_of(name), [name], log=True) for name in (TOTAL, *further) if name in names]
     main += [
-        curve_chart(name, "value", [thin(series, points, smooth=False)], x_axis, labels=[name], log=True)
+        curve_chart(*title_of(name), [thin(series, points, smooth=False)], x_axis, labels=[name], log=True)
         for name, series in held_out.items()
     ]
     optimization = [
@@ -119,9 +126,7 @@ def training_curves(
         for chosen, part in _parts(members)
     ]
     speed = [
-        chart(title, unit, [name], percent=name == "data_wait")
-        for name, (title, unit) in _THROUGHPUT.items()
-        if name in names
+        chart(*title_of(name), [name], percent=name == "data_wait") for name in _THROUGHPUT if name in names
     ]
     groups = (
         CurveGroup("Losses and further metrics", tuple(main)),
