@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from killed_runs import kill_tree
 
 from trainer.checkpoint.folder import find_checkpoint, read_manifest
 
@@ -37,9 +38,16 @@ def launch(path: Path, folder: Path, ranks: int, *overrides: str, ray: bool = Fa
     """Train in so many ranks and return what was said."""
     command = training_command(path, ranks, f"train.save_dir={folder}", *overrides, ray=ray)
     env = {**environment(), "NOTE": str(ranks)}
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return done.stderr
+    with subprocess.Popen(
+        command, cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        try:
+            _, said = process.communicate(timeout=300)
+        except BaseException:
+            kill_tree(process.pid)  # of a cluster, the command alone would leave the rest behind
+            raise
+    assert process.returncode == 0, said
+    return said
 
 
 def wait_for_steps(run: Path, process: subprocess.Popen[str], steps: int) -> None:
