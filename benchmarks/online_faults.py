@@ -3,9 +3,10 @@
 `python benchmarks/online_faults.py --seed 0` records five demonstrations of Meta-World's push-v3 and trains
 online from them, once for each kill, in rounds of five: SIGKILL to the replay buffer, the policy state
 manager, a rollout worker, a rank of the learner, or everything at once (then the same command is given
-again). Of each run it looks whether it came to its end, whether every episode that was in the journal before the kill is
-there afterwards byte for byte, whether versions of the weights only rose, and whether the LeRobot dataset
-holds all episodes. Prints one line per case on stderr and JSON on stdout; exits with 1 if any falls short.
+again). Of each run it looks whether it came to its end, whether every episode that was in the journal before
+the kill is there afterwards byte for byte, whether versions of the weights only rose, and whether the LeRobot
+dataset holds all episodes. Prints one line per case on stderr and JSON on stdout; exits with 1 if any falls
+short.
 """
 
 from __future__ import annotations
