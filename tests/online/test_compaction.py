@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,6 +22,7 @@ from trainer.data.errors import DatasetError
 from trainer.data.lerobot import LeRobotReader
 from trainer.data.windows import Window
 from trainer.offline_trainer import train
+from trainer.online.compaction import Compaction
 from trainer.online.episode import AUTO, EXPERT, HUMAN, Episode
 from trainer.online.replay import ReplayBuffer
 
@@ -155,6 +158,21 @@ def test_what_cannot_be_written_leaves_the_older_dataset_and_is_said(
     assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dataset", "description.json", "journal"]
     assert replay.size() == (24, 24)
+
+
+@pytest.mark.skipif(not hasattr(os, "getpriority"), reason="the system has no niceness")
+def test_it_is_as_urgent_as_those_who_draw(tmp_path: Path) -> None:
+    """Threads share the interpreter's lock: one that a busy machine does not run lets all others wait."""
+    niceness = []
+
+    def work() -> int:
+        niceness.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+        return 1
+
+    compaction = Compaction(work, 0)
+    compaction.begin()
+    wait_until(lambda: compaction.done)
+    assert niceness == [os.getpriority(os.PRIO_PROCESS, threading.get_native_id())]
 
 
 def test_nothing_is_no_dataset(tmp_path: Path) -> None:

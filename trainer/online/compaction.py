@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -23,8 +22,6 @@ from trainer.utils.log import log
 
 BESIDE = {"control_mode": "int8", "labelled": "bool", "policy_version": "int64"}
 """The columns of a compacted dataset that demonstrations do not have, one number per frame."""
-
-_NICENESS = 19
 
 
 def compact(journal: Journal, description: Description, root: Path) -> int:
@@ -76,7 +73,7 @@ def _columns(episode: Episode, description: Description) -> dict[str, np.ndarray
 
 
 class Compaction:
-    """Compacts beside everything else, one at a time, in a thread that gives way to all others.
+    """Compacts beside everything else, one at a time, in a thread.
 
     Args:
         work: compacts, and returns the number of episodes.
@@ -102,8 +99,8 @@ class Compaction:
             return self.done
 
     def _in_thread(self) -> None:
-        with contextlib.suppress(OSError, AttributeError):  # of this thread alone, and those that it starts
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+        # As urgent as all other threads: it often holds the interpreter's lock, and whoever draws would wait
+        # for a thread that a busy machine hardly lets run. Pictures are encoded by threads that stand back.
         try:
             self.now()
         except (DatasetError, JournalError, OSError) as problem:
