@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 from click.testing import CliRunner
+from helpers.runs import environment
 
 from trainer.cli import main
 
@@ -141,3 +144,22 @@ def test_commands_for_data_name_each_other(tiny_dataset: Path, tmp_path: Path) -
     code, output = call("data", "inspect", source)
     assert code == 2
     assert f"robomimic_hdf5; `trainer data convert {source} --to FOLDER` makes one" in output
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_shipped_model_is_shown_from_any_folder(own: bool, tmp_path: Path) -> None:
+    """By its name, or built upon; in a process of its own, which no other command has prepared."""
+    shipped = "experiment_models/diffusion_policy/pusht/noise_predictor.yaml"
+    (tmp_path / "mine.yaml").write_text(f"schema_version: 1\ndefaults: [{shipped}]\n")
+    command = [
+        sys.executable,
+        "-m",
+        "trainer.cli",
+        "model",
+        "show",
+        "mine.yaml" if own else shipped,
+        "--json",
+    ]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["modules"]

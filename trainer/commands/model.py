@@ -48,9 +48,11 @@ def show(
     """
     from model_constructor import describe, parse_input, render_svg, render_text
 
+    from trainer.config.paths import config_file
+
     try:
         with user_errors():
-            description = describe(file, dict(parse_input(text) for text in inputs), batch=batch)
+            description = describe(config_file(file), dict(parse_input(text) for text in inputs), batch=batch)
     except ValueError as error:
         raise UserError(str(error)) from error
     if not for_programs:
