@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from model_constructor.api import build_model, compile_ir
     from model_constructor.blocks.vision.weights import without_pretrained_weights
     from model_constructor.config.defaults import defaults_entries, look_for_defaults_in
-    from model_constructor.config.interpolate import interpolate_node
+    from model_constructor.config.interpolate import interpolate_node, unread_params
     from model_constructor.config.merge import finish_merge, merge_nodes
     from model_constructor.config.nodes import UNKNOWN, Node, from_data, to_data
-    from model_constructor.config.resolve import resolve_config
+    from model_constructor.config.resolve import refuse_unread_params, resolve_config
     from model_constructor.config.source_map import ConfigPath, SourceLocation, SourceMap, format_path
     from model_constructor.config.yaml_loader import dump_yaml, files_like, load_yaml_node, parse_value
     from model_constructor.errors import ConfigError
@@ -37,10 +37,10 @@ _HOMES = {
     "model_constructor.api": ("build_model", "compile_ir"),
     "model_constructor.blocks.vision.weights": ("without_pretrained_weights",),
     "model_constructor.config.defaults": ("defaults_entries", "look_for_defaults_in"),
-    "model_constructor.config.interpolate": ("interpolate_node",),
+    "model_constructor.config.interpolate": ("interpolate_node", "unread_params"),
     "model_constructor.config.merge": ("finish_merge", "merge_nodes"),
     "model_constructor.config.nodes": ("UNKNOWN", "Node", "from_data", "to_data"),
-    "model_constructor.config.resolve": ("resolve_config",),
+    "model_constructor.config.resolve": ("refuse_unread_params", "resolve_config"),
     "model_constructor.config.source_map": ("ConfigPath", "SourceLocation", "SourceMap", "format_path"),
     "model_constructor.config.yaml_loader": ("dump_yaml", "files_like", "load_yaml_node", "parse_value"),
     "model_constructor.errors": ("ConfigError",),
@@ -87,10 +87,12 @@ __all__ = [
     "parse_input",
     "parse_value",
     "random_source",
+    "refuse_unread_params",
     "render_svg",
     "render_text",
     "resolve_config",
     "to_data",
+    "unread_params",
     "without_pretrained_weights",
 ]
 

@@ -27,6 +27,7 @@ from model_constructor import (
     load_yaml_node,
     merge_nodes,
     to_data,
+    unread_params,
 )
 
 from trainer.config.errors import ConfigLoadError, ConfigValidationIssue, yaml_issues
@@ -49,6 +50,7 @@ class LocatedConfig:
         chains: file → the files whose `defaults` lead to it, outermost first.
         path: the file that was asked for.
         without: override → what the mapping would be without it.
+        unread: the mistakes of `params` that the file sets and nothing reads.
     """
 
     data: dict[str, Any]
@@ -56,6 +58,7 @@ class LocatedConfig:
     chains: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     path: Path = Path()
     without: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    unread: Sequence[ConfigValidationIssue] = ()
 
     def locate(self, path: ConfigPath, of_key: bool = False) -> SourceLocation | None:
         """Return where the value at `path` stands; of a missing one, the key of the section around it.
@@ -129,6 +132,7 @@ def load_located(path: str | Path, overrides: Overrides = ()) -> LocatedConfig:
         below = [root]  # each is laid over all that came before it, once
         for text in texts:
             below.append(_overridden(below[-1], text, problems))
+        unread = [i for e in unread_params(below[-1], str(path)) for i in yaml_issues(e, files.chains)]
         data, source_map = to_data(_finished(below.pop(), problems))
         problems.raise_all()
         without = {}
@@ -141,7 +145,7 @@ def load_located(path: str | Path, overrides: Overrides = ()) -> LocatedConfig:
     except RecursionError:
         message = f"{path}: what it holds refers to itself too deeply"
         raise ConfigLoadError([ConfigValidationIssue("", message)]) from None
-    return LocatedConfig(data, source_map, files.chains, path, without)
+    return LocatedConfig(data, source_map, files.chains, path, without, unread)
 
 
 def _overridden(root: Node, text: str, problems: Problems) -> Node:

@@ -332,7 +332,7 @@ class ExperimentConfig(Section):
     )
     params: dict[str, Any] = Field(
         default_factory=dict,
-        description="values for ${params.…}; nothing reads them",
+        description="values for ${params.…}; one that nothing reads is warned of",
         json_schema_extra=MAY_CHANGE,
     )
     seed: int = Field(123, ge=0, lt=2**63, description="weights are initialised from it, alike on all ranks")

@@ -118,7 +118,8 @@ def check(
     """
     issues = Issues(located)
     config = validate_schema(issues)
-    warnings = [] if config is None else idle_overrides(located, config)
+    warnings = [str(one) if one.hint else f"{one}." for one in located.unread]
+    warnings += [] if config is None else idle_overrides(located, config)
     config, parameters = check_components(issues, config)
     component_paths = find_models(issues)
     run = check_save_dir(issues)

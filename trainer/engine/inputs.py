@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from model_constructor import ConfigError as ModelConfigError
-from model_constructor import ConfigPath, compile_ir, files_like
+from model_constructor import ConfigPath, compile_ir, files_like, refuse_unread_params
 
 from trainer.checkpoint.folder import CheckpointError, weights_folder
 from trainer.config.paths import find_input, output_path, path_mistake
@@ -47,6 +47,7 @@ def _find_model(issues: Issues, here: ConfigPath, value: str) -> Path | None:
         return None
     try:
         compile_ir(found)
+        refuse_unread_params(found)
     except ModelConfigError as error:
         _note_model_errors(issues, here, error)
     return found

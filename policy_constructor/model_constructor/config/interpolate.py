@@ -6,6 +6,7 @@ become text. Paths are looked up from the root and may lead through values that 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -43,6 +44,49 @@ def interpolate_config(data: Any, source_map: SourceMap | None = None) -> tuple[
 def interpolate_node(root: Node, problems: Problems) -> Node:
     """The tree with its sites filled in; one that cannot be becomes `UNKNOWN`, its mistake noted."""
     return _Interpolator(root, problems).resolve(root, ())
+
+
+def unread_params(root: Node, file: str) -> list[ConfigError]:
+    """The mistakes of a file that sets under `params` what no `${params.…}` reads, such as a misspelt name.
+
+    What the file inherits may be unread: it may have replaced what read it.
+
+    Args:
+        root: the file with those of its `defaults` beneath it, nothing filled in.
+        file: its path.
+    """
+    params = root.value.get("params") if isinstance(root.value, dict) else None
+    if params is None or not isinstance(params.value, dict):
+        return []
+    read = [path[1:] for path in _paths_read(root) if path[0] == "params"]
+    names = sorted({str(path[0]) for path in read if path})
+    known = ", ".join(names) or "no parameter"
+    return [
+        ConfigError(
+            f"nothing reads '{name}', so it has no effect; what is read: {known}",
+            config_path=("params", name),
+            location=node.key_loc,
+            suggestions=closest(name, names),
+        )
+        for name, node in params.value.items()
+        if name not in names
+        and () not in read
+        and (node.key_loc is None or os.path.realpath(node.key_loc.file) == os.path.realpath(file))
+    ]
+
+
+def _paths_read(root: Node) -> set[tuple[str | int, ...]]:
+    """The paths that the sites of a tree name, `${env:…}` left out; what is no path is left to filling in."""
+    found: set[tuple[str | int, ...]] = set()
+    if isinstance(root.value, dict):
+        return found.union(*(_paths_read(child) for child in root.value.values()))
+    if isinstance(root.value, list):
+        return found.union(*(_paths_read(child) for child in root.value))
+    for piece in _split(root.value) if isinstance(root.value, str) else ():
+        if isinstance(piece, _Site) and not piece.is_env:
+            with contextlib.suppress(ConfigError):
+                found.add(tuple(_parse_path(piece.body, root, ())))
+    return found
 
 
 class _Interpolator:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from model_constructor.config.defaults import defaults_entries, file_of_entry
-from model_constructor.config.interpolate import interpolate_node
+from model_constructor.config.interpolate import interpolate_node, unread_params
 from model_constructor.config.merge import merge_nodes
 from model_constructor.config.nodes import UNKNOWN, Node, from_data, to_data
 from model_constructor.config.schema import validate_schema_v1
@@ -92,6 +92,23 @@ def _resolve(config_or_path: ConfigSource, problems: Problems) -> ResolvedConfig
     validate_schema_v1(data, source_map, problems)
     settings = parse_settings(data.get("settings"), source_map, problems)
     return ResolvedConfig(data, source_map, settings, root_file)
+
+
+def refuse_unread_params(file: str | Path) -> None:
+    """Refuse what a file itself sets under `params` and no `${params.…}` reads, such as a misspelt name.
+
+    What it inherits may be unread, where it has replaced what read it. To be asked of files that users write:
+    those in a run folder are filled in, so nothing reads their parameters.
+
+    Raises:
+        ConfigError: with every such parameter, or because the file cannot be resolved.
+    """
+    problems = Problems()
+    root = expand_node(_compose(str(file), (), problems), problems)
+    problems.raise_all()
+    for error in unread_params(root, str(file)):
+        problems.take(error)
+    problems.raise_all()
 
 
 def _compose(file: str, stack: tuple[str, ...], problems: Problems) -> Node:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from model_constructor.api import build_model, compile_ir
-from model_constructor.config.resolve import resolve_config
+from model_constructor.config.resolve import refuse_unread_params, resolve_config
 from model_constructor.errors import ConfigError
 from model_constructor.graph.lowering import StepLabel, take_all, take_keys
 from model_constructor.graph.model import GraphModel
@@ -103,6 +103,7 @@ def describe(
     """
     ir = compile_ir(path, registry=registry)
     config = resolve_config(path)
+    refuse_unread_params(path)
     with torch.device("meta"):
         model = build_model(path, registry=registry).to("meta").eval()
     given = dict(inputs or {})
