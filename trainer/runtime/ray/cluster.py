@@ -50,7 +50,7 @@ def import_ray(own_cluster: bool = False) -> Any:
     }
     if own_cluster:
         quiet["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # what Ray calls it; it is read on every system
-        # Ray's own 15 lets all else that the machine does go first: beside it a run seems to hang for minutes.
+        # Ray's own 15 lets everything else on the machine go first: a run then seems to hang for minutes.
         quiet["RAY_worker_niceness"] = "0"
     for name, value in quiet.items():
         os.environ.setdefault(name, value)
