@@ -82,3 +82,9 @@ def test_a_share_that_is_none_is_refused(t_star):
 def test_what_is_missing_is_named(policy_class, name):
     with pytest.raises(ValueError, match=f"{name} needs a component named velocity_decoder"):
         policy_class(torch.nn.ModuleDict({"observation_encoder": Encoder()}), action_horizon=4, action_dim=2)
+
+
+def test_a_component_whose_name_is_misspelt_is_pointed_at():
+    components = torch.nn.ModuleDict({"observation_encoder": Encoder(), "velocity_decodr": Encoder()})
+    with pytest.raises(ValueError, match="named velocity_decoder; is 'velocity_decodr' to be it"):
+        RegressionPolicy(components, action_horizon=4, action_dim=2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+from model_constructor import closest
 from torch import Tensor, nn
 
 from trainer.modeling.observations import encoder_arguments
@@ -68,7 +69,9 @@ def check_needed(components: nn.ModuleDict, needed: Sequence[str], who: str) -> 
     """Raise `ValueError` for components that are not there."""
     missing = [name for name in needed if name not in components]
     if missing:
-        raise ValueError(f"{who} needs a component named {' and one named '.join(missing)}")
+        others = [name for name in components if name not in needed]
+        near = [f"; is '{one}' to be it?" for one in closest(missing[0], others)]
+        raise ValueError(f"{who} needs a component named {' and one named '.join(missing)}{''.join(near)}")
 
 
 def check_executed(n_action_steps: int, action_horizon: int) -> None:
