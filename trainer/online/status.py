@@ -65,6 +65,8 @@ class Status:
         reasons = [reason for reason in self._waiting.values() if reason is not None]
         if reasons:
             parts.append(f"robots wait: {reasons[0]}")
+        elif not self._waiting and self._online.workers.count:
+            parts.append("no robot has reported yet: their processes, or the learner's, are still starting")
         return "Online: " + ", ".join(parts) + "."
 
     def summary(self) -> str:
