@@ -218,3 +218,11 @@ def test_the_line_is_shown_with_the_place_marked(tmp_path: Path) -> None:
     _, line, mark = str(caught.value).splitlines()
     assert len(line) < 110
     assert line[mark.index("^") :].startswith("*gone]")
+
+
+def test_parameters_that_are_replaced_are_looked_at_as_they_come_out(tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text("params: {_merge_: replace, _value_: {a: 3, c: 4}}\nseed: ${params.a}\n")
+    assert [one.error_message for one in load_located(path).unread] == [
+        "nothing reads 'c', so it has no effect; what is read: a"
+    ]

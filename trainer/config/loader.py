@@ -132,8 +132,9 @@ def load_located(path: str | Path, overrides: Overrides = ()) -> LocatedConfig:
         below = [root]  # each is laid over all that came before it, once
         for text in texts:
             below.append(_overridden(below[-1], text, problems))
-        unread = [i for e in unread_params(below[-1], str(path)) for i in yaml_issues(e, files.chains)]
-        data, source_map = to_data(_finished(below.pop(), problems))
+        merged = finish_merge(below.pop(), (), problems)
+        unread = [i for e in unread_params(merged, str(path)) for i in yaml_issues(e, files.chains)]
+        data, source_map = to_data(interpolate_node(merged, problems))
         problems.raise_all()
         without = {}
         for number, (text, base) in enumerate(zip(texts, below, strict=True)):
