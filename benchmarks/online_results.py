@@ -1,10 +1,10 @@
 """Compares training online with the same budget of updates spent on the demonstrations alone.
 
 `python benchmarks/online_results.py --tasks push-v3 pick-place-v3 --seeds 0 1 2` records five demonstrations
-of each task, trains `examples/configs/metaworld_push_online.yaml` on them twice, with `trainer online` and
-with `trainer train`, and evaluates both on the same 50 unseen starts. Prints each result as JSON, with the
-curve of what was collected, and a table of success and its 95 % interval, expert labels, minutes of wall time
-and of the processor's time in all processes.
+of each task, trains `--config` on them twice, with `trainer online` and with `trainer train`, and evaluates
+both on the same 50 unseen starts. Prints each result as JSON, with the curve of what was collected, and a
+table of success and its 95 % interval, expert labels, minutes of wall time and of the processor's time in all
+processes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 from killed_runs import descendants
 
 ROOT = Path(__file__).parents[1]
-CONFIG = "examples/configs/metaworld_push_online.yaml"
+USUAL = "examples/configs/metaworld_push_online.yaml"
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -50,7 +50,7 @@ def run_timed(command: list[str], **options: Any) -> float:
     return sum(spent.values())
 
 
-def trained(way: str, task: str, seed: int, folder: Path, sets: list[str]) -> dict[str, Any]:
+def trained(config: str, way: str, task: str, seed: int, folder: Path, sets: list[str]) -> dict[str, Any]:
     """Record, train in one of two ways, and return what came of it."""
     run, dataset = folder / f"{way}-{task}-{seed}", folder / f"{task}-{seed}"
     sets = [
@@ -67,7 +67,7 @@ def trained(way: str, task: str, seed: int, folder: Path, sets: list[str]) -> di
     subprocess.run([*trainer, *record, "--out", str(dataset)], check=True, **options)
     began = time.monotonic()
     overrides = [part for one in sets for part in ("--set", one)]
-    processor = run_timed([*trainer, way, CONFIG, *overrides], **options)
+    processor = run_timed([*trainer, way, config, *overrides], **options)
     minutes = (time.monotonic() - began) / 60
     (score,) = lines(run / "evaluations.jsonl")[-1:]
     curve = lines(run / "online.jsonl")
@@ -89,6 +89,7 @@ def trained(way: str, task: str, seed: int, folder: Path, sets: list[str]) -> di
 def main() -> None:
     """Compare, and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", default=USUAL)
     parser.add_argument("--tasks", nargs="+", default=["push-v3", "pick-place-v3", "peg-insert-side-v3"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--ways", nargs="+", choices=["train", "online"], default=["train", "online"])
@@ -99,7 +100,7 @@ def main() -> None:
         for task in arguments.tasks:
             for seed in arguments.seeds:
                 for way in arguments.ways:
-                    results.append(trained(way, task, seed, Path(name), arguments.sets))
+                    results.append(trained(arguments.config, way, task, seed, Path(name), arguments.sets))
                     print(json.dumps(results[-1]), flush=True)
     print(
         f"{'task':<20}{'seed':>5}  {'way':<8}{'success':>8}  {'interval':<14}{'labels':>8}{'minutes':>9}"

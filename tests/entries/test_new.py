@@ -54,6 +54,18 @@ def test_a_project_passes_its_tests_and_trains(tmp_path: Path, monkeypatch: pyte
     run(project, "trainer.cli", "train", "train.yaml", *options)
     assert len((project / "runs/pick_cups/metrics.jsonl").read_text().splitlines()) == 2
     assert json.loads((project / "runs/pick_cups/run.json").read_text())["finished"]
+    monkeypatch.chdir(project)  # where a loss of one's own is what the policy is trained with
+    assert call("new", "loss", "my_loss")[0] == 0
+    yaml = (project / "train.yaml").read_text().replace("plugins:\n", "plugins:\n  - my_loss\n")
+    loss = "train:\n  loss: {{ type: my_loss, params: {{ threshold: {} }} }}\n"
+    first = []
+    for threshold in (1.0, 0.01):
+        text = yaml.replace("train:\n", loss.format(threshold)).replace("runs/", f"runs-{threshold}/")
+        (project / "train.yaml").write_text(text)
+        run(project, "trainer.cli", "train", "train.yaml", *options)
+        lines = (project / f"runs-{threshold}/pick_cups/metrics.jsonl").read_text().splitlines()
+        first.append(json.loads(lines[0])["total"])
+    assert first[0] > 2 * first[1]
 
 
 def test_a_block_is_used_as_its_message_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -133,9 +133,10 @@ def test_the_command_compares_several_runs(
     monkeypatch.chdir(tmp_path)
     result = CliRunner().invoke(report_command, [str(run) for run in runs])
     assert result.exit_code == 0, result.output
-    assert result.output.endswith("Report: comparison.html\n")
+    page = f"comparison_{runs[0].name}_{runs[1].name}.html"  # another pair of runs does not replace it
+    assert result.output.endswith(f"Report: {page}\n")
     assert f"{runs[1]}: metaworld/pick-place-v3: success rate 70.0%" in result.output
-    assert (tmp_path / "comparison.html").is_file()
+    assert (tmp_path / page).is_file()
 
 
 def test_time_under_the_steps_is_that_of_the_rates(tmp_path: Path) -> None:

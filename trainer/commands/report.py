@@ -17,7 +17,7 @@ from trainer.commands.options import overrides_option
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="The page to write.  [default: <run>/report.html; of several runs comparison.html here]",
+    help="The page to write.  [default: <run>/report.html; of several runs comparison_RUN_RUN.html here]",
 )
 @overrides_option
 @click.option("--json", "for_programs", is_flag=True, help="Print JSON: `page`, and `verdicts` by run.")
@@ -37,10 +37,7 @@ def report(runs: tuple[Path, ...], out: Path | None, overrides: tuple[str, ...],
     try:
         with user_errors():
             folders = [run_folder(run, overrides) for run in runs]
-        if len(folders) == 1:
-            page = build_report(folders[0], out)
-        else:
-            page = build_comparison(folders, out if out is not None else Path("comparison.html"))
+        page = build_report(folders[0], out) if len(folders) == 1 else build_comparison(folders, out)
     except ReportError as error:
         raise UserError(str(error)) from error
     verdicts = {str(folder): read_verdicts(folder) for folder in folders}

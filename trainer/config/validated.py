@@ -138,6 +138,8 @@ def _schema_issue(
             path, hint, of_key = (*path, cause.key), cause.hint, False
     elif kind in ("model_type", "model_attributes_type", "dataclass_type"):
         message, hint = _no_section(one, path, keys_at(model, path))
+    elif kind == "dict_type":
+        message = f"here stand names, each with its value, not {_shown(one['input'])}"
     else:
         message = message.partition(", unable to parse")[0]
         message = f"{message[0].lower()}{message[1:]}, not {_shown(one['input'])}"

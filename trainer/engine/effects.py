@@ -34,8 +34,13 @@ def check_effects(issues: Issues, config: ExperimentConfig) -> None:
         _no_effect(issues, ("train", "gradient_clip_scope"), "gradient_clip_val is not set")
     for name in clip if isinstance(clip, dict) else ():
         if name not in config.optimizers:
-            path = ("train", "gradient_clip_val", name)
-            _no_effect(issues, path, f"there is no component '{name}' with an optimizer")
+            hint = did_you_mean(name, config.optimizers, "components with an optimizer:")
+            _no_effect(
+                issues,
+                ("train", "gradient_clip_val", name),
+                f"there is no component '{name}' with an optimizer",
+                hint,
+            )
     if train.non_finite == "lower" and config.precision != "fp16":
         _no_effect(issues, ("train", "non_finite"), "only precision: fp16 scales the loss")
     if config.precision == "fp16" and train.non_finite in ("stop", "skip"):
@@ -105,8 +110,8 @@ def _watched(
             yield (*path, "params", key) if key is not None else path, name
 
 
-def _no_effect(issues: Issues, path: ConfigPath, why: str) -> None:
-    issues.add(path, f"{why}, so this would have no effect")
+def _no_effect(issues: Issues, path: ConfigPath, why: str, hint: str | None = None) -> None:
+    issues.add(path, f"{why}, so this would have no effect", hint)
 
 
 def _check_trainer_takes(issues: Issues, config: ExperimentConfig, cls: Any) -> None:

@@ -150,10 +150,15 @@ class Experiment:
         return self.augmentation(batch, self._random(micro_batch, AUGMENTATION))
 
     def deployed_objective(self) -> Objective | None:
-        """Return the policy with the weights that would be deployed now; all ranks meet.
+        """Return the policy with the weights that would be deployed now, as in `deployed`."""
+        deployed = self.deployed()
+        return deployed and deployed[1]
 
-        It is one copy, made when it is first asked for and refreshed in place; frozen components are shared
-        with the training. None where the trainer names no policy class.
+    def deployed(self) -> tuple[nn.ModuleDict, Objective] | None:
+        """Return components and policy with the weights that would be deployed now; all ranks meet.
+
+        They are one copy, made when it is first asked for and refreshed in place; frozen components are
+        shared with the training. None where the trainer names no policy class.
         """
         if self.policy is None:
             return None
@@ -163,7 +168,7 @@ class Experiment:
         for name, state in self.saving.weights_to_deploy().items():
             models[name].load_state_dict(state)
         load_own_state(policy, models, own_state(self.policy, self.models))
-        return policy
+        return models, policy
 
     def _deployed_copy(self, policy_class: type[Objective]) -> tuple[nn.ModuleDict, Objective]:
         trained = {n: self.run / MODELS / f"{n}.yaml" for n, c in self.components.items() if c.trained}

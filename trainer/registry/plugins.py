@@ -77,7 +77,10 @@ def _not_there(plugin: str, missing: str, project: Path | None) -> tuple[str, st
     near = closest(last, [*names, *there])
     right = plugin.split(".")
     right[missing.count(".")] = near[0] if near else ""
-    return f"there is no module {missing}, {looked}", f"did you mean '{'.'.join(right)}'?" if near else None
+    if near:
+        return f"there is no module {missing}, {looked}", f"did you mean '{'.'.join(right)}'?"
+    elsewhere = None if parent or project is not None else "put the folder that holds it on PYTHONPATH"
+    return f"there is no module {missing}, {looked}", elsewhere
 
 
 def _where(error: Exception) -> str:

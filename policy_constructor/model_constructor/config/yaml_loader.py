@@ -102,6 +102,8 @@ def parse_yaml(text: str, file: str) -> Node:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
+        if "tab character" in problem or "'\\t'" in problem:
+            problem += "; indent with spaces"
         composer.problems.take(
             ConfigError(
                 f"Invalid YAML: {problem}",

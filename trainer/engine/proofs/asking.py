@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from model_constructor import random_source
 from torch import Tensor, nn
 
+from trainer.data.batches import Batch
 from trainer.data.columns import ACTION
 from trainer.engine.proofs.trial import Trial
 from trainer.modeling.component import unwrap
@@ -72,12 +75,66 @@ def action_of(
         return policy.predict_action(dict(observation), Context(random))
 
 
+class Answer:
+    """What the policy that would be deployed predicts for one sample in the middle of the data.
+
+    It is asked for once, when a claim first needs it: a chunk may take a hundred steps of a large network.
+
+    Args:
+        trial: whose policy acts.
+    """
+
+    def __init__(self, trial: Trial) -> None:
+        self._trial = trial
+        self.row = np.array([len(trial.data.dataset) // 2])
+
+    @functools.cached_property
+    def batch(self) -> Batch:
+        """The sample as training sees it, `(1, …)`."""
+        return self._trial.loader.sample(self.row)
+
+    @functools.cached_property
+    def policy(self) -> Policy:
+        """The policy with the weights that would be deployed."""
+        return self._deployed[1]
+
+    @property
+    def chunk(self) -> Tensor:
+        """What it predicts with the draws of seed 0, normalized `(1, S, A)`."""
+        return self._asked[0]
+
+    @property
+    def given(self) -> Given:
+        """What its components were given for it."""
+        return self._asked[1]
+
+    @property
+    def drawn(self) -> bool:
+        """Whether it drew random numbers for it."""
+        return self._asked[2]
+
+    @functools.cached_property
+    def _deployed(self) -> tuple[nn.ModuleDict, Policy]:
+        deployed = self._trial.experiment.deployed()
+        assert deployed is not None
+        models, policy = deployed
+        assert isinstance(policy, Policy)
+        return models, policy
+
+    @functools.cached_property
+    def _asked(self) -> tuple[Tensor, Given, bool]:
+        random = RowRandom([0])
+        with given_to(self._deployed[0]) as given:
+            chunk = action_of(self.policy, self.batch, random)
+        return chunk, given, random.calls > 0
+
+
 @contextlib.contextmanager
-def given_to(trial: Trial) -> Iterator[Given]:
+def given_to(models: nn.ModuleDict) -> Iterator[Given]:
     """Note the tensors that every component is given while the block runs."""
     given: Given = {}
     handles = []
-    for name, component in trial.experiment.models.items():
+    for name, component in models.items():
         inputs = list(getattr(unwrap(component), "inputs", ()))
 
         def note(
@@ -118,7 +175,7 @@ def sees_actions(trial: Trial, policy: Objective, batch: Mapping[str, Any]) -> b
     """Say whether a component is given another input where the actions of a batch are other ones."""
     seen = []
     for by in (0.0, 1.0):
-        with given_to(trial) as given:
+        with given_to(trial.experiment.models) as given:
             total_of(trial, policy, {**batch, ACTION: batch[ACTION] + by})
         seen.append(given)
     one, other = seen

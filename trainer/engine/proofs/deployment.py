@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,10 +11,11 @@ from model_constructor import resolve_config
 from torch import Tensor, nn
 
 from trainer.checkpoint.folder import CheckpointError
+from trainer.data.batches import Batch
 from trainer.data.columns import ACTION
 from trainer.deployment.deployed_policy import DeployedPolicy
 from trainer.deployment.robot_policy import load_policy
-from trainer.engine.proofs.asking import action_of
+from trainer.engine.proofs.asking import Answer, action_of
 from trainer.engine.proofs.claim import Claim, Fault, not_applicable
 from trainer.engine.proofs.trial import Trial
 from trainer.templates import Context, Policy
@@ -31,24 +33,29 @@ TEXTS = (
 )
 
 
-def deployment_claims(trial: Trial) -> Iterator[Claim]:
-    """Yield the claims about the deployed policy, which is loaded from the checkpoint of the trial."""
+def deployment_claims(trial: Trial, answer: Answer) -> Iterator[Claim]:
+    """Yield the claims about the deployed policy, which is loaded from the checkpoint of the trial.
+
+    Args:
+        trial: the run.
+        answer: of the policy that the running training would deploy.
+    """
     why = _why_not(trial)
     if why is not None:
         for text in TEXTS:
             yield not_applicable(ABOUT, text, why)
         return
-    row = _row(trial)
+    raw = dict(trial.data.dataset.__getitems__(answer.row))
     try:
         robot = _robot(trial)
-        seen, action = _acted(trial, robot, row)
+        seen, action = _acted(robot, raw)
     except (CheckpointError, ValueError, RuntimeError, TypeError, KeyError, IndexError) as error:
         message = f"the deployed policy fails: {type(error).__name__}: {error}"
         yield Claim(ABOUT, TEXTS[0], "it cannot act", faults=[Fault(PATH, message)])
         return
-    yield _observes(trial, row, seen)
-    yield _acts(trial, robot, row, action)
-    yield _units(trial, robot, row)
+    yield _observes(answer.batch, seen)
+    yield _acts(trial, robot, answer, action)
+    yield _units(trial, answer.batch, raw)
 
 
 def _why_not(trial: Trial) -> str | None:
@@ -59,11 +66,6 @@ def _why_not(trial: Trial) -> str | None:
     if trial.experiment.facts.get("datasets"):
         return "the samples of a mixture are those of several robots"
     return None
-
-
-def _row(trial: Trial) -> np.ndarray:
-    """Return a sample in the middle of the data."""
-    return np.array([len(trial.data.dataset) // 2])
 
 
 def _robot(trial: Trial) -> DeployedPolicy:
@@ -95,9 +97,8 @@ class _Listening(nn.Module):
         return action_of(self.policy, observation, RowRandom([0])) if self.answers else self.still
 
 
-def _acted(trial: Trial, robot: DeployedPolicy, row: np.ndarray) -> tuple[dict[str, Tensor], np.ndarray]:
+def _acted(robot: DeployedPolicy, raw: Mapping[str, Any]) -> tuple[dict[str, Tensor], np.ndarray]:
     """Let the robot live through the history of a sample; return what its policy was last asked, and did."""
-    raw = dict(trial.data.dataset.__getitems__(row))
     listening = _Listening(robot.policy, torch.zeros_like(raw[ACTION], dtype=torch.float32))
     robot.policy = listening
     robot.reset(0)
@@ -121,8 +122,7 @@ def _at(robot: DeployedPolicy, key: str, values: Tensor, offset: int) -> np.ndar
     return frames.numpy()
 
 
-def _observes(trial: Trial, row: np.ndarray, seen: Mapping[str, Tensor]) -> Claim:
-    batch = trial.loader.sample(row)
+def _observes(batch: Batch, seen: Mapping[str, Tensor]) -> Claim:
     worst, faults = 0.0, []
     compared = [key for key, value in seen.items() if isinstance(batch.get(key), Tensor)]
     for key in compared:
@@ -143,14 +143,10 @@ def _observes(trial: Trial, row: np.ndarray, seen: Mapping[str, Tensor]) -> Clai
     return Claim(ABOUT, TEXTS[0], measured, faults=faults[:1])
 
 
-def _acts(trial: Trial, robot: DeployedPolicy, row: np.ndarray, action: np.ndarray) -> Claim:
+def _acts(trial: Trial, robot: DeployedPolicy, answer: Answer, action: np.ndarray) -> Claim:
     """Compare with the weights that the running training would deploy, on its own batch."""
-    policy = trial.experiment.deployed_objective()
-    assert isinstance(policy, Policy)
-    batch = trial.loader.sample(row)
-    chunk = action_of(policy, batch, RowRandom([0]))
     normalizer = trial.experiment.normalizer.for_dataset()
-    wanted = normalizer.denormalize(ACTION, chunk.float()).numpy()[0, robot.first_action]
+    wanted = normalizer.denormalize(ACTION, answer.chunk.float()).numpy()[0, robot.first_action]
     scale = max(1.0, float(np.abs(wanted).max()))
     apart = float(np.abs(wanted - action).max()) if wanted.shape == action.shape else float("inf")
     faults = []
@@ -169,9 +165,8 @@ def _numbers(values: np.ndarray) -> str:
     return f"({some}{', …' if values.size > 4 else ''})"
 
 
-def _units(trial: Trial, robot: DeployedPolicy, row: np.ndarray) -> Claim:
-    raw = dict(trial.data.dataset.__getitems__(row))[ACTION][0].double()
-    batch = trial.loader.sample(row)
+def _units(trial: Trial, batch: Batch, sample: Mapping[str, Any]) -> Claim:
+    raw = sample[ACTION][0].double()
     back = trial.experiment.normalizer.for_dataset().denormalize(ACTION, batch[ACTION])[0].double()
     width = min(back.shape[-1], raw.shape[-1])
     apart = float((back[..., :width] - raw[..., :width]).abs().max())

@@ -12,6 +12,7 @@ from trainer.data.batches import Batch
 from trainer.data.columns import ACTION
 from trainer.data.normalization import CURRENT, DATASET_INDEX, STATE
 from trainer.engine.proofs.asking import (
+    Answer,
     Given,
     action_of,
     evaluating,
@@ -33,34 +34,26 @@ ONCE = "observations are normalized once"
 LEAST = "the loss is least where the policy predicts"
 
 
-def prediction_claims(trial: Trial) -> Iterator[Claim]:
-    """Yield the claims about what the policy of a trial predicts."""
+def prediction_claims(trial: Trial, answer: Answer) -> Iterator[Claim]:
+    """Yield the claims about what the policy of a trial predicts, of which `answer` is one prediction."""
     policy = trial.experiment.policy
     if not isinstance(policy, Policy):
         for text in (REPEATS, ONCE, LEAST):
             yield not_applicable(ABOUT, text, "the trainer trains no policy that acts")
         return
-    # A chunk may take a hundred steps of a large network, so all claims look at one, of two samples.
-    rows = min(2, trial.samples)
-    batch = trial.experiment.batches.example(rows)
-    random = RowRandom(range(rows))
-    with given_to(trial) as given, evaluating(trial):
-        chunk = action_of(policy, batch, random)
-    yield _repeats(trial, policy, batch, chunk)
-    yield _normalized_once(trial, policy, batch, given)
-    yield _least(trial, policy, draws=random.calls > 0)
+    yield _repeats(answer)
+    yield _normalized_once(trial, policy, answer.batch, answer.given)
+    yield _least(trial, policy, answer.drawn)
 
 
-def _repeats(trial: Trial, policy: Policy, batch: Batch, chunk: Tensor) -> Claim:
+def _repeats(answer: Answer) -> Claim:
     """Ask once more; what a policy draws elsewhere than in its context differs."""
-    with evaluating(trial):
-        again = action_of(policy, batch, RowRandom(range(len(chunk))), elsewhere=1)
-    apart = float((chunk - again).abs().max())
+    again = action_of(answer.policy, answer.batch, RowRandom([0]), elsewhere=1)
+    apart = float((answer.chunk - again).abs().max())
     faults = []
     if apart > 0:
-        message = (
-            f"{type(policy).__name__} predicts actions {apart:.2g} apart for the same observation and seed"
-        )
+        name = type(answer.policy).__name__
+        message = f"{name} predicts actions {apart:.2g} apart for the same observation and seed"
         faults.append(Fault(PATH, message, "draw from context.random, and keep nothing between calls"))
     return Claim(ABOUT, REPEATS, f"{apart:.2g} apart", faults=faults)
 
@@ -79,7 +72,7 @@ def _normalized_once(trial: Trial, policy: Policy, batch: Batch, predicting: Giv
     ]
     if not features:
         return not_applicable(ABOUT, text, "no observation is normalized")
-    with given_to(trial) as training:
+    with given_to(trial.experiment.models) as training:
         total_of(trial, policy, batch)
     faults, count = [], 0
     for (name, argument), values in (*training.items(), *predicting.items()):

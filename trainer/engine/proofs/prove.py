@@ -10,6 +10,7 @@ from trainer.config.errors import ConfigError
 from trainer.config.validation import Issues
 from trainer.engine.build_data import Data
 from trainer.engine.check import CheckedConfig
+from trainer.engine.proofs.asking import Answer
 from trainer.engine.proofs.augmentation import augmentation_claims
 from trainer.engine.proofs.claim import Claim, not_applicable, note_faults
 from trainer.engine.proofs.data import data_claims
@@ -83,8 +84,9 @@ def prove(checked: CheckedConfig, data: Data, ranks: int = 1) -> Proof:
         claims += _measured("augmentation", lambda: augmentation_claims(begun))
         claims += _measured("loss", lambda: loss_claims(begun))
         claims += _measured("loss", lambda: term_claims(begun))
-        claims += _measured("deployment", lambda: deployment_claims(begun))
-        claims += _measured("prediction", lambda: prediction_claims(begun))
+        answer = Answer(begun)
+        claims += _measured("deployment", lambda: deployment_claims(begun, answer))
+        claims += _measured("prediction", lambda: prediction_claims(begun, answer))
         claims += _measured("resuming", lambda: resume_claims(begun))
         samples, said = begun.samples, begun.said
         pace, measured = seconds_per_update(begun, checked.config.data.batch_size)

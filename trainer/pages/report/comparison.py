@@ -25,12 +25,12 @@ _POINTS = 9_000
 _LEFT_OUT = {"epoch"}
 
 
-def build_comparison(runs: Sequence[Path], out: Path) -> Path:
+def build_comparison(runs: Sequence[Path], out: Path | None = None) -> Path:
     """Write one self-contained HTML page about several runs and return its path.
 
     Args:
         runs: run folders (`save_dir`), the first of which the others are held against.
-        out: the page to write.
+        out: the page to write; by default `comparison_RUN_RUN.html` in the current folder.
 
     Raises:
         ReportError: one of them is no run folder or is named twice, or the page cannot be written.
@@ -39,7 +39,11 @@ def build_comparison(runs: Sequence[Path], out: Path) -> Path:
     twice = next((run for at, run in enumerate(runs) if resolved[at] in resolved[:at]), None)
     if twice is not None:
         raise ReportError(f"{twice} is named twice.")
-    read = dict(zip(labels(runs), map(read_run, runs), strict=True))
+    names = labels(runs)
+    if out is None:
+        shown = names if len(names) < 5 else [names[0], f"and-{len(names) - 1}-others"]
+        out = Path("_".join(["comparison", *(name.replace("/", "-")[-60:] for name in shown)]) + ".html")
+    read = dict(zip(names, map(read_run, runs), strict=True))
     return write_page(render_page(PAGE, "comparison.html", _content(read)), out)
 
 
