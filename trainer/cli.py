@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import signal
 from typing import Any
 
 import click
@@ -63,6 +64,9 @@ class _Commands(Commands):
         try:
             with needs_training_libraries("This command"), explained_usage():
                 return super().invoke(ctx)
+        except KeyboardInterrupt:  # click would say "Aborted!" and exit with 1, as if training had failed
+            click.echo("\nStopped by Ctrl-C.", err=True)
+            ctx.exit(128 + signal.SIGINT)
         except ModuleNotFoundError as error:
             if error.__cause__ is None:
                 raise

@@ -28,7 +28,7 @@ from trainer.engine.evaluation import EvaluationCallback
 from trainer.engine.exit_messages import Outcome, user_message
 from trainer.engine.experiment import Experiment
 from trainer.engine.fit import fit
-from trainer.engine.stop import Stopped
+from trainer.engine.stop import Stopped, stop_before_training
 from trainer.modeling.initialize import count_parameters
 from trainer.runtime import (
     PRECISIONS,
@@ -59,7 +59,7 @@ def train(
 
     Raises:
         ConfigLoadError, ConfigError: the configuration is wrong; nothing was started or written.
-        Stopped: a signal came; the run is saved.
+        Stopped: a signal came; the run is saved, or had not begun.
         RankLost: another rank is gone.
     """
     located = load_located(config_path, overrides)
@@ -68,11 +68,13 @@ def train(
         data = build_data(checked, runtime.world_size, runtime.local_rank)
         for warning in (*checked.warnings, *data.warnings):
             log.warning(warning)
+        stop_before_training(runtime)
         evaluation = EvaluationCallback(checked.config.train.evaluation)
         with (
             only_writer(checked.run, runtime.is_main),
             assemble(checked, data, runtime, [evaluation, *callbacks], batches) as experiment,
         ):
+            stop_before_training(runtime)
             tell_where_it_begins(experiment)
             fit(experiment)
     return checked.run
@@ -140,6 +142,8 @@ def attempted(training: Callable[[], Path], config_path: str | Path, overrides: 
     except Stopped as stopped:
         way = way_on(config_path, overrides, "there")
         text = f"Saved and {stopped}; {way[0].lower()}{way[1:]}."
+        if stopped.before_training:
+            text = f"{str(stopped)[0].upper()}{str(stopped)[1:]}, so nothing is lost."
         return Outcome(stopped.exit_code, text if main_rank else "")
     except RankLost as lost:
         if not lost.loss.final:

@@ -29,6 +29,7 @@ from trainer.engine.check import CheckedConfig, check
 from trainer.engine.evaluation import EvaluationCallback
 from trainer.engine.exit_messages import Outcome
 from trainer.engine.fit import fit
+from trainer.engine.stop import stop_before_training
 from trainer.offline_trainer import attempted, is_final, tell_where_it_begins, where_to_run
 from trainer.online.actors import NAMESPACE
 from trainer.online.learner import Learner
@@ -49,7 +50,7 @@ def train_func(config: str | Mapping[str, Any]) -> Path:
     Raises:
         ConfigLoadError, ConfigError: the configuration is wrong; nothing was started or written.
         UsageError: an actor is not there, or its buffer holds episodes of another robot.
-        Stopped: a signal came; the run is saved.
+        Stopped: a signal came; the run is saved, or had not begun.
         RankLost: another rank is gone.
     """
     given = {"config_path": config} if isinstance(config, str) else config
@@ -59,12 +60,14 @@ def train_func(config: str | Mapping[str, Any]) -> Path:
         data = build_data(checked, runtime.world_size, runtime.local_rank)
         for warning in (*checked.warnings, *data.warnings):
             log.warning(warning)
+        stop_before_training(runtime)
         learner = Learner(checked.config, data, runtime)
         evaluation = EvaluationCallback(checked.config.train.evaluation)
         with (
             only_writer(checked.run, runtime.is_main),
             assemble(checked, data, runtime, [evaluation, learner.publishing], learner.batches) as experiment,
         ):
+            stop_before_training(runtime)
             tell_where_it_begins(experiment)
             fit(experiment)
     return checked.run

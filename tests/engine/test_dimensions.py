@@ -122,3 +122,24 @@ def test_what_does_not_fit_is_found_without_a_number(tiny_experiment: Write) -> 
     (found,) = caught.value.issues
     assert found.location is not None
     assert (found.location.file, found.location.line) == (str(model), line_of(model, "name: condition"))
+
+
+def test_an_input_that_its_file_declares_otherwise_is_told_there(tiny_experiment: Write) -> None:
+    path = tiny_experiment()
+    change_model(
+        path, "observation_encoder", lambda graph: graph["modules"]["embedding"].update(dims=[10, 24])
+    )
+    model = path.parent / "models/velocity_decoder.yaml"
+    model.write_text(f"{model.read_text()}shapes:\n  condition: [B, 16]\n")
+    checked = check(load_located(path))
+    says = (
+        r"'condition' comes as \[\d+, 24\], and the `shapes` here say \[B, 16\]; the first forward pass fails"
+    )
+    with pytest.raises(ConfigError, match=says) as caught:
+        outline(checked, build_data(checked))
+    (found,) = caught.value.issues
+    assert found.error_path == "model.component_config_paths.velocity_decoder"
+    assert found.location is not None
+    assert (found.location.file, found.location.line) == (str(model), line_of(model, "condition: [B"))
+    with pytest.raises(ConfigError, match=says):
+        train(path)

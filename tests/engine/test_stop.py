@@ -15,13 +15,15 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 from helpers.run_folder import assert_same, metrics
 from helpers.runs import ROOT, environment, training_command, wait_for_steps
 
 from trainer.checkpoint.folder import find_checkpoint
+from trainer.cli import main
 from trainer.data.batches import Batches
 from trainer.engine.stop import Stopped, WaitEnded, ask_to_stop, stop_asked
-from trainer.offline_trainer import train
+from trainer.offline_trainer import attempted, train
 
 
 def long_with_dropout(config: dict[str, Any]) -> None:
@@ -227,7 +229,6 @@ def test_workers_that_hang_end_with_a_trainer_that_is_killed(
 CHATTY = """
 import sys
 from trainer.registry import CALLBACK_REGISTRY
-from trainer.templates import Callback
 
 @CALLBACK_REGISTRY.register("chatty")
 class Chatty(Callback):
@@ -350,3 +351,30 @@ def test_a_run_that_waits_for_samples_stops_where_it_waits(
     train(tiny_experiment(), [f"train.save_dir={run}"])
     train(tiny_experiment(), [f"train.save_dir={whole}"])
     assert [m["total"] for m in metrics(run)] == [m["total"] for m in metrics(whole)]
+
+
+def test_a_run_that_is_asked_to_stop_while_it_is_put_together_does_not_begin(
+    tiny_experiment: Callable[..., Path], tmp_path: Path
+) -> None:
+    def asking(demonstrations: Batches, path: Any, runtime: Any) -> Batches:
+        ask_to_stop(signal.SIGINT)  # as the process that started the ranks does when a signal comes there
+        return demonstrations
+
+    experiment = tiny_experiment()
+    try:
+        run = [f"train.save_dir={tmp_path / 'run'}"]
+        outcome = attempted(lambda: train(experiment, run, batches=asking), experiment, ())
+    finally:
+        ask_to_stop(0)
+    assert outcome.code == 130
+    assert outcome.text == "Stopped by SIGINT before training began, so nothing is lost."
+    assert not (tmp_path / "run" / "latest").exists()
+
+
+def test_ctrl_c_while_a_command_is_still_loading(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("trainer.cli.importlib.import_module", interrupted)
+    result = CliRunner().invoke(main, ["train", "x.yaml"])
+    assert (result.exit_code, result.output) == (130, "\nStopped by Ctrl-C.\n")

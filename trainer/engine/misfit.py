@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import traceback
+from collections.abc import Mapping, Sequence
 
-from model_constructor import ConfigPath
-from torch import nn
+from model_constructor import ConfigPath, GraphModel
+from torch import Tensor, nn
 
 from trainer.config.errors import ConfigError
 from trainer.config.validation import Issues
 from trainer.engine.check import CheckedConfig
-from trainer.engine.places import place_in_notes, place_of_input
+from trainer.engine.places import declared_size, place_in_notes, place_of_input
 from trainer.engine.rehearsal import explain
 from trainer.modeling.observations import MissingObservation
 
@@ -31,6 +32,12 @@ def misfit(checked: CheckedConfig, modules: Mapping[str, nn.Module], error: Exce
     """
     path: ConfigPath = ("train", "trainer")
     message, location = f"the first forward pass fails: {explain(error)}", place_in_notes(error)
+    for (name, argument), size in _given(modules, error).items():
+        declared, place = declared_size(checked.component_paths[name], argument)
+        if declared and not _fits(size, declared):
+            path, location = ("model", "component_config_paths", name), place
+            says = ", ".join(map(str, declared))
+            message = f"'{argument}' comes as {list(size)}, and the `shapes` here say [{says}]; {message}"
     if isinstance(error, MissingObservation):
         name = next(name for name, module in modules.items() if module is error.module)
         path = ("model", "component_config_paths", name)
@@ -38,6 +45,28 @@ def misfit(checked: CheckedConfig, modules: Mapping[str, nn.Module], error: Exce
     issues = Issues(checked.located)
     issues.add_in_model(path, message, location)
     return ConfigError(issues.found)
+
+
+def _given(modules: Mapping[str, nn.Module], error: BaseException) -> dict[tuple[str, str], tuple[int, ...]]:
+    """Return by component and input the sizes of the tensors with which the pass failed."""
+    given: dict[tuple[str, str], tuple[int, ...]] = {}
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        called, values = frame.f_locals.get("self"), frame.f_locals
+        for name, module in modules.items():
+            if called is module and isinstance(module, GraphModel) and {"args", "kwargs"} <= values.keys():
+                inputs = {**dict(zip(module.inputs, values["args"], strict=False)), **values["kwargs"]}
+                sizes = {
+                    key: tuple(value.shape) for key, value in inputs.items() if isinstance(value, Tensor)
+                }
+                given.update({(name, key): size for key, size in sizes.items()})
+    return given
+
+
+def _fits(size: tuple[int, ...], declared: Sequence[object]) -> bool:
+    """Say whether a tensor has the sizes that its file declares, of which some are names, such as B."""
+    return len(size) == len(declared) and all(
+        not isinstance(wanted, int) or wanted == there for there, wanted in zip(size, declared, strict=True)
+    )
 
 
 def is_certain(error: Exception) -> bool:

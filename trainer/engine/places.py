@@ -32,6 +32,18 @@ def place_of_input(model: Path, name: str) -> SourceLocation | None:
     return config.source_map.nearest((*here, names.index(name)) if name in names else here)
 
 
+def declared_size(model: Path, name: str) -> tuple[list[int | str], SourceLocation | None]:
+    """Return the size that `shapes` gives an input, such as `["B", 64]`, and where; an empty one if none."""
+    try:
+        config = resolve_config(model)
+    except ModelConfigError:
+        return [], None
+    size = config.data.get("shapes", {}).get(name)
+    if not isinstance(size, list) or not all(type(one) in (int, str) for one in size):
+        return [], None
+    return size, config.source_map.nearest(("shapes", name))
+
+
 def place_in_notes(error: BaseException) -> SourceLocation | None:
     """Return the step of a model YAML that the notes of an error name, if they do."""
     for note in getattr(error, "__notes__", []):

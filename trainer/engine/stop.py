@@ -19,11 +19,14 @@ class Stopped(AgreedEnd):
 
     Attributes:
         exit_code: 128 plus the number of the signal, as shells have it.
+        before_training: it was still being put together, so there was nothing to save.
     """
 
-    def __init__(self, number: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name}")
+    def __init__(self, number: int, before_training: bool = False) -> None:
+        when = " before training began" if before_training else ""
+        super().__init__(f"stopped by {signal.Signals(number).name}{when}")
         self.exit_code = 128 + number
+        self.before_training = before_training
 
 
 class WaitEnded(Exception):
@@ -50,6 +53,17 @@ def ask_to_stop(number: int) -> None:
     """
     global _asked
     _asked = number
+
+
+def stop_before_training(runtime: Runtime) -> None:
+    """End a run that is still being put together, if it is asked to stop; all ranks meet.
+
+    Raises:
+        Stopped: it is.
+    """
+    number = runtime.largest(stop_asked())
+    if number:
+        raise Stopped(number, before_training=True)
 
 
 class StopRequest:
