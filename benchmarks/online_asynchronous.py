@@ -130,12 +130,15 @@ def main() -> None:
     # Learner and robots are alike to the machine, as where both are processes of Ray.
     os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  # Ray spells it so
     import ray
+    import torch
 
     from trainer.config.loader import load_located
     from trainer.engine.check import check
     from trainer.online.actors import NAMESPACE
     from trainer.runtime.ray.cluster import import_ray
 
+    # The learner leaves the worker a core, as in `trainer online`.
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) - 1))
     import_ray()
     ray.init(address="local", namespace=NAMESPACE, num_cpus=2, include_dashboard=False, log_to_driver=False)
     online = check(load_located(CONFIG, arguments.sets)).config.online

@@ -159,3 +159,20 @@ def test_what_a_keyboard_cannot_do_is_said(tmp_path):
         expert.reset(Drift())
         with pytest.raises(UsageError, match=r"needs a terminal, and .* is none here"):
             expert.takes_over({STATE: np.zeros(5)}, np.zeros(2))
+
+
+def test_the_expert_of_ones_own_lifts_a_peg_that_is_held_high():
+    pytest.importorskip("metaworld")
+    from examples.extensions.peg_expert import PegInsertionExpert
+    from trainer.evaluation.simulators.metaworld import MetaworldSimulator
+
+    simulator, ours, start = MetaworldSimulator("peg-insert-side-v3"), PegInsertionExpert(), 491113667
+    succeeded = []
+    for expert in (scripted(simulator), ours):
+        expert.reset(simulator)
+        observation, steps = simulator.reset(start), []
+        while len(steps) < 120 and not (steps and steps[-1].success):
+            steps.append(simulator.step(expert.act(observation)))
+            observation = steps[-1].observation
+        succeeded.append(steps[-1].success)
+    assert succeeded == [False, True]  # the simulator's own presses it down until the end
