@@ -229,6 +229,7 @@ def test_workers_that_hang_end_with_a_trainer_that_is_killed(
 CHATTY = """
 import sys
 from trainer.registry import CALLBACK_REGISTRY
+from trainer.templates import Callback
 
 @CALLBACK_REGISTRY.register("chatty")
 class Chatty(Callback):
