@@ -140,10 +140,11 @@ def attempted(training: Callable[[], Path], config_path: str | Path, overrides: 
     try:
         folder = training()
     except Stopped as stopped:
-        way = way_on(config_path, overrides, "there")
-        text = f"Saved and {stopped}; {way[0].lower()}{way[1:]}."
         if stopped.before_training:
             text = f"{str(stopped)[0].upper()}{str(stopped)[1:]}, so nothing is lost."
+        else:
+            way = way_on(config_path, overrides, "there")
+            text = f"Saved and {stopped}; {way[0].lower()}{way[1:]}."
         return Outcome(stopped.exit_code, text if main_rank else "")
     except RankLost as lost:
         if not lost.loss.final:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import traceback
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from model_constructor import ConfigPath, GraphModel
 from torch import Tensor, nn
@@ -49,16 +50,16 @@ def misfit(checked: CheckedConfig, modules: Mapping[str, nn.Module], error: Exce
 
 def _given(modules: Mapping[str, nn.Module], error: BaseException) -> dict[tuple[str, str], tuple[int, ...]]:
     """Return by component and input the sizes of the tensors with which the pass failed."""
+    names = {id(module): name for name, module in modules.items() if isinstance(module, GraphModel)}
     given: dict[tuple[str, str], tuple[int, ...]] = {}
     for frame, _ in traceback.walk_tb(error.__traceback__):
-        called, values = frame.f_locals.get("self"), frame.f_locals
-        for name, module in modules.items():
-            if called is module and isinstance(module, GraphModel) and {"args", "kwargs"} <= values.keys():
-                inputs = {**dict(zip(module.inputs, values["args"], strict=False)), **values["kwargs"]}
-                sizes = {
-                    key: tuple(value.shape) for key, value in inputs.items() if isinstance(value, Tensor)
-                }
-                given.update({(name, key): size for key, size in sizes.items()})
+        values = frame.f_locals
+        called: Any = values.get("self")
+        if id(called) in names and {"args", "kwargs"} <= values.keys():
+            inputs = {**dict(zip(called.inputs, values["args"], strict=False)), **values["kwargs"]}
+            for argument, value in inputs.items():
+                if isinstance(value, Tensor):
+                    given[names[id(called)], argument] = tuple(value.shape)
     return given
 
 
