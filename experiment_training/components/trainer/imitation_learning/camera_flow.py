@@ -29,7 +29,9 @@ STATE = "observation.state"
 
 
 def camera_frames(batch: dict[str, Tensor], cameras: Sequence[str]) -> list[Tensor]:
-    """Return the present frame of each camera, `(B, 3, H, W)` in [0, 1].
+    """Return what each camera sees: the present frame, `(B, 3, H, W)` in [0, 1].
+
+    Where a task is learned from its state, an observation of numbers `(B, T, N)` stands in a camera's place.
 
     Args:
         batch: of it, `observation.images.<camera>`; a name that begins with `observation.` stands for itself.
@@ -48,7 +50,7 @@ def camera_frames(batch: dict[str, Tensor], cameras: Sequence[str]) -> list[Tens
                 f"there is no '{key}' in the batch, whose cameras are {', '.join(offered) or 'none'}; name "
                 "them in the trainer's parameter 'cameras'"
             )
-        if frame.ndim != 4:
+        if frame.ndim > 4:
             raise ValueError(
                 f"'{key}' has shape {tuple(frame.shape)}, but one frame (B, 3, H, W) is read: leave "
                 "obs_images_history at 1"
@@ -61,15 +63,13 @@ def drop_cameras(frames: Sequence[Tensor], probability: float, random: Random) -
     """Return the frames with one camera of some samples black: of a sample, at most one, all alike likely.
 
     Args:
-        frames: of each camera, `(B, 3, H, W)`; they stay as they are.
+        frames: of each camera, `(B, …)`; they stay as they are.
         probability: that a sample loses a camera.
         random: where the numbers come from.
     """
     draw = random.uniform((frames[0].shape[0],)) * len(frames)
-    return [
-        frame * ((draw < n) | (draw >= n + probability))[:, None, None, None]
-        for n, frame in enumerate(frames)
-    ]
+    kept = [(draw < n) | (draw >= n + probability) for n in range(len(frames))]
+    return [frame * own.view(-1, *[1] * (frame.ndim - 1)) for frame, own in zip(frames, kept, strict=True)]
 
 
 def as_tokens(features: Tensor) -> Tensor:
@@ -102,7 +102,7 @@ class CameraFlowPolicy(Policy):
         integration_method: `euler`, `midpoint` (two evaluations a step) or `dopri5` (adaptive).
         train_on_padding: whether steps beyond the end of an episode, where the last action is repeated,
             count in the losses.
-        cameras: names below `observation.images.`, the head's first.
+        cameras: names below `observation.images.`, the head's first; or whole names of observations.
 
     Raises:
         ValueError: a component is missing, or a number is out of range.

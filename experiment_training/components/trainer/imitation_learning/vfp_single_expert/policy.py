@@ -28,8 +28,9 @@ LATENT = ("vae_posterior", "vae_prior")
 class VFPSingleExpertPolicy(CameraFlowPolicy):
     """Draws action chunks by following a learned flow from noise.
 
-    Components: `head_backbone`, `left_backbone`, `right_backbone` (image → features, semantics),
-    `info_embedder` (all conditions → `encoder_output`), `action_decoder` (the velocity).
+    Components: `head_backbone`, `left_backbone`, `right_backbone` (image → features, semantics), those of the
+    cameras that there are; `info_embedder` (all conditions → `encoder_output`), `action_decoder` (the
+    velocity).
 
     With `use_latent` also `vae_posterior` and `vae_prior`: tokens of actions and conditions, and of
     conditions alone (Zhai et al. 2025, "VFP: Variational Flow-Matching Policy for Multi-Modal Robot
@@ -51,7 +52,7 @@ class VFPSingleExpertPolicy(CameraFlowPolicy):
         ValueError: a component is missing, or a number is out of range.
     """
 
-    needs: ClassVar[tuple[str, ...]] = (*BACKBONES, "info_embedder", "action_decoder")
+    needs: ClassVar[tuple[str, ...]] = ("info_embedder", "action_decoder")
 
     def __init__(
         self,
@@ -81,8 +82,10 @@ class VFPSingleExpertPolicy(CameraFlowPolicy):
         )
         if loss is not None:
             log.warning(f"train.loss has no effect: {type(self).__name__} has its own loss.")
-        if len(cameras) != len(BACKBONES):
-            raise ValueError(f"cameras must name the head's, the left and the right one, not {list(cameras)}")
+        if len(cameras) > len(BACKBONES):
+            raise ValueError(f"cameras may name the head's, the left and the right one, not {list(cameras)}")
+        self.backbones = BACKBONES[: len(cameras)]
+        check_needed(components, self.backbones, type(self).__name__)
         if not 0 <= camera_dropout <= 1:
             raise ValueError(f"camera_dropout must lie between 0 and 1, it is {camera_dropout}")
         if use_latent:
@@ -134,8 +137,8 @@ class VFPSingleExpertPolicy(CameraFlowPolicy):
         return error.square()
 
     def _see(self, frames: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Return tokens `(B, h·w, C)` and semantics `(B, 1, F)` of head, left and right camera."""
-        seen = [self.call(name, image=frame) for name, frame in zip(BACKBONES, frames, strict=True)]
+        """Return tokens `(B, h·w, C)` and semantics `(B, 1, F)` of every camera."""
+        seen = [self.call(name, image=frame) for name, frame in zip(self.backbones, frames, strict=True)]
         return [as_tokens(features) for features, _ in seen], [semantic[:, None] for _, semantic in seen]
 
     def _visual(self, frames: Sequence[Tensor], visual: Sequence[Tensor]) -> list[Tensor]:
