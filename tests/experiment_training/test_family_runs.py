@@ -166,36 +166,42 @@ def check_same(ours: Path, theirs: Path, checkpoint: str, components: tuple[str,
         assert all(torch.equal(first[tensor], second[tensor]) for tensor in second)
 
 
+OFTEN = (
+    "train.max_steps=12",
+    "train.checkpoint={save_every_n_steps: 3}",
+    "train.log_every_n_steps=1",
+    "data.batch_size=2",
+)
+
+
+@pytest.fixture(scope="module")
+def whole(shipped: tuple[Path, tuple[str, ...]]) -> Path:
+    """Return the folder of a run of two ranks that nothing has interrupted."""
+    path, _ = shipped
+    launch(path, path.parent / "whole", 2, *OFTEN)
+    return path.parent / "whole"
+
+
 @pytest.mark.slow
-def test_two_ranks_that_are_killed_go_on_exactly(shipped, tmp_path) -> None:
+def test_two_ranks_that_are_killed_go_on_exactly(shipped, whole, tmp_path) -> None:
     path, components = shipped
-    often = [
-        "train.max_steps=12",
-        "train.checkpoint={save_every_n_steps: 3}",
-        "train.log_every_n_steps=1",
-        "data.batch_size=2",
-    ]
-    whole = tmp_path / "whole"
-    launch(path, whole, 2, *often)
     run = Run(path, ranks=2, folder=tmp_path / "killed")
-    run.start(*often)
+    run.start(*OFTEN)
     assert run.process is not None
     try:
         run.when(lambda: run.updates() >= 5 and (run.folder / "latest").exists())
     finally:
         kill_tree(run.process.pid)
         run.process.wait()
-    run.goes_on(*often, updates=12)
+    run.goes_on(*OFTEN, updates=12)
     check_same(run.folder, whole, "step_12", components)
 
 
 @pytest.mark.slow
-def test_two_workers_on_ray_are_two_ranks(shipped, tmp_path) -> None:
+def test_two_workers_on_ray_are_two_ranks(shipped, whole, tmp_path) -> None:
     pytest.importorskip("ray")
     path, components = shipped
-    steps = ["train.max_steps=4", "data.batch_size=2", "train.log_every_n_steps=1"]
-    ranks, workers = tmp_path / "ranks", tmp_path / "workers"
-    launch(path, ranks, 2, *steps)
-    launch(path, workers, 2, *steps, ray=True)
-    assert len(numbers(workers)) == 4
-    check_same(workers, ranks, "step_4", components)
+    workers = tmp_path / "workers"
+    launch(path, workers, 2, *OFTEN, ray=True)
+    assert len(numbers(workers)) == 12
+    check_same(workers, whole, "step_12", components)
