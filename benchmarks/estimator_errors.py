@@ -3,7 +3,7 @@
     python benchmarks/estimator_errors.py runs/mutual_information_estimator/exp1-small
 
 The errors are those of the run's last validation. The variance is that of the same samples around their own
-mean: of each number of a state, of each step and number of an action chunk (steps beyond an episode left out),
+mean: of each number of a state, of each step and number of an action chunk (without steps beyond an episode),
 of each pixel and colour. It is the error of the best decoder that ignores its embedding, so a share of 100 %
 is nothing learned.
 """
