@@ -19,6 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from experiment_training.components.trainer.imitation_learning.camera_flow import camera_frames
+from experiment_training.components.trainer.imitation_learning.mutual_information_estimator.objective import (
+    PROPRIO,
+)
 from trainer.config.loader import load_located
 from trainer.data.batch_path import BatchPath
 from trainer.data.loader import BatchLoader
@@ -65,11 +69,11 @@ def variances(run: Path) -> tuple[int, dict[str, float]]:
     samples = len(data.held_out)
     for first in range(0, samples, AT_ONCE):
         batch = loader.sample(np.arange(first, min(first + AT_ONCE, samples)))
-        frame = batch[f"observation.images.{camera}"]
+        (frame,) = camera_frames(batch, [camera])
         image = F.interpolate(frame, size=(size, size), mode="bilinear", align_corners=False)
         spreads["img_recon"].add(image)
         spreads["action_recon"].add(batch["action"], ~batch["action_is_pad"][:, :, None])
-        spreads["state_recon"].add(batch["observation.proprio_state"])
+        spreads["state_recon"].add(batch[PROPRIO])
     return samples, {name: spread.variance() for name, spread in spreads.items()}
 
 

@@ -8,11 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from trainer import build_policy
 from trainer.config.loader import load_located
-from trainer.deployment.policy_parts import build_loss, build_models, build_policy
 from trainer.engine.check import CheckedConfig, check
-from trainer.modeling.initialize import freeze
-from trainer.registry import TRAINER_REGISTRY
 from trainer.templates import Context, Policy
 from trainer.utils.random import SampleRandom
 
@@ -62,19 +60,13 @@ def test_each_learns_in_all_its_components_and_sees_the_t(name: str) -> None:
     if name == "diffusion":
         pytest.importorskip("diffusers")
     torch.manual_seed(0)
-    models = build_models(checked.component_paths)
-    for component in models:
-        if component not in config.optimizers:
-            freeze(models[component])
-    trainer = TRAINER_REGISTRY.get(config.train.trainer.type)
-    spec = config.train
-    policy = build_policy(trainer.policy_class, models, build_loss(spec.loss), spec.trainer.params)
+    policy = build_policy(FOLDER / f"{name}.yaml")
     assert isinstance(policy, Policy)
     batch = observed(checked, 3)
 
     policy.loss(batch, Context(SampleRandom(0), training=True))["total"].backward()
     for component in config.optimizers:
-        gradients = [p.grad for p in models[component].parameters() if p.grad is not None]
+        gradients = [p.grad for p in policy.components[component].parameters() if p.grad is not None]
         assert any(gradient.abs().max() > 0 for gradient in gradients), component
 
     policy.eval()
