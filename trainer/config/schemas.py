@@ -391,9 +391,11 @@ class ExperimentConfig(Section):
         """
         if steps_per_epoch is None and self.train.max_steps is None:
             raise ValueError("the batches have no epochs, so train.max_steps must say when the run ends")
-        epochs = None if steps_per_epoch is None else self.train.epoch
-        ends = [] if epochs is None else [epochs * (steps_per_epoch or 0)]
-        return min(ends + ([] if self.train.max_steps is None else [self.train.max_steps]))
+        epochs, most = self.train.epoch, self.train.max_steps
+        if steps_per_epoch is None or epochs is None:
+            assert most is not None
+            return most
+        return epochs * steps_per_epoch if most is None else min(epochs * steps_per_epoch, most)
 
     @property
     def optimizers(self) -> dict[str, tuple[tuple[str, ...], ComponentSpec]]:

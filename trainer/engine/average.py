@@ -35,14 +35,15 @@ class Average:
         live = component.local_state()
         self._weights = into or {key: value.clone() for key, value in live.items()}
         pairs = [(self._weights[key], live[key]) for key in live]
-        self._averaged = [pair for pair in pairs if pair[0].is_floating_point()]
+        averaged = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._averaged, self._followed = [a for a, _ in averaged], [w for _, w in averaged]
         self._copied = [pair for pair in pairs if not pair[0].is_floating_point()]
 
     @torch.no_grad()
     def update(self) -> None:
         """Move the average towards the present weights."""
         keep = min(self.decay, (1 + self.updates) / (10 + self.updates)) if self._warm_up else self.decay
-        torch._foreach_lerp_([a for a, _ in self._averaged], [w for _, w in self._averaged], 1 - keep)
+        torch._foreach_lerp_(self._averaged, self._followed, 1 - keep)
         for average, live in self._copied:
             average.copy_(live)
         self.updates += 1

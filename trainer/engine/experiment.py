@@ -31,10 +31,20 @@ from trainer.modeling.component import Components
 from trainer.runtime import AgreedEnd, Runtime
 from trainer.templates import Callback, Context, Objective, Policy
 from trainer.utils.log import log
-from trainer.utils.random import AUGMENTATION, POLICY, SampleRandom
+from trainer.utils.random import AUGMENTATION, POLICY, SampleRandom, StepsAhead
 
 # What closing may take on a rank that fails: the others have waited for it in a collective since it did.
 CLOSING_SECONDS = 25.0
+
+
+_OFFERED: dict[str, Callable[[Experiment, Context], Any]] = {
+    "epoch": lambda e, context: context.epoch,
+    "total_epochs": lambda e, context: e.total_epochs,
+    "iterations": lambda e, context: context.step,
+    "stats": lambda e, context: e.stats,
+    "context": lambda e, context: context,
+}
+"""What a `train_step` may ask for beside its batch."""
 
 
 @dataclass
@@ -83,6 +93,7 @@ class Experiment:
     scores: dict[str, float] = field(default_factory=dict)
     stop_reason: str | None = None
     _deployed: tuple[nn.ModuleDict, Objective] | None = None
+    _ahead: StepsAhead = field(default_factory=StepsAhead)
 
     @property
     def total_steps(self) -> int:
@@ -107,14 +118,7 @@ class Experiment:
 
     def step_arguments(self, context: Context) -> dict[str, Any]:
         """Return what `train_step` accepts of `epoch, total_epochs, iterations, stats, context`."""
-        offered = {
-            "epoch": self.progress.epoch,
-            "total_epochs": self.total_epochs,
-            "iterations": self.progress.iteration,
-            "stats": self.stats,
-            "context": context,
-        }
-        return {name: value for name, value in offered.items() if name in self._step_parameters}
+        return {name: _OFFERED[name](self, context) for name in self._step_parameters}
 
     def context(self, micro_batch: int = 0) -> Context:
         """Return what the policy may know of the coming step."""
@@ -133,15 +137,14 @@ class Experiment:
         ranks = self.runtime.world_size
         place = (micro_batch * ranks + self.runtime.rank, self.batches.micro_batches * ranks)
         seed, step = self.config.run_seed, self.progress.iteration
-        return SampleRandom(seed, step, *place, self.runtime.device, stream=stream)
+        return SampleRandom(seed, step, *place, self.runtime.device, stream=stream, ahead=self._ahead)
 
     @functools.cached_property
     def _step_parameters(self) -> frozenset[str]:
-        """What `train_step` takes; looked up once, since it is asked for at every step."""
+        """What `train_step` takes of what it is offered; looked up once, since every step asks for it."""
         accepted = inspect.signature(self.trainer.train_step).parameters
-        if any(p.kind is p.VAR_KEYWORD for p in accepted.values()):
-            return frozenset({"epoch", "total_epochs", "iterations", "stats", "context"})
-        return frozenset(accepted)
+        anything = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
+        return frozenset(_OFFERED if anything else _OFFERED.keys() & accepted.keys())
 
     def augmented(self, batch: dict[str, Any], micro_batch: int = 0) -> dict[str, Any]:
         """Return a batch of the coming update with its random changes, which only training sees."""

@@ -56,12 +56,7 @@ def fit(experiment: Experiment) -> None:
                 e.tracker.record(e.progress.iteration, metrics, {**position, **rates})
                 e.progress.iteration += 1
                 e.writer.check()
-                values = {name: plain(metric) for name, metric in metrics.items()}
-                with _saved_if_it_fails(e):
-                    for callback in e.callbacks:
-                        callback.after_step(e, values)
-                    if not e.runtime.distributed:
-                        e.tracker.check()
+                _look_on(e, metrics)
                 if rates:
                     bar.set_postfix(pace.shown(rates), refresh=False)
                 bar.update()
@@ -134,11 +129,18 @@ def _wants_numbers(whose: str, returned: Any) -> str:
     return f"{whose} returned {what_it_is(returned)}; it must return a dict of name → number"
 
 
-@contextlib.contextmanager
-def _saved_if_it_fails(e: Experiment) -> Iterator[None]:
-    """Save the run when what looks on between two updates fails; among ranks only one of them may know."""
+def _look_on(e: Experiment, metrics: Mapping[str, Any]) -> None:
+    """Show an update to callbacks and loggers; a run of one process is saved when one of them fails.
+
+    Among ranks only one of them may know.
+    """
     try:
-        yield
+        if e.callbacks:
+            values = {name: plain(metric) for name, metric in metrics.items()}
+            for callback in e.callbacks:
+                callback.after_step(e, values)
+        if not e.runtime.distributed:
+            e.tracker.check()
     except Exception:
         if not e.runtime.distributed:
             with contextlib.suppress(Exception):  # the run may be what has failed: it says so

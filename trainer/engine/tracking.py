@@ -15,7 +15,7 @@ from torch import Tensor
 
 from trainer.runtime import Runtime
 from trainer.templates import Logger, RunIdentity
-from trainer.templates.reduced import Reduced, Reduction, plain
+from trainer.templates.reduced import Reduced, Reduction, plain, reduction
 from trainer.utils.errors import TrainingFault
 from trainer.utils.files import whole_file
 from trainer.utils.text import what_it_is
@@ -59,7 +59,7 @@ class Tracker:
         self.every = every
         self.last: Line = {}
         self._watch = watch
-        self._steps: list[tuple[int, dict[str, Reduced], Mapping[str, Any]]] = []
+        self._steps: list[tuple[int, dict[str, Any], Mapping[str, Any]]] = []
         self._loggers: list[tuple[Logger, float]] = []
         self._failure: Exception | None = None
         self._waiting: dict[int, dict[str, float]] = {}
@@ -179,18 +179,18 @@ class Tracker:
         """Return one plain dict per recorded step; scalars of all steps travel in one tensor."""
         lines: list[Line] = [{"step": step, **facts} for step, _, facts in self._steps]
         places = [(i, name) for i, (_, metrics, _) in enumerate(self._steps) for name in metrics]
-        metrics = [self._steps[i][1][name] for i, name in places]
+        metrics = [metric for _, of_step, _ in self._steps for metric in of_step.values()]
+        values, hows = [plain(metric) for metric in metrics], [reduction(metric) for metric in metrics]
+        tensors = [isinstance(value, Tensor) for value in values]
         reduced = together and self.runtime.distributed
         if reduced:
-            kinds = [f"{'tensor' if isinstance(m.value, Tensor) else 'number'} {m.how}" for m in metrics]
+            kinds = [f"{'tensor' if t else 'number'} {how}" for t, how in zip(tensors, hows, strict=True)]
             self._agree_on_names(
                 [f"{self._steps[i][0]} {kind} {name}" for (i, name), kind in zip(places, kinds, strict=True)]
             )
-        values: list[float] = [0.0] * len(metrics)
         for on_device in (True, False):
-            rows = [n for n, m in enumerate(metrics) if isinstance(m.value, Tensor) == on_device]
-            hows = [metrics[n].how for n in rows]
-            brought = self._brought([metrics[n].value for n in rows], hows, on_device, reduced)
+            rows = [n for n, tensor in enumerate(tensors) if tensor == on_device]
+            brought = self._brought([values[n] for n in rows], [hows[n] for n in rows], on_device, reduced)
             for n, value in zip(rows, brought, strict=True):
                 values[n] = value
         for (i, name), value in zip(places, values, strict=True):
@@ -273,7 +273,7 @@ def combine(parts: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
 
 
 def _combined(metrics: Sequence[Any]) -> Any:
-    how = metrics[-1].how if isinstance(metrics[-1], Reduced) else "mean"
+    how = reduction(metrics[-1])
     values = [plain(metric) for metric in metrics]
     try:
         numbers = [single_number(value) for value in values]
@@ -295,8 +295,8 @@ def _is_ready(value: Tensor, device: torch.device) -> bool:
     return value.dtype == torch.float32 and value.device == device
 
 
-def _checked(name: str, metric: Any, step: int) -> Reduced:
-    """Return a metric as one that says how it is reduced.
+def _checked(name: str, metric: Any, step: int) -> Any:
+    """Return a metric as it is kept: a float, a tensor of one element, or one of these as `Reduced`.
 
     Raises:
         TrainingFault: it is no single number.
@@ -307,7 +307,7 @@ def _checked(name: str, metric: Any, step: int) -> Reduced:
         raise TrainingFault(
             f"metric '{name}' of step {step} is {error}; return numbers, or tensors of one element"
         ) from None
-    return Reduced(value, metric.how) if isinstance(metric, Reduced) else Reduced(value)
+    return Reduced(value, metric.how) if isinstance(metric, Reduced) else value
 
 
 def single_number(value: Any) -> Any:

@@ -218,17 +218,24 @@ def clip_gradients(parameters: Sequence[nn.Parameter], limit: float) -> Tensor:
 
     Nothing waits for the device.
     """
-    if not any(isinstance(p, DTensor) for p in parameters):
-        return nn.utils.clip_grad_norm_(parameters, limit)
     shares = [local(p.grad) for p in parameters if p.grad is not None]
+    if not shares:
+        return torch.tensor(0.0)
+    # On a CPU `nn.utils.clip_grad_norm_` calls torch for one tensor at a time; the numbers are the same.
+    norms = torch.stack(torch._foreach_norm(shares))
     sharded = [isinstance(p, DTensor) for p in parameters if p.grad is not None]
-    squares = torch.stack([norm.float().square() for norm in torch._foreach_norm(shares)])
+    norm = _norm_over_ranks(norms, sharded) if any(sharded) else torch.linalg.vector_norm(norms)
+    torch._foreach_mul_(shares, (limit / (norm + 1e-6)).clamp(max=1.0))
+    return norm
+
+
+def _norm_over_ranks(norms: Tensor, sharded: Sequence[bool]) -> Tensor:
+    """Return the norm of tensors of which this rank knows the norms, of its share where they are sharded."""
+    squares = norms.float().square()
     mask = torch.tensor(sharded, device=squares.device)
     of_all_ranks = torch.where(mask, squares, 0).sum()
     dist.all_reduce(of_all_ranks)
-    norm = (of_all_ranks + torch.where(mask, 0, squares).sum()).sqrt()
-    torch._foreach_mul_(shares, (limit / (norm + 1e-6)).clamp(max=1.0))
-    return norm
+    return (of_all_ranks + torch.where(mask, 0, squares).sum()).sqrt()
 
 
 def on_any_rank(flags: Tensor, tensors: Iterable[Tensor]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -51,11 +52,23 @@ def encoder_arguments(
     Raises:
         MissingObservation: an input has no observation in the batch.
     """
-    inputs = [name for name in unwrap(encoder).inputs if name not in given]  # type: ignore[union-attr]
-    names = [k for k in batch if k not in NOT_OBSERVED and not k.endswith("_is_pad")]
-    # Where a name comes with and without the prefix, that with the prefix counts.
-    offered = {input_name(k): k for k in sorted(names, key=lambda name: name.startswith(PREFIX))}
-    missing = [name for name in inputs if name not in offered]
+    module = unwrap(encoder)
+    inputs = tuple(name for name in module.inputs if name not in given)  # type: ignore[union-attr]
+    features = _features(inputs, tuple(batch))
+    missing = [name for name, feature in zip(inputs, features, strict=True) if feature is None]
     if missing:
-        raise MissingObservation(unwrap(encoder), missing[0], [input_name(k) for k in names])
-    return {name: batch[offered[name]] for name in inputs}
+        raise MissingObservation(module, missing[0], [input_name(k) for k in batch if _is_observed(k)])
+    return {name: batch[feature] for name, feature in zip(inputs, features, strict=True) if feature}
+
+
+@functools.lru_cache(maxsize=256)
+def _features(inputs: tuple[str, ...], names: tuple[str, ...]) -> tuple[str | None, ...]:
+    """Return which feature of a batch each input takes, None where there is none."""
+    # Where a name comes with and without the prefix, that with the prefix counts.
+    observed = sorted(filter(_is_observed, names), key=lambda name: name.startswith(PREFIX))
+    offered = {input_name(name): name for name in observed}
+    return tuple(offered.get(name) for name in inputs)
+
+
+def _is_observed(name: str) -> bool:
+    return name not in NOT_OBSERVED and not name.endswith("_is_pad")

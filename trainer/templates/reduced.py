@@ -45,3 +45,8 @@ def detached(metric: Any) -> Any:
 def plain(metric: Any) -> Any:
     """Return the value of a metric."""
     return metric.value if isinstance(metric, Reduced) else metric
+
+
+def reduction(metric: Any) -> Reduction:
+    """Return how a metric is reduced."""
+    return metric.how if isinstance(metric, Reduced) else "mean"

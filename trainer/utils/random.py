@@ -17,10 +17,11 @@ from rank to rank. They reach 6.66 in absolute value. Dropout draws from torch's
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -31,6 +32,9 @@ POLICY, AUGMENTATION = 0, 1
 
 Numbers = Any
 """An array for a CPU, else a tensor: numpy needs a third of torch's time for as few as a chunk has."""
+
+Make = Callable[[Numbers, int], Numbers]
+"""Makes so many numbers of each of the generators that start at `(K,)`."""
 
 
 class Random(Protocol):
@@ -61,21 +65,28 @@ class _Draws(ABC):
 
     Args:
         device: where the numbers are made.
-        shared_start: where the numbers start that all rows share.
 
     Attributes:
         calls: number of draws so far.
     """
 
-    def __init__(self, device: torch.device | str, shared_start: int) -> None:
+    def __init__(self, device: torch.device | str) -> None:
         self.device = torch.device(device)
         self._on = None if self.device.type == "cpu" else self.device
-        self._shared_start = shared_start
         self.calls = 0
 
     @abstractmethod
-    def _row_starts(self, rows: int) -> Numbers:
-        """Return where the numbers of `rows` rows start, `(K,)`; each start is that of `rows / K` rows."""
+    def _shared_start(self) -> int:
+        """Return where the numbers start that all rows share."""
+
+    @abstractmethod
+    def _row_starts(self, rows: int, call: int) -> Numbers:
+        """Return where the numbers of `rows` rows start, `(K,)`; each start is that of `rows / K` rows.
+
+        Args:
+            rows: their number.
+            call: what the starts of this draw are moved by.
+        """
 
     def normal(self, shape: tuple[int, ...], *, shared: bool = False) -> Tensor:
         """Return standard normal numbers of shape `(B, …)`, float32; see `Random` about `shared`.
@@ -83,8 +94,7 @@ class _Draws(ABC):
         Raises:
             ValueError: the shape has no batch.
         """
-        starts, numbers = self._begin(shape, shared)
-        return _in_pieces(normal_numbers, starts, numbers).reshape(shape)
+        return self._drawn(normal_numbers, shape, shared)
 
     def uniform(self, shape: tuple[int, ...], *, shared: bool = False) -> Tensor:
         """Return numbers uniform in [0, 1) of shape `(B, …)`, float32; see `Random` about `shared`.
@@ -92,8 +102,7 @@ class _Draws(ABC):
         Raises:
             ValueError: the shape has no batch.
         """
-        starts, numbers = self._begin(shape, shared)
-        return _in_pieces(uniform_numbers, starts, numbers).reshape(shape)
+        return self._drawn(uniform_numbers, shape, shared)
 
     def bernoulli(self, p: float, shape: tuple[int, ...], *, shared: bool = False) -> Tensor:
         """Return bools of shape `(B, …)`, each true with probability `p`; see `Random` about `shared`.
@@ -107,24 +116,61 @@ class _Draws(ABC):
 
     def permutation(self, n: int) -> list[int]:
         """Return the numbers 0 … n − 1 in an order that all rows and ranks share; it is on the host."""
-        start = np.array([_signed(self._shared_start + self._next_call())])
+        start = np.array([_signed(self._shared_start() + self._next_call())])
         # A generator's outputs are all different, so there are no ties.
         order: list[int] = splitmix64(start, n)[0].argsort().tolist()
         return order
 
-    def _begin(self, shape: tuple[int, ...], shared: bool) -> tuple[Numbers, int]:
-        """Return where the rows of the next draw begin, `(K,)`, and how many numbers each of them has."""
+    def _drawn(self, make: Make, shape: tuple[int, ...], shared: bool) -> Tensor:
+        """Return the numbers of the next draw."""
+        if not (shape or shared):
+            raise ValueError("random numbers of shape () have no batch; ask for (B, …), or for shared ones")
         call = self._next_call()
         if shared:
-            return _count(1, self._on) + _signed(self._shared_start + call), math.prod(shape)
-        if not shape:
-            raise ValueError("random numbers of shape () have no batch; ask for (B, …), or for shared ones")
-        starts = self._row_starts(shape[0])
-        return starts + call, math.prod(shape) // max(len(starts), 1)
+            starts = _multiples(0, 0, 1, self._on) + _signed(self._shared_start() + call)
+        else:
+            starts = self._row_starts(shape[0], call)
+        return _in_pieces(make, starts, shape)
 
     def _next_call(self) -> int:
         self.calls += 1
-        return _hash("call", self.calls)
+        return _hash_of_call(self.calls)
+
+
+class StepsAhead:
+    """Small draws of a run, made for some steps at once.
+
+    What a draw of a few thousand numbers costs is its forty calls of a library, and a run asks at every step
+    for the same draws. As numbers are a function of where they stand, those of the coming steps can be made
+    with them; they are the same ones.
+    """
+
+    NUMBERS = 2**15
+    """So many are made at once."""
+    STEPS = 16
+    DRAWS = 128
+    """So many different draws are kept; others are made step by step."""
+
+    def __init__(self) -> None:
+        self._made: dict[Hashable, tuple[int, Tensor]] = {}
+
+    def draw(self, what: Hashable, step: int, steps: int, make: Callable[[range], Tensor]) -> Tensor:
+        """Return a draw at a step.
+
+        Args:
+            what: tells draws of one step from each other.
+            step: which is asked for.
+            steps: so many are made together.
+            make: makes the draw of some steps, `(steps, …)`.
+        """
+        first = step - step % steps
+        known = self._made.get(what)
+        if known is None and len(self._made) == self.DRAWS:
+            return make(range(step, step + 1))[0]
+        if known is None or known[0] != first:
+            known = self._made[what] = first, make(range(first, first + steps))
+        # Whoever draws may write into the numbers, and a step may be asked for once more.
+        return known[1][step - first].clone()
 
 
 class SampleRandom(_Draws):
@@ -142,6 +188,7 @@ class SampleRandom(_Draws):
         device: where the numbers are made.
         stream: numbers of different streams have nothing to do with each other, so that who draws more from
             one leaves the others as they are: `POLICY` or `AUGMENTATION`.
+        ahead: keeps the small draws of coming steps, for a run that goes through them one by one.
 
     Raises:
         ValueError: there is no such rank.
@@ -156,17 +203,43 @@ class SampleRandom(_Draws):
         device: torch.device | str = "cpu",
         *,
         stream: int = POLICY,
+        ahead: StepsAhead | None = None,
     ) -> None:
         if not 0 <= rank < world_size:
             raise ValueError(f"there is no rank {rank} among {world_size}")
         self.rank = rank
         self.world_size = world_size
-        self._start = _hash("batch", seed, step, stream)
-        # What is shared is a row too, the one before the first.
-        super().__init__(device, _signed(self._start - _ROW))
+        self._seed, self._step, self._stream = seed, step, stream
+        self._ahead = ahead
+        super().__init__(device)
 
-    def _row_starts(self, rows: int) -> Numbers:
-        return (_count(rows, self._on) + self.rank * rows) * _ROW + self._start
+    def _start(self, step: int) -> int:
+        """Return where the rows of the global batch of a step begin."""
+        return _hash("batch", self._seed, step, self._stream)
+
+    def _shared_start(self) -> int:
+        # What is shared is a row too, the one before the first.
+        return self._start(self._step) - _ROW
+
+    def _row_starts(self, rows: int, call: int) -> Numbers:
+        return self._of_step(self._step, rows, call)
+
+    def _of_step(self, step: int, rows: int, call: int) -> Numbers:
+        return _multiples(_ROW, self.rank * rows, rows, self._on) + _signed(self._start(step) + call)
+
+    def _drawn(self, make: Make, shape: tuple[int, ...], shared: bool) -> Tensor:
+        steps = min(StepsAhead.STEPS, StepsAhead.NUMBERS // max(math.prod(shape), 1))
+        if self._ahead is None or shared or not shape or steps < 2:
+            return super()._drawn(make, shape, shared)
+        call = self._next_call()
+
+        def made(steps: range) -> Tensor:
+            starts = [self._of_step(step, shape[0], call) for step in steps]
+            together = np.concatenate(starts) if self._on is None else torch.cat(starts)
+            return _in_pieces(make, together, (len(steps), *shape))
+
+        what = (make, shape, self._seed, self._stream, self.rank, self.calls)
+        return self._ahead.draw(what, self._step, steps, made)
 
 
 class RowRandom(_Draws):
@@ -181,23 +254,26 @@ class RowRandom(_Draws):
     """
 
     def __init__(self, seeds: Sequence[int], device: torch.device | str = "cpu") -> None:
-        super().__init__(device, _hash("shared"))
+        super().__init__(device)
         self._hashes = [_hash("row", seed) for seed in seeds]
-        self._starts = self._on_device()
+        self._of_rows = self._on_device()
+
+    def _shared_start(self) -> int:
+        return _hash("shared")
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with these rows only."""
         self._hashes = [self._hashes[row] for row in rows]
-        self._starts = self._on_device()
+        self._of_rows = self._on_device()
 
-    def _row_starts(self, rows: int) -> Numbers:
+    def _row_starts(self, rows: int, call: int) -> Numbers:
         own = len(self._hashes)
         if rows % own if own else rows:
             raise ValueError(
                 f"random numbers are asked for {rows} rows, but the batch has {own}; the first dimension "
                 "must be the batch, or the batch times the rows of a sample"
             )
-        return self._starts
+        return self._of_rows + call
 
     def _on_device(self) -> Numbers:
         starts = np.array(self._hashes, dtype=np.int64)
@@ -213,6 +289,12 @@ def _hash(purpose: str, *numbers: int) -> int:
     """Return 64 bits that depend on all of these, as a signed integer."""
     digest = hashlib.blake2b(repr((purpose, *map(int, numbers))).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)
+
+
+@functools.lru_cache(maxsize=1024)
+def _hash_of_call(number: int) -> int:
+    """Return the hash of a draw's number; every step counts its draws anew."""
+    return _hash("call", number)
 
 
 def _signed(number: int) -> int:
@@ -238,8 +320,8 @@ def splitmix64(starts: Numbers, count: int) -> Numbers:
     Returns:
         `(K, count)`, as the starts are: an array, or a tensor on their device.
     """
-    steps = _count(count, None if isinstance(starts, np.ndarray) else starts.device) + 1
-    return _mixed(starts[:, None] + steps * _GAMMA)
+    device = None if isinstance(starts, np.ndarray) else starts.device
+    return _mixed(starts[:, None] + _multiples(_GAMMA, 1, count, device))
 
 
 def uniform_numbers(starts: Numbers, count: int) -> Numbers:
@@ -264,18 +346,22 @@ def normal_numbers(starts: Numbers, count: int) -> Numbers:
     return xp.concatenate([xp.cos(angle) * radius, xp.sin(angle) * radius], 1)[:, :count]
 
 
-def _in_pieces(make: Callable[[Numbers, int], Numbers], starts: Numbers, count: int) -> Tensor:
-    """Return `make(starts, count)`, contiguous, on a CPU made of a few rows at a time.
+def _in_pieces(make: Make, starts: Numbers, shape: tuple[int, ...]) -> Tensor:
+    """Return what `make(starts, count)` makes, in a shape, on a CPU made of a few rows at a time.
 
     Intermediate results then stay in the cache and in memory that the process already has; of the time for a
     million normal numbers made at once, two thirds can go into fresh pages.
     """
+    count = math.prod(shape) // max(len(starts), 1)
+    if not isinstance(starts, np.ndarray):
+        on_device: Tensor = make(starts, count).reshape(shape).contiguous()
+        return on_device
     rows = max(1, _PIECE // max(1, count))
-    if isinstance(starts, np.ndarray) and len(starts) > rows:
-        made: Any = np.concatenate([make(starts[r : r + rows], count) for r in range(0, len(starts), rows)])
+    if len(starts) > rows:
+        made = np.concatenate([make(starts[r : r + rows], count) for r in range(0, len(starts), rows)])
     else:
         made = make(starts, count)
-    return torch.as_tensor(made).contiguous()
+    return torch.from_numpy(np.ascontiguousarray(made.reshape(shape)))
 
 
 def _library(numbers: Numbers) -> Any:
@@ -283,17 +369,33 @@ def _library(numbers: Numbers) -> Any:
     return np if isinstance(numbers, np.ndarray) else torch
 
 
-def _count(number: int, device: torch.device | None) -> Numbers:
-    """Return 0 … number − 1: a tensor on a device, or an array."""
-    return np.arange(number) if device is None else torch.arange(number, device=device)
+def _multiples(factor: int, first: int, count: int, device: torch.device | None) -> Numbers:
+    """Return `factor` times `first`, `first` + 1, …, so many: a tensor on a device, or an array."""
+    if device is None:
+        return _kept_multiples(factor, first, count)
+    return torch.arange(first, first + count, device=device) * factor
 
 
-def _mixed(state: Any) -> Any:
+@functools.lru_cache(maxsize=64)
+def _kept_multiples(factor: int, first: int, count: int) -> Numbers:
+    """Return the array of `_multiples`; a loop asks for the same ones at every step."""
+    multiples = np.arange(first, first + count) * factor
+    multiples.flags.writeable = False
+    return multiples
+
+
+def _mixed(state: Numbers) -> Numbers:
     """Return SplitMix64's hash of every state, in place."""
-    # A shift to the right keeps the sign; the mask lets zeros move in.
-    state ^= (state >> 30) & (2**34 - 1)
+    state ^= _shifted(state, 30)
     state *= _FIRST_FACTOR
-    state ^= (state >> 27) & (2**37 - 1)
+    state ^= _shifted(state, 27)
     state *= _SECOND_FACTOR
-    state ^= (state >> 31) & (2**33 - 1)
+    state ^= _shifted(state, 31)
     return state
+
+
+def _shifted(state: Numbers, bits: int) -> Numbers:
+    """Return the bits of numbers further to the right; zeros move in."""
+    if isinstance(state, np.ndarray):
+        return (state.view(np.uint64) >> bits).view(np.int64)
+    return (state >> bits) & (2 ** (64 - bits) - 1)

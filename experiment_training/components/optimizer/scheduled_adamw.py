@@ -30,13 +30,7 @@ class ScheduledAdamW(torch.optim.AdamW):
     def __init__(self, params: Any, *, schedule: Callable[[Any], LRScheduler], **adamw: Any) -> None:
         super().__init__(params, fused=True, **adamw)
         self.scheduler = schedule(self)
-
-    def step(self, closure: Any = None) -> Any:
-        """Make one update and move on in the schedule."""
-        result = super().step(closure)
-        # The scheduler replaces `step` by a counting wrapper; this class calls it for the user.
-        self.scheduler.step()
-        return result
+        self.register_step_post_hook(lambda *_: self.scheduler.step())
 
     def state_dict(self) -> dict[str, Any]:
         """Return AdamW's state with the key `scheduler` added."""
