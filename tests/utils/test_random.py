@@ -10,7 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainer.utils.random import RowRandom, SampleRandom, normal_numbers, splitmix64, uniform_numbers
+from trainer.utils.random import (
+    RowRandom,
+    SampleRandom,
+    StepsAhead,
+    normal_numbers,
+    splitmix64,
+    uniform_numbers,
+)
 
 CLOSE = {"rtol": 2e-6, "atol": 1e-6}
 DRAWS = {
@@ -303,3 +310,32 @@ def test_a_draw_does_not_wait_for_the_device():
 def test_mistakes_are_said_in_words(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+def test_draws_that_were_made_for_some_steps_at_once_are_the_same() -> None:
+    ahead = StepsAhead()
+    shapes = [(64,), (4, 3), (64, 16, 4), (4, 3), (300, 1000), (0, 3)]
+    for step in (0, 1, 2, 2, 15, 16, 17, 3, 1000):
+        for rank, stream in itertools.product((0, 1), (0, 1)):
+            place = {"step": step, "rank": rank, "world_size": 2, "stream": stream}
+            alone, kept = SampleRandom(7, **place), SampleRandom(7, **place, ahead=ahead)
+            for shape, draw in itertools.product(shapes, DRAWS):
+                expected, got = DRAWS[draw](alone, shape), DRAWS[draw](kept, shape)
+                assert torch.equal(expected, got)
+                got.zero_()  # what one draw is used for must not reach another
+                assert torch.equal(alone.uniform((2,), shared=True), kept.uniform((2,), shared=True))
+            assert alone.permutation(5) == kept.permutation(5)
+
+
+def test_more_draws_than_are_kept_are_the_same_too() -> None:
+    ahead = StepsAhead()
+    for step in range(2):
+        alone, kept = SampleRandom(7, step), SampleRandom(7, step, ahead=ahead)
+        for _ in range(StepsAhead.DRAWS + 3):
+            assert torch.equal(alone.normal((3,)), kept.normal((3,)))
+
+
+def test_what_is_kept_of_coming_steps_is_where_it_is_asked_for() -> None:
+    random = SampleRandom(7, device="meta", ahead=StepsAhead())
+    assert random.normal((4, 3)).device.type == "meta"
+    assert random.uniform((4, 3)).shape == (4, 3)

@@ -361,7 +361,7 @@ def _in_pieces(make: Make, starts: Numbers, shape: tuple[int, ...]) -> Tensor:
         made = np.concatenate([make(starts[r : r + rows], count) for r in range(0, len(starts), rows)])
     else:
         made = make(starts, count)
-    return torch.from_numpy(np.ascontiguousarray(made.reshape(shape)))
+    return torch.from_numpy(np.ascontiguousarray(made).reshape(shape))
 
 
 def _library(numbers: Numbers) -> Any:
