@@ -104,6 +104,8 @@ def test_a_number_of_executed_actions_has_no_effect_beside_it():
     with pytest.raises(UsageError, match="n_action_steps 4 has no effect with temporal ensembling"):
         robot(0.01, n_action_steps=4)
     assert robot(None, n_action_steps=4).n_action_steps == 4
+    with pytest.raises(UsageError, match="n_action_steps is 0, but a chunk holds 1 to"):
+        robot(None, n_action_steps=0)
     with pytest.raises(UsageError, match="m of temporal ensembling is nan, but it must be a finite number"):
         robot(float("nan"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,19 @@ def test_layers_that_do_not_fit_are_told_at_their_step(tiny_experiment: Write) -
     )
     with pytest.raises(ConfigError, match=r"the first forward pass fails: .*step 'condition'") as caught:
         train(path)
+    (found,) = caught.value.issues
+    assert found.location is not None
+    assert (found.location.file, found.location.line) == (str(model), line_of(model, "name: condition"))
+
+
+def test_the_step_is_found_in_a_folder_with_a_space(tiny_experiment: Write) -> None:
+    path = tiny_experiment()
+    spaced = shutil.copytree(path.parent, path.parent / "my experiments: 1") / path.name
+    model = change_model(
+        spaced, "observation_encoder", lambda graph: graph["modules"]["embedding"].update(dims=[11, 16])
+    )
+    with pytest.raises(ConfigError, match="the first forward pass fails") as caught:
+        train(spaced)
     (found,) = caught.value.issues
     assert found.location is not None
     assert (found.location.file, found.location.line) == (str(model), line_of(model, "name: condition"))

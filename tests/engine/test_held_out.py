@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.run_folder import metrics, weights
-from helpers.tiny_experiment import fixed_schedule
+from helpers.tiny_experiment import STEPS_PER_EPOCH, fixed_schedule
 
 from trainer.config.errors import ConfigError
 from trainer.config.loader import load_located
@@ -24,9 +25,11 @@ from trainer.data.split import split_episodes
 from trainer.data.windows import Window
 from trainer.deployment.robot_policy import load_policy
 from trainer.engine.build_data import build_data
+from trainer.engine.callbacks import EarlyStopping
 from trainer.engine.check import check
+from trainer.engine.experiment import Experiment
 from trainer.offline_trainer import train
-from trainer.templates import Context
+from trainer.templates import Callback, Context
 from trainer.utils.random import RowRandom
 
 Write = Callable[..., Path]
@@ -146,6 +149,25 @@ def test_a_run_that_no_longer_improves_ends_and_stays_ended(
     assert (run / "run.json").read_text() == facts, "it has ended, and nothing more happened"
     assert len(metrics(run)) == 3 * 7
     assert all(torch.equal(v, before[k]) for k, v in weights(run / "epoch_3").items())
+
+
+class NeverANumber(Callback):
+    def measures(self) -> list[str]:
+        return ["distance"]
+
+    def after_epoch(self, experiment: Experiment) -> dict[str, float]:
+        return {"distance": math.nan}
+
+
+def test_a_run_whose_measure_is_never_a_number_ends_and_says_so(
+    tiny_experiment: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stopping = EarlyStopping(metric="distance", patience=2)
+    run = train(tiny_experiment(), ["train.epoch=30"], callbacks=[NeverANumber(), stopping])
+    assert len(metrics(run)) == 2 * STEPS_PER_EPOCH
+    said = capsys.readouterr().err
+    assert "Ended after 22 updates: distance was never a finite number in 2 measurements" in said
+    assert "nothing measured" not in said
 
 
 def test_validation_is_taken_up_where_it_was(tiny_experiment: Write, tmp_path: Path) -> None:

@@ -20,8 +20,10 @@ from helpers.tiny_experiment import STEPS_PER_EPOCH, write_dataset
 from trainer.checkpoint.folder import CheckpointError, find_checkpoint, read_manifest
 from trainer.checkpoint.lock import LOCK, only_writer
 from trainer.config.errors import ConfigError
+from trainer.config.schemas import ExperimentConfig
 from trainer.deployment.robot_policy import load_policy
 from trainer.engine.experiment import Experiment
+from trainer.engine.resume import may_change
 from trainer.offline_trainer import attempt, train, way_on
 from trainer.pages.report import build_report
 from trainer.templates import Callback
@@ -74,6 +76,16 @@ def test_what_does_not_touch_the_numbers_may_change(tiny_experiment: Write, tmp_
     other = ["train.project_name=other", "data.frame_memory=64", "train.epoch=3"]
     resumed = train(path, [f"train.save_dir={moved}", *other])
     assert read_manifest(resumed / "epoch_3")["iteration"] == 3 * STEPS_PER_EPOCH
+
+
+def test_what_may_change_is_found_in_sections_that_may_be_missing() -> None:
+    assert {path for path in may_change(ExperimentConfig) if path.startswith("online")} == {
+        "online.workers",
+        "online.replay",
+        "online.publish",
+        "online.placement",
+    }
+    assert not any(path.startswith("model.") for path in may_change(ExperimentConfig))
 
 
 def test_that_a_run_was_taken_up_with_other_settings_stays_known(tiny_experiment: Write) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from helpers.tiny_experiment import STEPS_PER_EPOCH, fixed_schedule
 from torch import nn
 
 from trainer.checkpoint.folder import find_checkpoint, load_tensors, read_manifest
+from trainer.data.batches import Batches
 from trainer.deployment.robot_policy import load_policy
 from trainer.engine.experiment import Experiment
 from trainer.engine.saving import deployed_in_place
@@ -471,3 +473,41 @@ def test_weights_of_another_model_are_said_by_component_parameter_and_shape(
     )
     assert "size mismatch" not in outcome.text
     assert re.search(r"its \S+ is of shape \(32,.*?\) instead of \(48,", outcome.text)
+
+
+class Endless(Batches):
+    """The demonstrations again and again, with no epochs."""
+
+    steps_per_epoch = None
+
+    def __init__(self, demonstrations: Batches) -> None:
+        self.demonstrations = demonstrations
+        self.micro_batches = demonstrations.micro_batches
+        self.samples_per_update = demonstrations.samples_per_update
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[dict[str, Any]]:
+        passes, begun = divmod(start_step, STEPS_PER_EPOCH)
+        for number in itertools.count(passes):
+            yield from self.demonstrations.epoch(number, begun if number == passes else 0)
+
+    def example(self, samples: int) -> dict[str, Any]:
+        return self.demonstrations.example(samples)
+
+
+def test_a_run_without_epochs_keeps_the_checkpoints_of_its_steps(
+    tiny_experiment: Write, tmp_path: Path
+) -> None:
+    def change(config: dict[str, Any]) -> None:
+        fixed_schedule(config)
+        config["train"].update(epoch=None, max_steps=26)
+        config["train"]["checkpoint"] = {"save_every_n_steps": 5}
+
+    path = tiny_experiment(change)
+    endless = {"batches": lambda demonstrations, *_: Endless(demonstrations)}
+    run = train(path, **endless)
+    assert folders(run) == sorted(f"step_{n}" for n in (5, 10, 15, 20, 25, 26))
+    parts = [f"train.save_dir={tmp_path / 'parts'}", "train.checkpoint.keep=2"]
+    train(path, [*parts, "train.max_steps=13"], **endless)
+    again = train(path, parts, **endless)
+    assert folders(again) == ["step_25", "step_26"]
+    assert [line["total"] for line in metrics(again)] == [line["total"] for line in metrics(run)]

@@ -41,6 +41,40 @@ def test_a_run_leaves_what_the_document_promises(tiny_experiment: Write) -> None
     assert sorted(p.name for p in run.glob("*.incomplete")) == []
 
 
+OPEN_ENDED = """
+from trainer.engine.policy_trainer import PolicyTrainer
+from trainer.registry import TRAINER_REGISTRY
+from experiment_training.components.trainer.imitation_learning.state_flow_matching.policy import (
+    StateFlowMatchingPolicy,
+)
+
+@TRAINER_REGISTRY.register("open_ended_trainer")
+class OpenEndedTrainer(PolicyTrainer):
+    policy_class = StateFlowMatchingPolicy
+
+    def __init__(self, policy, update, **kwargs):
+        super().__init__(policy, update)
+        self.scale = kwargs["scale"]
+
+    def train_step(self, data, context):
+        return {**super().train_step(data, context), "scale": self.scale}
+"""
+
+
+def test_a_trainer_that_takes_any_parameter_gets_those_of_the_configuration(
+    tiny_experiment: Write, tmp_path: Path
+) -> None:
+    (tmp_path / "open_ended.py").write_text(OPEN_ENDED)
+
+    def change(config: dict[str, Any]) -> None:
+        config["plugins"].append("open_ended")
+        config["train"]["trainer"]["type"] = "open_ended_trainer"
+        config["train"]["trainer"]["params"]["scale"] = 0.25
+
+    run = train(tiny_experiment(change), ["train.epoch=1"])
+    assert {line["scale"] for line in metrics(run)} == {0.25}
+
+
 def test_losses_are_those_of_a_loop_written_by_hand(tiny_experiment: Write) -> None:
     """The same batches, noise and updates, without the framework's loop, step, clipping and averaging."""
     path = tiny_experiment()

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from trainer.config.schemas import ExperimentConfig
+from trainer.config.section import section_in
 
 HEAD = """# The experiment YAML
 
@@ -47,7 +48,7 @@ def rows(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """Yield one table row per key, sections before what is in them."""
     for name, field in model.model_fields.items():
         path = f"{prefix}{name}"
-        section = _section(field.annotation)
+        section = section_in(field.annotation)
         origin = typing.get_origin(field.annotation) if section else None
         inner = ".<name>" if origin is dict else "[]" if origin is list else ""
         about = (section.__doc__ or "").strip().splitlines()[0] if section else ""
@@ -57,19 +58,11 @@ def rows(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield from rows(section, f"{path}{inner}.")
 
 
-def _section(annotation: object) -> type[BaseModel] | None:
-    """Return the section that an annotation holds, also inside `… | None` and `dict[str, …]`."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    found = (_section(a) for a in typing.get_args(annotation))
-    return next((s for s in found if s is not None), None)
-
-
 def type_name(annotation: object) -> str:
     """Return an annotation in the words of YAML."""
     if typing.get_origin(annotation) is typing.Annotated:
         annotation = typing.get_args(annotation)[0]
-    if _section(annotation) is not None:
+    if section_in(annotation) is not None:
         return "section"
     arguments = typing.get_args(annotation)
     origin = typing.get_origin(annotation)

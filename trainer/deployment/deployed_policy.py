@@ -93,7 +93,8 @@ class DeployedPolicy:
                     "a chunk at every step; leave one of them out"
                 )
             n_action_steps = 1
-        chosen = n_action_steps or getattr(policy, "n_action_steps", None) or max(1, horizon // 2)
+        asked = n_action_steps, getattr(policy, "n_action_steps", None)
+        chosen = next((n for n in asked if n is not None), max(1, horizon // 2))
         if not 1 <= chosen <= horizon:
             raise UsageError(
                 f"n_action_steps is {chosen}, but a chunk holds 1 to {horizon} actions from now on"

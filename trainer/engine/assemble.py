@@ -123,7 +123,7 @@ def assemble(
             config.train.log_every_n_steps,
             LossWatch(skipping=update.finite is not None).look,
         ),
-        writer=CheckpointWriter(run, config.train.checkpoint.keep),
+        writer=CheckpointWriter(run, config.train.checkpoint.keep, epochs=drawn.steps_per_epoch is not None),
         batch_metrics=data.dataset.batch_metrics,
         callbacks=[*validation, *callbacks, *checked.callbacks.values()],
         validation_data=held_out,

@@ -67,13 +67,14 @@ class EarlyStopping(Callback):
 
     def _stop(self, experiment: Experiment) -> None:
         if self.waited >= self.patience:
-            experiment.stop_reason = (
-                f"{self.metric} has not improved on {self.sign * self.best:.6g} in {self.waited} measurements"
-            )
+            missed = "was never a finite number"
+            if math.isfinite(self.best):
+                missed = f"has not improved on {self.sign * self.best:.6g}"
+            experiment.stop_reason = f"{self.metric} {missed} in {self.waited} measurements"
 
     def after_training(self, experiment: Experiment) -> None:
         """Say so where nothing measured what was watched."""
-        if math.isinf(self.best) and experiment.runtime.is_main:
+        if math.isinf(self.best) and not self.waited and experiment.runtime.is_main:
             click.echo(f"Warning: early_stopping watched '{self.metric}', which nothing measured.", err=True)
 
     def state_dict(self) -> dict[str, Any]:

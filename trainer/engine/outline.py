@@ -239,12 +239,11 @@ def _step(checked: CheckedConfig, models: nn.ModuleDict, ready: Mapping[str, Any
     for name in config.optimizers:
         models[name].train()
     kept: dict[int, int] = {}
-    own = {id(p) for p in models.parameters()}
     held: list[Any] = []
 
     def keep(value: Tensor) -> Tensor:
         storage = value.untyped_storage()
-        if id(value) not in own and id(storage) not in kept:
+        if storage._cdata not in kept:
             held.append(storage)  # so that its number is not given again
             kept[storage._cdata] = storage.nbytes()
         return value

@@ -11,6 +11,7 @@ from torch import nn
 
 from trainer.checkpoint.folder import read_manifest, weights_folder
 from trainer.checkpoint.names import MANIFEST
+from trainer.config.parameters import own_parameters
 from trainer.config.paths import find_input
 from trainer.config.validation import Issues
 from trainer.deployment.policy_parts import build_loss, build_models, build_policy, load_component, own_state
@@ -200,7 +201,7 @@ def build_trainer(
         offered["loss"] = _loss(checked)
     params = config.train.trainer.params
     if policy is not None:
-        params = {name: value for name, value in params.items() if name in accepted}
+        params = own_parameters(cls, params)
     try:
         return instantiate(cls, params, **offered)
     except ValueError as error:

@@ -11,7 +11,7 @@ from model_constructor import ConfigError as ModelConfigError
 from model_constructor import ConfigPath, SourceLocation, resolve_config
 
 MODULES: ConfigPath = ("model", "graph", "modules")
-_PLACE = re.compile(r"([^\s;:()]+\.ya?ml):(\d+):(\d+)")
+_PLACE = re.compile(r"' at (.+?\.ya?ml):(\d+):(\d+)")  # as the label of a graph's step says it
 
 
 def place_of_tensor(model: Path, name: str) -> SourceLocation | None:

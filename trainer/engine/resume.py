@@ -25,6 +25,7 @@ from trainer.checkpoint.lock import LOCK
 from trainer.checkpoint.names import BEST, CONFIG, LATEST, MODELS
 from trainer.config.paths import output_path
 from trainer.config.schemas import ExperimentConfig
+from trainer.config.section import section_at
 from trainer.engine.check import CheckedConfig, converted
 from trainer.engine.run_folder import flat_model, now, read_run_facts, restarted_launch
 from trainer.registry import DATASET_BUILDER_REGISTRY
@@ -231,8 +232,8 @@ def may_change(section: type[BaseModel], path: str = "") -> Iterator[str]:
         extra = field.json_schema_extra
         if isinstance(extra, dict) and extra.get("resume") == "may_change":
             yield f"{path}{name}"
-        elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from may_change(field.annotation, f"{path}{name}.")
+        elif (below := section_at(field.annotation)) is not None:
+            yield from may_change(below, f"{path}{name}.")
 
 
 def _free_data_parameters(config: ExperimentConfig) -> list[str]:

@@ -78,10 +78,11 @@ def count_short(count: float | None) -> str:
     """Write a large count with its unit letter: `2.03 M`, `417 k`."""
     if count is None:
         return UNKNOWN
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if abs(count) >= size:
-            return f"{count / size:.3g} {letter}"
-    return number(count)
+    if abs(count) < 1e3:
+        return number(count)
+    in_units = [(f"{count / 1e3**power:.3g}", unit) for power, unit in enumerate("kMGT", start=1)]
+    # 999,700 are no thousand thousands, but a million: what counts is what is shown.
+    return " ".join(next((one for one in in_units if abs(float(one[0])) < 1e3), in_units[-1]))
 
 
 def megabytes(size: int) -> str:
