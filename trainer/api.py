@@ -193,13 +193,5 @@ def evaluate(
         max_steps=max_steps,
         progress=progress,
         checkpoint=checkpoint,
-        features=_shapes(policy) if isinstance(policy, DeployedPolicy) else None,
+        features=policy.shapes if isinstance(policy, DeployedPolicy) else None,
     )
-
-
-def _shapes(policy: DeployedPolicy) -> dict[str, tuple[int, ...]]:
-    """Return the shapes of what a policy reads and gives, as simulators tell theirs: pictures (H, W, 3)."""
-    columns = dict(policy.observations)
-    if policy.actions is not None:
-        columns[policy.action_key] = policy.actions
-    return {n: (*c.shape[1:], c.shape[0]) if c.is_picture else c.shape for n, c in columns.items()}

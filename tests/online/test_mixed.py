@@ -239,7 +239,7 @@ def test_collected_samples_are_those_of_the_robot_of_a_mixture(
     sample = {
         k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in replay.sample(4, (1,)).items()
     }
-    batch = mixture.as_part(sample)
+    batch = mixture.of_robot(sample)
     own = mixture.__getitems__(np.arange(4))
     assert list(batch) == list(own)
     for key, value in batch.items():

@@ -21,7 +21,7 @@ def test_alone_there_is_one_rank_in_fp32_on_a_cpu() -> None:
         assert runtime.is_main
         assert runtime.gather(3) == [3]
         assert runtime.largest(4) == 4
-        assert torch.equal(runtime.mean(torch.ones(2)), torch.ones(2))
+        assert torch.equal(runtime.reduce(torch.ones(2), "mean"), torch.ones(2))
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
@@ -77,7 +77,7 @@ with connect("cpu") as runtime:
     runtime.barrier()
     print("all are here", flush=True)
     if runtime.is_main:
-        runtime.mean(torch.ones(1))  # the other one never asks for it
+        runtime.reduce(torch.ones(1), "mean")  # the other one never asks for it
     time.sleep(3600)
 """
 

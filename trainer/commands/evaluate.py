@@ -81,7 +81,7 @@ def evaluate(
     with user_errors():
         folder = find_checkpoint(run_folder(checkpoint, overrides)).resolve()
         import_plugins(checkpoint, trust, overrides)
-        facts = _facts_of(json.loads((folder / DATASET).read_text(encoding="utf-8")), dataset)
+        _check_dataset(json.loads((folder / DATASET).read_text(encoding="utf-8")), dataset)
         policy = load_policy(
             folder,
             device=device,
@@ -108,7 +108,7 @@ def evaluate(
             out=target,
             videos=videos,
             checkpoint=str(folder),
-            features={k: facts[k]["shape"] for k in (*policy.observation_windows, policy.action_key)},
+            features=policy.shapes,
             dataset=dataset,
         )
     for note in result.notes:
@@ -130,15 +130,12 @@ def _decay(value: str | None) -> float | bool | None:
         raise click.BadParameter(f"{value} is neither a number nor `off`") from None
 
 
-def _facts_of(recorded: dict[str, Any], dataset: str | None) -> dict[str, Any]:
-    """Return the features of the robot: those of one of the datasets that were mixed, or of the only one."""
-    if dataset is None:
-        return recorded["features"]
-    named = {one["name"]: one["features"] for one in recorded.get("datasets", ())}
-    if dataset not in named:
-        known = ", ".join(named) if named else "one dataset only, and needs no --dataset"
+def _check_dataset(recorded: dict[str, Any], dataset: str | None) -> None:
+    """Refuse the name of a dataset that is not one of those that were mixed."""
+    named = [one["name"] for one in recorded.get("datasets", ())]
+    if dataset is not None and dataset not in named:
+        known = ", ".join(named) or "one dataset only, and needs no --dataset"
         raise UserError(f"there is no dataset '{dataset}'; the policy was trained on {known}")
-    return named[dataset]
 
 
 def _name(checkpoint: str, what: dict[str, Any], episodes: int, n_action_steps: int | None) -> str:

@@ -89,7 +89,7 @@ def _lines(
     depth = len(path)
     for key, child in _children(value):
         here = (*path, key)
-        if not with_defaults and not _is_given(located, here):
+        if not with_defaults and located.source_map.get(here) is None:
             continue
         indent = first or "  " * depth
         first = ""
@@ -108,10 +108,6 @@ def _children(value: Any) -> list[tuple[str | int, Any]]:
     if isinstance(value, dict):
         return list(value.items())
     return list(enumerate(value)) if isinstance(value, list | tuple) else []
-
-
-def _is_given(located: LocatedConfig, path: ConfigPath) -> bool:
-    return located.source_map.get(path) is not None
 
 
 def _scalar(value: Any) -> str:

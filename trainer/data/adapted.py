@@ -19,6 +19,7 @@ _KEPT = (
     "concurrent_reads",
     "repeats_samples",
     "epoch_order",
+    "feature_values",
     "expect",
     "batch_metrics",
     "facts",

@@ -110,6 +110,11 @@ def pictures_of(dataset: TrainingDataset) -> frozenset[str] | None:
     return named | {name for name, column in columns.items() if column.is_picture}
 
 
+def robot_shapes(columns: Columns) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of columns as simulators tell theirs: pictures (H, W, 3)."""
+    return {n: (*c.shape[1:], c.shape[0]) if c.is_picture else c.shape for n, c in columns.items()}
+
+
 def observations_of(columns: Columns) -> list[str]:
     """Return the names of what is measured: numbers, flags and pictures, but not the action."""
     return [n for n, c in columns.items() if n != ACTION and c.kind in ("number", "flag", "picture")]

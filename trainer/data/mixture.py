@@ -163,15 +163,10 @@ class MixtureDataset(TrainingDataset):
             fetched.append(Fetched(self.names[place], torch.from_numpy(own), part))
         return self._joined(fetched, which)
 
-    def as_part(self, samples: Batch, place: int = 0) -> Samples:
-        """Return further samples of one dataset, as it has them, as the mixture has its own.
-
-        Args:
-            samples: feature → tensor `(B, …)` or list of B.
-            place: of the dataset in `names`.
-        """
-        which = np.full(len(next(iter(samples.values()))), place, np.int64)
-        return self._joined([Fetched(self.names[place], torch.arange(len(which)), samples)], which)
+    def of_robot(self, samples: Batch) -> Samples:
+        """Return raw samples of the robot of the first dataset as the mixture has its own."""
+        which = np.zeros(len(next(iter(samples.values()))), np.int64)
+        return self._joined([Fetched(self.names[0], torch.arange(len(which)), samples)], which)
 
     def _joined(self, fetched: Sequence[Fetched], which: np.ndarray) -> Samples:
         batch: Batch = {}

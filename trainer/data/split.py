@@ -72,6 +72,10 @@ class EpisodeSubset(TrainingDataset):
         """Tell the dataset which samples will be read, `(L,)` in their order, and its memory in bytes."""
         self.dataset.expect(self.rows[samples], memory)
 
+    def of_robot(self, samples: Batch) -> Batch:
+        """Return samples from elsewhere as the dataset has its own."""
+        return self.dataset.of_robot(samples)
+
     def batch_metrics(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Return what the dataset says of a batch."""
         return self.dataset.batch_metrics(batch)
@@ -100,6 +104,7 @@ class DrawnSubset(EpisodeSubset):
 
     def __init__(self, dataset: TrainingDataset, rows: np.ndarray, episodes: int, seed: int) -> None:
         super().__init__(dataset, rows, episodes)
+        self.repeats_samples = dataset.repeats_samples
         self._place = np.full(len(dataset), -1, np.int64)
         self._place[rows] = np.arange(len(rows))
         self._count = len(self._drawn(seed, 0))

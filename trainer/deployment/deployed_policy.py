@@ -11,7 +11,7 @@ import torch
 from model_constructor import random_source
 from torch import Tensor, nn
 
-from trainer.data.columns import ACTION, Column, Columns, from_facts, observations_of
+from trainer.data.columns import ACTION, Column, Columns, from_facts, observations_of, robot_shapes
 from trainer.data.images import is_camera, scale_images
 from trainer.data.measured import measured, window
 from trainer.data.normalization import Normalizer
@@ -102,6 +102,12 @@ class DeployedPolicy:
         self.n_action_steps = int(chosen)
         self.memory = 1 + max((-min(o) for o in self.observation_windows.values()), default=0)
         self.reset()
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of what it reads and gives, as simulators tell theirs: pictures (H, W, 3)."""
+        actions = {} if self.actions is None else {self.action_key: self.actions}
+        return robot_shapes({**self.observations, **actions})
 
     def reset(self, seeds: int | Sequence[int] = 0) -> None:
         """Begin an episode (one seed) or N in lockstep (N seeds); see `trainer.templates.RobotPolicy`."""

@@ -129,7 +129,7 @@ def assemble(
         validation_data=held_out,
     )
     if resumed is not None:
-        experiment.restore(resumed.folder)
+        experiment.saving.restore(resumed.folder)
     if runtime.is_main:
         aside = set_aside(run) if resumed is None else None
         if aside is not None:
@@ -231,18 +231,15 @@ def _build_loader(config: ExperimentConfig, data: Data, runtime: Runtime, path: 
 
 
 def _update_settings(config: ExperimentConfig, runtime: Runtime) -> UpdateSettings:
-    train = config.train
+    train, non_finite = config.train, config.train.non_finite
+    if non_finite == "auto":
+        non_finite = "lower" if runtime.precision == "fp16" else "stop"
     return UpdateSettings(
         gradient_clip_val=train.gradient_clip_val,
         clip_globally=train.gradient_clip_scope == "global",
-        non_finite=_non_finite(train.non_finite, runtime.precision),
+        non_finite=non_finite,
         ema_decay=train.ema.decay if train.ema.enabled else None,
     )
-
-
-def _non_finite(asked: str, precision: str) -> str:
-    """Return what happens to gradients that are not finite."""
-    return ("lower" if precision == "fp16" else "stop") if asked == "auto" else asked
 
 
 def _build_validation(

@@ -214,22 +214,9 @@ class Experiment:
         return self.saving.save()
 
     @property
-    def samples_per_update(self) -> int:
-        """Samples that one update learns from, over all ranks and parts."""
-        return self.batches.samples_per_update
-
-    @property
     def moment(self) -> str:
         """The name of a checkpoint of now."""
         return checkpoint_name(self.progress.epoch, self.progress.iteration, self.batches.steps_per_epoch)
-
-    def restore(self, folder: Path) -> None:
-        """Take up the run where a checkpoint left it.
-
-        Raises:
-            CheckpointError: the checkpoint is incomplete or damaged.
-        """
-        self.saving.restore(folder)
 
     def __enter__(self) -> Experiment:
         """Begin: what a process that was killed has left of a checkpoint goes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -105,10 +106,9 @@ class LossWatch:
                         f"the last {_MOST_SKIPPED} updates up to step {line['step']} were skipped, because "
                         "their gradients are not finite; lower the learning rate or look at the data"
                     )
-            elif isinstance(total, float) and not _finite(total):
-                others = [
-                    k for k, v in line.items() if isinstance(v, float) and not _finite(v) and k != "total"
-                ]
+            elif isinstance(total, float) and not math.isfinite(total):
+                numbers = {k: v for k, v in line.items() if isinstance(v, float) and k != "total"}
+                others = [name for name, value in numbers.items() if not math.isfinite(value)]
                 also = f" (and so are {', '.join(others)})" if others else ""
                 raise NonFiniteError(
                     f"the loss is {total} at step {line['step']}{also}; the last checkpoint is from before. "
@@ -164,7 +164,3 @@ def check_weights(
             f"after {step} updates {' and '.join(broken)} are not finite, so they are not saved; the last "
             "checkpoint is from before. Look for NaN in the data with `trainer data inspect`"
         )
-
-
-def _finite(value: float) -> bool:
-    return value - value == 0

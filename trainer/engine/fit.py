@@ -243,7 +243,7 @@ class Pace:
     def __init__(self, experiment: Experiment) -> None:
         self.e = experiment
         self.every = experiment.config.train.log_every_n_steps
-        self.samples = experiment.samples_per_update
+        self.samples = experiment.batches.samples_per_update
         self._validation: float | None = None
         self.restart()
 

@@ -15,6 +15,8 @@ from trainer.checkpoint.folder import CheckpointError, weights_folder
 from trainer.config.paths import find_input, output_path, path_mistake
 from trainer.config.schemas import ExperimentConfig
 from trainer.config.validation import Issues
+from trainer.data.columns import from_facts, robot_shapes
+from trainer.deployment.robot_policy import robot_facts
 from trainer.evaluation.demonstrations import ScriptedExpert
 from trainer.evaluation.simulated_robot import SimulatedRobot, check_features
 from trainer.evaluation.simulators import make_simulator
@@ -176,8 +178,8 @@ def check_same_robot(
         facts: what the dataset says of itself; nothing is compared that it does not say.
         read: names of the features to compare: the action, and observations that the policy reads.
     """
-    features = facts.get("features", {})
-    shapes = {name: features[name]["shape"] for name in read if name in features}
+    columns = from_facts(robot_facts(facts)) or {}
+    shapes = robot_shapes({name: columns[name] for name in read if name in columns})
     for here, robot in robots.items():
         try:
             check_features(shapes, robot, facts.get("fps"))

@@ -23,14 +23,8 @@ _SECTION = re.compile(r"^(Args|Attributes):\n((?: +.*\n?|\n)*)", re.MULTILINE)
 _ENTRY = re.compile(r"    (\w+): ((?:.*)(?:\n {6,}.*)*)")
 
 
-class Required:
-    """Stands for the default of a parameter that has none."""
-
-    def __repr__(self) -> str:
-        return "required"
-
-
-REQUIRED = Required()
+REQUIRED = inspect.Parameter.empty
+"""Stands for the default of a parameter that has none."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +179,7 @@ def _arguments(target: Any) -> list[Parameter]:
         Parameter(
             name,
             "" if one.annotation is one.empty else inspect.formatannotation(one.annotation).strip("'"),
-            REQUIRED if one.default is one.empty else one.default,
+            one.default,
             meanings.get(name, ""),
         )
         for name, one in accepted.items()

@@ -46,10 +46,10 @@ def checkpoint_to_resume(
         CheckpointError: it is missing, incomplete or damaged.
     """
     asked = checked.config.train.checkpoint.resume_from
-    launch = restarted_launch()
-    if launch is not None and read_run_facts(checked.run).get("launch") == launch and _has_saved(checked.run):
+    launch, has_saved = restarted_launch(), (checked.run / LATEST).is_file()
+    if has_saved and launch is not None and read_run_facts(checked.run).get("launch") == launch:
         asked = "auto"  # this launch has begun the run, and started its ranks again
-    if asked is None or (asked == "auto" and not (checked.run / LATEST).exists()):
+    if asked is None or (asked == "auto" and not has_saved):
         return None
     folder, manifest = _good(checked.run if asked == "auto" else output_path(asked, checked.located.path))
     if CONFIG not in manifest["files"]:
@@ -134,10 +134,6 @@ def changes(
 
 def _is_within(path: str, sections: Collection[str]) -> bool:
     return any(path == section or path.startswith(f"{section}.") for section in sections)
-
-
-def _has_saved(run: Path) -> bool:
-    return (run / LATEST).is_file()
 
 
 def _good(path: Path) -> tuple[Path, dict[str, Any]]:

@@ -80,7 +80,7 @@ def describe_run(
             "steps_per_epoch": experiment.batches.steps_per_epoch,
             "epochs": experiment.total_epochs,
             "total_steps": total_steps,
-            "samples_per_step": experiment.samples_per_update,
+            "samples_per_step": experiment.batches.samples_per_update,
             "taken_up": _taken_up(known.get("taken_up"), experiment.progress.iteration, changes),
         },
     )

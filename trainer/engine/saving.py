@@ -206,7 +206,7 @@ class Saving:
         e = self.e
         return {
             **vars(e.progress),
-            "global_batch": e.samples_per_update,
+            "global_batch": e.batches.samples_per_update,
             "steps_per_epoch": e.batches.steps_per_epoch,
             "total_steps": e.total_steps,
             "world_size": e.runtime.world_size,

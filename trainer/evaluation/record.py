@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -153,14 +152,11 @@ def _write(
     processes: int,
     progress: bool,
 ) -> tuple[int, int]:
-    """Record beside an older dataset if there is one, and let it go when the new one is whole.
+    """Record; an older dataset makes way when the new one is whole.
 
     Returns:
         The number of frames and of attempts.
     """
-    target = out.with_name(f"{out.name}.new") if out.exists() else out
-    if target != out:
-        shutil.rmtree(target, ignore_errors=True)
     env: str = asked["recorded_with"]
     robot, _, task = env.partition("/")
     attempts = frames = 0
@@ -169,7 +165,12 @@ def _write(
     sequence = start_seed_sequence(asked["seed"], "recording")
     with (
         LeRobotWriter(
-            target, fps=simulator.fps, features=features, robot_type=robot, metadata=metadata
+            out,
+            fps=simulator.fps,
+            features=features,
+            replace=out.exists(),
+            robot_type=robot,
+            metadata=metadata,
         ) as writer,
         progress_bar(episodes, f"recording {env}", unit="episode", disable=not progress) as bar,
     ):
@@ -192,9 +193,6 @@ def _write(
             "steps_after_success": STEPS_AFTER_SUCCESS,
             "versions": library_versions(),
         }
-    if target != out:
-        shutil.rmtree(out)
-        os.rename(target, out)
     return frames, attempts
 
 

@@ -94,7 +94,7 @@ class Component:
 
     def scatter(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return what this rank holds of a whole state."""
-        return {name: _share(state[name], like) for name, like in self._like(state)}
+        return {name: local(_distributed(state[name], like)) for name, like in self._like(state)}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Take over a whole state.
@@ -312,10 +312,6 @@ def _distributed(value: Tensor, like: Tensor) -> Tensor:
         return value
     placed = value.to(device=like.device, dtype=like.dtype)
     return distribute_tensor(placed, like.device_mesh, like.placements, src_data_rank=None)
-
-
-def _share(value: Tensor, like: Tensor) -> Tensor:
-    return local(_distributed(value, like))
 
 
 def _gathered(value: Tensor, like: Tensor) -> Tensor:

@@ -4,17 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from torch import nn
-
-
-class ModelFactory(Protocol):
-    """Builds the components of a policy."""
-
-    def build(self, cfg: Mapping[str, Any]) -> nn.Module | nn.ModuleDict:
-        """Return one model, or an `nn.ModuleDict` with a model for each name."""
-        ...
 
 
 class PolicyConstructorModelFactory:

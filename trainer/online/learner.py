@@ -21,7 +21,7 @@ from trainer.engine.stop import WaitEnded
 from trainer.engine.tracking import ONLINE
 from trainer.online.actors import MANAGER, REPLAY, find_actor
 from trainer.online.ahead import DrawnAhead
-from trainer.online.mixed import DrawKey, MixedBatches
+from trainer.online.mixed import DrawKey, MixedBatches, as_tensors
 from trainer.online.publisher import deployed_weights, policy_description
 from trainer.online.waiting import answer, wait_while
 from trainer.online.weights import Weights, architecture_of
@@ -98,7 +98,7 @@ class Drawing:
             random = np.random.default_rng([self._seed, key.update])
             chosen = random.integers(len(self._demonstrations), size=key.first + count)
             return self._demonstrations.__getitems__(chosen[key.first :])
-        return self._collected(count, key)
+        return self._demonstrations.of_robot(as_tensors(self._collected(count, key)))
 
     def _from_buffer(self, count: int, key: DrawKey, updates: int) -> Mapping[str, Any]:
         made = key.update - self._offline

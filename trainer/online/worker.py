@@ -12,7 +12,7 @@ import numpy as np
 
 from trainer.config.online import CollectionMode, OnlineConfig
 from trainer.config.schemas import ExperimentConfig
-from trainer.data.columns import Column
+from trainer.data.columns import Column, robot_shapes
 from trainer.evaluation.experts import make_expert
 from trainer.evaluation.rollout import fit_cameras
 from trainer.evaluation.simulated_robot import SimulatedRobot, check_features
@@ -279,10 +279,7 @@ class RolloutWorker:
         columns = recorded_columns(self._current.facts)
         robot = SimulatedRobot.of(self._simulators[0], self._settings.env)
         sizes = {name: c.shape[-1] for name, c in columns.items() if c.is_picture}
-        shapes = {
-            name: (*c.shape[1:], c.shape[0]) if c.is_picture else c.shape for name, c in columns.items()
-        }
-        check_features(shapes, robot, policy.fps)
+        check_features(robot_shapes(columns), robot, policy.fps)
         for simulator in self._simulators:
             fit_cameras(simulator, sizes)
         self._cameras = list(sizes)

@@ -82,22 +82,15 @@ class Runtime:
         if self.monitor is not None:
             self.monitor.meet()
 
-    def mean(self, values: Tensor) -> Tensor:
-        """Return the mean of a tensor over all ranks."""
-        if self.distributed:
-            dist.all_reduce(values, op=dist.ReduceOp.SUM)
-            values = values / self.world_size
-        return values
-
     def reduce(self, values: Tensor, how: str) -> Tensor:
         """Return `mean`, `sum` or `max` of a tensor over all ranks, or that of the `last` rank."""
-        if how == "mean" or not self.distributed:
-            return self.mean(values)
+        if not self.distributed:
+            return values
         if how == "last":
             dist.broadcast(values, src=self.world_size - 1)
         else:
-            dist.all_reduce(values, op=dist.ReduceOp.SUM if how == "sum" else dist.ReduceOp.MAX)
-        return values
+            dist.all_reduce(values, op=dist.ReduceOp.MAX if how == "max" else dist.ReduceOp.SUM)
+        return values / self.world_size if how == "mean" else values
 
     def largest(self, value: int) -> int:
         """Return the largest of all ranks' numbers; this waits for the device."""

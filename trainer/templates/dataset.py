@@ -97,6 +97,14 @@ class TrainingDataset(Dataset[dict[str, Any]]):
             memory: bytes that decoded frames may take; no value depends on it.
         """
 
+    def of_robot(self, samples: dict[str, Any]) -> dict[str, Any]:
+        """Return raw samples that the robot of this dataset has collected as the dataset has its own.
+
+        Args:
+            samples: feature → tensor `(B, …)` or list of B.
+        """
+        return samples
+
     def batch_metrics(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Return what is logged of every batch beside the trainer's metrics: name → scalar on its device."""
         return {}

@@ -57,7 +57,7 @@ def video_place(reader: LeRobotReader, key: str, position: int) -> Place:
     """
     number = int(reader.episodes.episode_index[position])
     if reader.info.version == "v2.1":
-        chunk = number // int(reader.info.raw.get("chunks_size", 1000))
+        chunk = number // reader.info.chunks_size
         return Place(
             reader.root / reader.info.video_path(key, episode_chunk=chunk, episode_index=number), 0.0
         )
@@ -91,15 +91,18 @@ def check_camera(
     if feature.dtype == "image":
         return _check_pictures(reader, feature, shape, rows, findings, decode, tick)
     positions: dict[Path, list[tuple[int, float]]] = {}
+    placed = True
     for position, number in enumerate(reader.episodes.episode_index):
         try:
             place = video_place(reader, feature.name, position)
         except DatasetError as problem:
             findings.fault("video_place", str(problem), feature=feature.name, episodes=[int(number)])
+            placed = False
             break  # what one episode lacks, the others lack too
         positions.setdefault(place.path, []).append((position, place.begin))
     _check_lengths(reader, feature, findings)
-    _check_shared(reader, feature, findings)
+    if placed:
+        _check_shared(reader, feature, findings)
     headers = []
     for path, inside in positions.items():
         numbers = [int(reader.episodes.episode_index[position]) for position, _ in inside]

@@ -191,9 +191,10 @@ def _jumps(values: np.ndarray, rows: Rows) -> np.ndarray:
     large = step > limit
     with np.errstate(invalid="ignore"):
         mirrored = np.abs(values[1:] + values[:-1]) < 0.05 * step
+    largest = float(np.abs(values[np.isfinite(values)]).max())
     turned = np.zeros(len(step), bool)
     for turn in (2 * math.pi, 360.0):
-        turned |= (np.abs(step - turn) < 0.1 * turn) & (np.nanmax(np.abs(values)) < 1.1 * turn)
+        turned |= (np.abs(step - turn) < 0.1 * turn) & (largest < 1.1 * turn)
     jump[1:] = large & ~mirrored & ~turned
     return jump
 

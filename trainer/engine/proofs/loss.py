@@ -179,13 +179,9 @@ def _own(batch: Mapping[str, Any], name: str) -> Tensor:
 def joined(batch: dict[str, Any]) -> dict[str, Any]:
     """Return a batch whose state is that of the dataset as policies see it."""
     if STATE in batch and PROPRIO in batch:
-        batch[STATE] = batch[STATE] if _is_own(batch) else batch[PROPRIO]
+        batch[STATE] = batch[STATE] if batch[STATE].shape == batch[PROPRIO].shape else batch[PROPRIO]
         join_proprio(batch)
     return batch
-
-
-def _is_own(batch: Mapping[str, Any]) -> bool:
-    return bool(batch[STATE].shape == batch[PROPRIO].shape)
 
 
 def _with_other(batch: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -122,7 +122,7 @@ def as_text_mapping(value: Any) -> dict[str, str]:
     return {key: text for key, text in texts.items() if text is not None}
 
 
-def epoch_of(name: str) -> float | None:
-    """Return the N of the last `epoch_<N>` in a path."""
-    found = re.findall(r"epoch_(\d{1,9})\b", name)
-    return float(found[-1]) if found else None
+def moment_of(path: str) -> tuple[str, float] | None:
+    """Return kind and N of the last `epoch_<N>` or `step_<N>` in a path."""
+    found = re.findall(r"(epoch|step)_(\d{1,9})\b", path)
+    return (found[-1][0], float(found[-1][1])) if found else None

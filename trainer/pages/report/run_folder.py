@@ -20,7 +20,7 @@ from trainer.pages.report.fields import (
     as_text_mapping,
     as_texts,
     as_time,
-    epoch_of,
+    moment_of,
     read_json,
     read_lines,
     read_text,
@@ -139,8 +139,8 @@ class Evaluation:
     @property
     def age(self) -> tuple[float, float]:
         """Sorts evaluations: by training progress, then by number of episodes."""
-        progress = self.epoch if self.epoch is not None else -1.0
-        return progress, float(self.count or 0)
+        known = [done for done in (self.step, self.epoch) if done is not None]
+        return known[0] if known else -1.0, float(self.count or 0)
 
 
 @dataclass(frozen=True)
@@ -314,12 +314,15 @@ def _evaluations(folder: Path, info: RunInfo | None, problems: list[str]) -> tup
 
 def _evaluation(name: str, raw: dict[str, Any], folder: Path, info: RunInfo | None) -> Evaluation:
     checkpoint = as_text(raw.get("checkpoint"))
-    epoch = as_number(raw.get("epoch"))
-    if epoch is None:
-        epoch = epoch_of(checkpoint or "") or epoch_of(name)
-    step = as_number(raw.get("step"))
-    if step is None and epoch is not None and info is not None and info.steps_per_epoch:
-        step = epoch * info.steps_per_epoch
+    moment = moment_of(checkpoint or "") or moment_of(name)
+    epoch, step = as_number(raw.get("epoch")), as_number(raw.get("step"))
+    if epoch is None and step is None and moment is not None:
+        epoch, step = (moment[1] if moment[0] == kind else None for kind in ("epoch", "step"))
+    if info is not None and info.steps_per_epoch:
+        if step is None and epoch is not None:
+            step = epoch * info.steps_per_epoch
+        if epoch is None and step is not None:
+            epoch = step / info.steps_per_epoch
     episodes = raw.get("episodes")
     rows = tuple(
         _episode(position, as_mapping(entry), folder / name)
