@@ -111,3 +111,13 @@ def test_an_epoch_may_be_a_part_of_the_samples() -> None:
     assert orders.shape == (20, 2)
     assert (orders[:, 0] != orders[:, 1]).all()
     assert set(orders.reshape(-1)) == set(range(5))
+
+
+def test_the_values_of_a_plain_dataset_can_be_looked_at():
+    class Told(Numbers):
+        def feature_values(self, feature):
+            return np.full((4, 2), 7.0) if feature == "x" else None
+
+    dataset = as_training_dataset(Told())
+    assert dataset.feature_values("x").tolist() == [[7.0, 7.0]] * 4
+    assert as_training_dataset(Numbers()).feature_values("x") is None

@@ -557,3 +557,22 @@ def test_the_folder_is_only_read(sound):
     before = listing(sound)
     inspect_dataset(sound)
     assert listing(sound) == before
+
+
+def test_a_dataset_that_names_no_videos_is_inspected_to_its_end(tmp_path):
+    root = with_video(healthy(tmp_path / "set"))
+    change_json(root / "meta/info.json", lambda info: info.update(video_path=None))
+    change_column(root, "observation.state", set_at((2, 0), np.nan))
+    kinds = {finding.kind for finding in inspect_dataset(root).faults}
+    assert {"video_place", "nan"} <= kinds
+
+
+def test_an_angle_that_wraps_around_is_no_jump_beside_a_number_that_is_infinite(tmp_path):
+    def turning(values):
+        return ((0.2 * np.arange(len(values)) + np.pi) % (2 * np.pi) - np.pi).astype(np.float32)
+
+    root = healthy(tmp_path / "set")
+    change_column(root, "observation.gripper", turning)
+    assert not [f for f in inspect_dataset(root).findings if f.kind == "jump"]
+    change_column(root, "observation.gripper", set_at(5, np.inf))
+    assert not [f for f in inspect_dataset(root).findings if f.kind == "jump"]

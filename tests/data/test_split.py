@@ -106,3 +106,12 @@ def test_a_mixture_is_validated_on_every_sample_once_whatever_its_weights() -> N
     few = MixtureDataset([Part("a", Plain(), 380.0), Part("b", Plain(), 1.0)], samples_per_epoch=200)
     with pytest.raises(DatasetError, match="without the episodes to validate on, of 180 samples in an epoch"):
         split_episodes(few, seed=0, episodes=[4])
+
+
+def test_a_subset_repeats_samples_on_purpose_as_its_dataset_does() -> None:
+    class Repeating(Weighted):
+        repeats_samples = True
+
+    assert split_episodes(Repeating(), seed=3, episodes=[1])[0].repeats_samples
+    assert not split_episodes(Weighted(), seed=3, episodes=[1])[0].repeats_samples
+    assert not split_episodes(Repeating(), seed=3, episodes=[1])[1].repeats_samples, "each once"

@@ -17,7 +17,9 @@ from click.testing import CliRunner
 from helpers.runs import ROOT, environment, launch, training_command
 
 from trainer.cli import main
+from trainer.data.columns import from_facts, robot_shapes
 from trainer.data.lerobot import LeRobotWriter
+from trainer.evaluation.simulated_robot import SimulatedRobot, check_features
 from trainer.evaluation.simulators import make_simulator
 from trainer.offline_trainer import train
 
@@ -293,3 +295,12 @@ def test_a_mistake_of_ours_keeps_its_traceback(
     monkeypatch.setattr("trainer.evaluation.evaluate.play", broken)
     result = CliRunner().invoke(main, ["evaluate", str(run), "--env", "drift"])
     assert isinstance(result.exception, ValueError)
+
+
+def test_pictures_of_a_dataset_with_channels_first_are_those_of_the_simulator() -> None:
+    camera = {"dtype": "video", "shape": [3, 24, 32], "names": ["channels", "height", "width"]}
+    facts = {"features": {"observation.images.top": camera}, "windows": {"observation.images.top": [0]}}
+    shapes = robot_shapes(from_facts(facts) or {})
+    robot = SimulatedRobot("drift/filmed", {}, {"observation.images.top": {"shape": [24, 32, 3]}}, fps=10)
+    check_features(shapes, robot)
+    assert shapes == {"observation.images.top": (24, 32, 3)}

@@ -17,6 +17,7 @@ import torch
 from helpers.actors import use_local_actors
 from helpers.run_folder import assert_same, metrics, weights
 from helpers.runs import ROOT, environment
+from helpers.tiny_experiment import write_dataset
 
 from trainer.config.errors import ConfigError
 from trainer.engine.stop import Stopped, ask_to_stop
@@ -262,3 +263,27 @@ def test_another_dataset_is_refused_with_what_differs(
 def test_a_file_without_the_section_is_refused(tiny_experiment: Callable[..., Path]) -> None:
     with pytest.raises(ConfigError, match="there is no online section"):
         train_func(str(tiny_experiment()))
+
+
+def test_what_robots_collect_joins_a_mixture_of_demonstrations(
+    tiny_experiment: Callable[..., Path], tmp_path: Path, actors: tuple[Watched, Manager]
+) -> None:
+    """The robot is that of the first dataset, and its samples are mapped by its statistics."""
+    second = write_dataset(tmp_path / "second", episodes=3, frames=40)
+
+    def both(config: dict[str, Any]) -> None:
+        online(config)
+        config["data"]["validation"] = {"fraction": 0.3}
+        params = config["data"]["datamodule"]["params"]
+        del params["repo_id"], params["task_name"]
+        one = {"type": "lerobot_dataset_factory", "params": params, "name": "one"}
+        datasets = [one, {**one, "params": {**params, "root": str(second)}, "name": "two", "weight": 3}]
+        config["plugins"].append("experiment_training.components.dataloader.mixture")
+        config["data"]["datamodule"] = {
+            "type": "mixture_dataset_factory",
+            "params": {"task_name": "both", "datasets": datasets},
+        }
+
+    lines = metrics(train_func(str(tiny_experiment(both))))
+    assert max(line["total"] for line in lines[:4]) < 100 < min(line["total"] for line in lines[4:])
+    assert all(line["share one"] >= 0.5 for line in lines[4:])

@@ -347,6 +347,17 @@ def test_verdict_is_the_newest_checkpoint_and_not_the_best(run: Path) -> None:
     assert "95 % success over" not in page.text
 
 
+def test_an_evaluation_of_a_step_is_newer_than_one_of_an_earlier_epoch(run: Path) -> None:
+    facts = json.loads((run / "run.json").read_text())
+    write_evaluation(run, 80, failures=set(range(10)), videos=0)
+    (run / "evaluations/epoch_80").rename(run / "evaluations/later")
+    path = run / "evaluations/later/results.json"
+    for step, newest in ((41 * facts["steps_per_epoch"], "50 %"), (3, "95 %")):
+        results = {**json.loads(path.read_text()), "checkpoint": f"runs/pick_place/step_{step}"}
+        path.write_text(json.dumps(results))
+        assert f"{newest} success over 20 episodes" in read(run).text
+
+
 def test_changed_working_tree_is_a_warning(run: Path) -> None:
     git = {"revision": "abc123", "dirty": True}
     (run / "run.json").write_text(json.dumps(run_facts(git=git)))
