@@ -101,11 +101,6 @@ class LabelBudget:
             held = self._granted.get(source, 0)
             self._note(source, 0 if labels is None else max(0, held - labels))
 
-    def outstanding(self) -> int:
-        """Return the number of labels that are granted and have not come in."""
-        with self._lock:
-            return sum(self._granted.values())
-
     def _note(self, source: str, labels: int) -> None:
         if self.budget is None or self._granted.get(source, 0) == labels:
             return

@@ -24,7 +24,7 @@ from trainer.data.lerobot.episodes import (
     read_tasks,
 )
 from trainer.data.lerobot.info import STATS_PATH, TOLERANCE_S, DatasetInfo, Feature, read_info
-from trainer.data.statistics import COMPARED, Stats, column_statistics
+from trainer.data.statistics import COMPARED, Stats
 
 _CHECKED = ("index", "episode_index", "frame_index")
 """Bookkeeping that says of each row where it belongs; read along with every other."""
@@ -159,14 +159,6 @@ class LeRobotReader:
             read = self._read(list(dict.fromkeys((*missing, *_CHECKED))), chosen)
             self._columns.update({(named, key): column for key, column in read.items()})
         return {key: self._columns[named, key] for key in keys}
-
-    def statistics(self, keys: Sequence[str], rows: np.ndarray | None = None) -> Stats:
-        """Return exact statistics of columns, over all frames or over `rows`."""
-        columns = self.columns(keys)
-        return {
-            key: column_statistics(column if rows is None else column[rows])
-            for key, column in columns.items()
-        }
 
     def facts(self) -> dict[str, Any]:
         """Return what a person wants to know about the dataset, ready for JSON."""

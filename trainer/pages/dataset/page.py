@@ -15,7 +15,14 @@ from trainer.data.inspection.inspection import Inspection
 from trainer.data.inspection.table import verdict
 from trainer.data.inspection.values import FeatureFacts
 from trainer.pages.dataset.strips import Strip, film_strip
-from trainer.pages.parts.charts import COLOURS, Axis, Chart, LegendEntry, linear_axis, lines_chart
+from trainer.pages.parts.charts import (
+    COLOURS,
+    Chart,
+    LegendEntry,
+    linear_axis,
+    lines_chart,
+    shared_axis,
+)
 from trainer.pages.parts.render import render_page
 from trainer.utils.files import whole_file
 
@@ -175,7 +182,7 @@ def _plot_row(
     values: Sequence[np.ndarray],
     points: int,
 ) -> PlotRow:
-    axis = _shared_axis([value[:, list(group)] for value in values])
+    axis = shared_axis([value[:, list(group)] for value in values])
     charts = []
     for number, value in zip(numbers, values, strict=True):
         if not len(value):
@@ -204,16 +211,6 @@ def _thinned(values: np.ndarray, points: int) -> tuple[np.ndarray, np.ndarray]:
         kept += [part[min(low, high)], part[max(low, high)]]
     # Both extremes of a stretch stand at its ends: all lines of a chart share their positions.
     return np.stack([edges[:-1], edges[1:] - 1], axis=1).reshape(-1).astype(np.float64), np.array(kept)
-
-
-def _shared_axis(values: Sequence[np.ndarray]) -> Axis:
-    """One axis for all episodes, so that they can be compared."""
-    finite = np.concatenate([value[np.isfinite(value)] for value in values]) if values else np.empty(0)
-    if not len(finite):
-        return linear_axis(-1.0, 1.0, ticks=4)
-    low, high = float(finite.min()), float(finite.max())
-    margin = 0.05 * (high - low)
-    return linear_axis(low - margin, high + margin, ticks=4)
 
 
 def _films(inspection: Inspection, shown: Sequence[int]) -> tuple[ShownEpisode, ...]:

@@ -107,6 +107,16 @@ def linear_axis(low: float, high: float, ticks: int = 5, percent: bool = False) 
     return Axis(low, high, tuple(labels))
 
 
+def shared_axis(values: Sequence[np.ndarray]) -> Axis:
+    """Return one vertical axis for several lines, so that they can be compared."""
+    finite = np.concatenate([value[np.isfinite(value)] for value in values]) if values else np.empty(0)
+    if not len(finite):
+        return linear_axis(-1.0, 1.0, ticks=4)
+    low, high = float(finite.min()), float(finite.max())
+    margin = 0.05 * (high - low)
+    return linear_axis(low - margin, high + margin, ticks=4)
+
+
 def log_axis(low: float, high: float) -> Axis:
     """Return a logarithmic axis that covers low..high, both positive."""
     bottom, top = max(math.log10(low), -290.0), min(math.log10(high), 290.0)

@@ -10,7 +10,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from trainer.pages.parts.charts import COLOURS, Axis, Chart, LegendEntry, linear_axis, lines_chart
+from trainer.pages.parts.charts import (
+    COLOURS,
+    Chart,
+    LegendEntry,
+    lines_chart,
+    shared_axis,
+)
 from trainer.pages.parts.pictures import jpeg_uri
 from trainer.pages.report.dataset_info import Feature
 
@@ -105,7 +111,7 @@ def _plot(
     twin = next((other for other in seen if _equal(arrays[other], arrays[key])), None)
     if twin is not None:
         return Plot(key, f"The same values as {twin}.")
-    axis = _shared_axis(array)
+    axis = shared_axis([array[:_SAMPLES].astype(np.float64)])
     samples = range(min(_SAMPLES, len(array)))
     if array.shape[1] >= 4:  # long enough to be drawn over time, such as an action chunk
         pads = arrays.get(key + _PAD_SUFFIX)
@@ -166,17 +172,6 @@ def _first_pad(pads: np.ndarray | None, sample: int) -> float | None:
         return None
     real = np.flatnonzero(~padded)
     return float(real[-1]) + 0.5 if len(real) else 0.0
-
-
-def _shared_axis(array: np.ndarray) -> Axis:
-    """One axis for all samples, so that they can be compared."""
-    values = array[:_SAMPLES].astype(np.float64)
-    values = values[np.isfinite(values)]
-    if not len(values):
-        return linear_axis(-1.0, 1.0, ticks=4)
-    low, high = float(values.min()), float(values.max())
-    margin = 0.05 * (high - low)
-    return linear_axis(low - margin, high + margin, ticks=4)
 
 
 def _image_plot(key: str, array: np.ndarray) -> Plot:

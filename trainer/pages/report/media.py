@@ -41,7 +41,6 @@ class Rollouts:
     shown: tuple[Rollout, ...]
     left_out: tuple[Episode, ...]
     recorded: int
-    embedded_bytes: int
 
 
 def collect_rollouts(episodes: Sequence[Episode], budget: int = VIDEO_BUDGET_BYTES) -> Rollouts:
@@ -78,7 +77,6 @@ def collect_rollouts(episodes: Sequence[Episode], budget: int = VIDEO_BUDGET_BYT
         shown=tuple(sorted(shown, key=lambda rollout: rollout.episode.episode)),
         left_out=tuple(sorted(left_out, key=lambda episode: episode.episode)),
         recorded=len(recorded),
-        embedded_bytes=used,
     )
 
 
