@@ -4,7 +4,8 @@
 
 Beside `SampleRandom`, which makes the rank's own rows, stands `torch.randn` of the global batch, of which a
 rank takes its rows: the way of making numbers that belong to samples with one generator. Both begin with the
-step, as a training step does; medians.
+step, as a training step does; medians of turns of 16 steps, by step. A run makes small draws of some steps at
+once, as the rows "as a run draws" do.
 """
 
 from __future__ import annotations
@@ -17,9 +18,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from trainer.utils.random import RowRandom, SampleRandom
+from trainer.utils.random import RowRandom, SampleRandom, StepsAhead
 
-SHAPES = {"action chunk": (256, 16, 4), "four latent vectors": (256, 4, 1024)}
+SHAPES = {
+    "small batch of chunks": (64, 16, 4),
+    "action chunk": (256, 16, 4),
+    "four latent vectors": (256, 4, 1024),
+}
+TURN = StepsAhead.STEPS
 
 
 def global_batch(step: int, ranks: int, shape: tuple[int, ...], device: torch.device) -> Tensor:
@@ -32,28 +38,31 @@ def global_batch(step: int, ranks: int, shape: tuple[int, ...], device: torch.de
 def draws(ranks: int, shape: tuple[int, ...], device: torch.device) -> dict[str, Callable[[int], Tensor]]:
     """Return the ways to draw for the last one of the ranks: step → numbers."""
     place = (ranks - 1, ranks, device)
-    robots = RowRandom(range(shape[0]), device)
+    robots, ahead = RowRandom(range(shape[0]), device), StepsAhead()
     return {
         "own rows, normal": lambda step: SampleRandom(0, step, *place).normal(shape),
         "own rows, uniform": lambda step: SampleRandom(0, step, *place).uniform(shape),
+        "as a run draws, normal": lambda step: SampleRandom(0, step, *place, ahead=ahead).normal(shape),
+        "as a run draws, uniform": lambda step: SampleRandom(0, step, *place, ahead=ahead).uniform(shape),
         "a seed per row, normal": lambda step: robots.normal(shape),
         "randn of the global batch": lambda step: global_batch(step, ranks, shape, device),
     }
 
 
 def median(draw: Callable[[int], Tensor], rounds: int, device: torch.device) -> float:
-    """Return the milliseconds that a draw takes, after a first one that does not count.
+    """Return the milliseconds that a draw takes, after a first turn that does not count.
 
     On a CPU they are the processor's, so that other processes matter less.
     """
     clock = time.perf_counter if device.type == "cuda" else time.process_time
     taken = []
-    for step in range(rounds + 1):
+    for turn in range(rounds + 1):
         begin = clock()
-        draw(step)
+        for step in range(turn * TURN, (turn + 1) * TURN):
+            draw(step)
         if device.type == "cuda":
             torch.cuda.synchronize()
-        taken.append((clock() - begin) * 1e3)
+        taken.append((clock() - begin) * 1e3 / TURN)
     return statistics.median(taken[1:])
 
 
