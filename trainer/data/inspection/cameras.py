@@ -15,7 +15,7 @@ from trainer.data.inspection.rows import Rows
 from trainer.data.lerobot import LeRobotReader
 from trainer.data.lerobot.image_camera import stored_picture, wrong_pictures
 from trainer.data.lerobot.info import Feature
-from trainer.data.lerobot.video_camera import episodes_that_share_frames, shared_frames_message
+from trainer.data.lerobot.video_camera import episodes_that_share_frames, shared_frames_message, video_places
 from trainer.data.video.header import (
     VideoHeader,
     frame_rate,
@@ -41,38 +41,6 @@ class CameraFacts:
     stored: str
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where an episode lies in a video: the file, and the time of its first frame in seconds."""
-
-    path: Path
-    begin: float
-
-
-def video_place(reader: LeRobotReader, key: str, position: int) -> Place:
-    """Return where the episode at a place of the episode table lies in the videos of a camera.
-
-    Raises:
-        DatasetError: the dataset does not say.
-    """
-    number = int(reader.episodes.episode_index[position])
-    if reader.info.version == "v2.1":
-        chunk = number // reader.info.chunks_size
-        return Place(
-            reader.root / reader.info.video_path(key, episode_chunk=chunk, episode_index=number), 0.0
-        )
-    values = []
-    for name in ("chunk_index", "file_index", "from_timestamp"):
-        column = reader.episodes.columns.get(f"videos/{key}/{name}")
-        if column is None or not np.isfinite(float(column[position])):
-            raise DatasetError(
-                f"the episode table does not say where the video of '{key}' of episode {number} is ('{name}')"
-            )
-        values.append(float(column[position]))
-    path = reader.info.video_path(key, chunk_index=int(values[0]), file_index=int(values[1]))
-    return Place(reader.root / path, values[2])
-
-
 def check_camera(
     reader: LeRobotReader,
     feature: Feature,
@@ -94,12 +62,12 @@ def check_camera(
     placed = True
     for position, number in enumerate(reader.episodes.episode_index):
         try:
-            place = video_place(reader, feature.name, position)
+            (path,), _, (begin,) = video_places(reader, feature.name, np.array([position]))
         except DatasetError as problem:
             findings.fault("video_place", str(problem), feature=feature.name, episodes=[int(number)])
             placed = False
             break  # what one episode lacks, the others lack too
-        positions.setdefault(place.path, []).append((position, place.begin))
+        positions.setdefault(path, []).append((position, begin))
     _check_lengths(reader, feature, findings)
     if placed:
         _check_shared(reader, feature, findings)

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from trainer.data.errors import DatasetError
 from trainer.data.inspection.findings import Findings, counted, in_places
@@ -86,15 +85,6 @@ def read_rows(reader: LeRobotReader, findings: Findings) -> Rows | None:
     sound = _check_episodes(reader, rows, findings) and _check_files(reader, rows, findings)
     sound &= _check_numbers(reader, rows, findings)
     return Rows(rows.paths, rows.counts, episode, rows.frame, columns, complete and sound)
-
-
-def read_pictures(path: Path, key: str) -> list[dict[str, bytes | str | None] | None]:
-    """Return the encoded pictures of a data file's column, as they lie there."""
-    with pq.ParquetFile(path) as file:
-        pictures: list[dict[str, bytes | str | None] | None] = (
-            file.read(columns=[key]).column(key).to_pylist()
-        )
-    return pictures
 
 
 def check_timestamps(reader: LeRobotReader, rows: Rows, findings: Findings) -> None:

@@ -55,7 +55,7 @@ class VideoCamera:
         self._episodes = reader.episodes.episode_index[positions]
         lengths = reader.episodes.length[positions]
         self._ends = np.cumsum(lengths)
-        self._paths, which, begins = _video_places(reader, key, positions)
+        self._paths, which, begins = video_places(reader, key, positions)
         for one, other in episodes_that_share_frames(reader, key):
             if np.isin([one, other], positions).any():
                 raise DatasetError(f"{reader.root}: {shared_frames_message(reader, key, one, other)}")
@@ -280,13 +280,22 @@ class _PictureGroups:
         return self._rows[np.arange(ends[-1]) + np.repeat(begins - (ends - sizes), sizes)]
 
 
-def _video_places(
+def video_places(
     reader: LeRobotReader, key: str, positions: np.ndarray
 ) -> tuple[list[Path], np.ndarray, np.ndarray]:
-    """Return the video files of chosen episodes, which one each is in, and where it begins in seconds."""
+    """Return the video files of chosen episodes, which one each is in, and where it begins in seconds.
+
+    Args:
+        reader: the dataset.
+        key: a camera whose frames are in videos.
+        positions: the episodes, as places in the episode table.
+
+    Raises:
+        DatasetError: the dataset does not say.
+    """
     episodes = reader.episodes
     if reader.info.version == "v2.1":
-        per_chunk = int(reader.info.raw.get("chunks_size", 1000))
+        per_chunk = reader.info.chunks_size
         named = [
             reader.info.video_path(key, episode_chunk=int(n) // per_chunk, episode_index=int(n))
             for n in episodes.episode_index[positions]
@@ -297,8 +306,12 @@ def _video_places(
     names = [f"videos/{key}/{name}" for name in _PLACE]
     for name in names:
         column = episodes.columns.get(name)
-        if column is None or not np.isfinite(column[positions].astype(np.float64)).all():
-            raise DatasetError(f"the episode table does not say where the videos of '{key}' are ('{name}')")
+        told = False if column is None else np.isfinite(column[positions].astype(np.float64))
+        if not np.all(told):
+            number = episodes.episode_index[positions][np.argmin(told)]
+            raise DatasetError(
+                f"the episode table does not say where the video of '{key}' of episode {number} is ('{name}')"
+            )
     chunk, file, begins = (episodes.columns[name][positions] for name in names)
     unique, which = np.unique(np.stack([chunk, file], axis=1).astype(np.int64), axis=0, return_inverse=True)
     paths = [
@@ -321,7 +334,7 @@ def episodes_that_share_frames(reader: LeRobotReader, key: str) -> list[tuple[in
                 return []
             known &= np.isfinite(column.astype(np.float64))
     positions = np.flatnonzero(known)
-    _, which, begins = _video_places(reader, key, positions)
+    _, which, begins = video_places(reader, key, positions)
     first = np.rint(begins * reader.fps).astype(np.int64)
     first -= first.min(initial=0)
     end = first + reader.episodes.length[positions]
@@ -340,7 +353,7 @@ def episodes_that_share_frames(reader: LeRobotReader, key: str) -> list[tuple[in
 def shared_frames_message(reader: LeRobotReader, key: str, one: int, other: int) -> str:
     """Say that two episodes, given as places in the episode table, claim the same frames."""
     numbers = sorted(int(n) for n in reader.episodes.episode_index[[one, other]])
-    paths, which, _ = _video_places(reader, key, np.array([one]))
+    paths, which, _ = video_places(reader, key, np.array([one]))
     return (
         f"episodes {numbers[0]} and {numbers[1]} lie on the same frames of {paths[which[0]].name}, a video "
         f"of '{key}'; one of them would show the other, so the episode table is wrong"

@@ -220,6 +220,6 @@ def _films(inspection: Inspection, shown: Sequence[int]) -> tuple[ShownEpisode, 
     films = []
     for place in shown:
         episode = inspection.episodes[place]
-        strips = [film_strip(reader, inspection.rows, camera.name, place) for camera in inspection.cameras]
+        strips = [film_strip(reader, camera.name, place) for camera in inspection.cameras]
         films.append(ShownEpisode(episode.number, episode.length, ", ".join(episode.tasks), tuple(strips)))
     return tuple(films)
