@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,14 +12,6 @@ from trainer.config.paths import config_file, expanded, output_path, project_fol
 
 if TYPE_CHECKING:
     from trainer.config.schemas import ExperimentConfig, RecordingConfig
-
-
-@dataclass(frozen=True)
-class Recording:
-    """The dataset that an experiment asks for: its `data.recording`, and its folder."""
-
-    settings: RecordingConfig
-    out: Path
 
 
 def read_experiment(path: str | Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
@@ -38,15 +29,15 @@ def read_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
     return config
 
 
-def recording_of(path: str | Path, overrides: Sequence[str] = ()) -> Recording:
-    """Return what `data.recording` of an experiment asks for; its folder is the dataset's `root`."""
+def recording_of(path: str | Path, overrides: Sequence[str] = ()) -> tuple[RecordingConfig, Path]:
+    """Return `data.recording` of an experiment and where the recording goes, the dataset's `root`."""
     config = read_experiment(path, overrides)
     asked, root = config.data.recording, config.data.datamodule.params.get("root")
     if asked is None:
         raise UserError(f"{path} has no section data.recording, so there is nothing to record")
     if not isinstance(root, str):
         raise UserError(f"{path}: data.datamodule.params.root is needed: it is where the recording goes")
-    return Recording(asked, output_path(root, config_file(path)))
+    return asked, output_path(root, config_file(path))
 
 
 def import_plugins(path: Path, trust: Sequence[str] = (), overrides: Sequence[str] = ()) -> None:

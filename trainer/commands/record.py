@@ -65,9 +65,8 @@ def record(
 
     with user_errors():
         if config is not None:
-            asked = recording_of(config, overrides)
-            settings = asked.settings
-            env, out = env or settings.env, out or asked.out
+            settings, root = recording_of(config, overrides)
+            env, out = env or settings.env, out or root
             episodes, seed = episodes or settings.episodes, settings.seed if seed is None else seed
             processes = processes or settings.processes
             if settings.cameras is not None:

@@ -136,13 +136,6 @@ def training_curves(
     return tuple(group for group in groups if group.charts)
 
 
-def evaluation_curves(
-    evaluations: Sequence[Evaluation], last_step: float | None, clock: Clock | None = None
-) -> tuple[Chart, ...]:
-    """Draw success rate and mean score over the training, one colour for each environment."""
-    return estimate_curves(_by_env(evaluations), last_step, clock=clock)
-
-
 def estimate_curves(
     groups: Mapping[str, Sequence[Evaluation]],
     last_step: float | None,
@@ -201,7 +194,8 @@ def _estimates(
     return found
 
 
-def _by_env(evaluations: Sequence[Evaluation]) -> dict[str, list[Evaluation]]:
+def by_env(evaluations: Sequence[Evaluation]) -> dict[str, list[Evaluation]]:
+    """Return the evaluations of each environment, in their order."""
     groups: dict[str, list[Evaluation]] = {}
     for evaluation in evaluations:
         groups.setdefault(evaluation.env, []).append(evaluation)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.pages.parts.render import render_page
-from trainer.pages.report.curves import evaluation_curves, training_clock, training_curves
+from trainer.pages.report.curves import by_env, estimate_curves, training_clock, training_curves
 from trainer.pages.report.first_batch import read_first_batch
 from trainer.pages.report.media import VIDEO_BUDGET_BYTES, collect_rollouts
 from trainer.pages.report.run_folder import Component, Evaluation, ReportError, Run, read_run
@@ -30,7 +30,8 @@ def build_report(run: Path, out: Path | None = None) -> Path:
     Raises:
         ReportError: `run` is no run folder, or the page cannot be written.
     """
-    return write_page(render(read_run(run)), out if out is not None else run / "report.html")
+    page = render_page(PAGE, "report.html", _content(read_run(run)), {"yaml": coloured_yaml})
+    return write_page(page, out if out is not None else run / "report.html")
 
 
 def write_page(page: str, target: Path) -> Path:
@@ -45,11 +46,6 @@ def write_page(page: str, target: Path) -> Path:
     except OSError as error:
         raise ReportError(f"The report {target} cannot be written: {error.strerror}.") from error
     return target
-
-
-def render(run: Run) -> str:
-    """Return the HTML of a run."""
-    return render_page(PAGE, "report.html", _content(run), {"yaml": coloured_yaml})
 
 
 def _content(run: Run) -> dict[str, Any]:
@@ -69,7 +65,7 @@ def _content(run: Run) -> dict[str, Any]:
         "curves": curves,
         "windows": sorted({c.window for group in curves for c in group.charts if c.window > 1}),
         "metrics_notes": _metrics_notes(run),
-        "evaluation_charts": evaluation_curves(run.evaluations, last_step, clock),
+        "evaluation_charts": estimate_curves(by_env(run.evaluations), last_step, clock=clock),
         "evaluation_rows": run.evaluations[-_MAX_EVALUATION_ROWS:],
         "rollouts": [
             (verdict, collect_rollouts(verdict.episodes, VIDEO_BUDGET_BYTES // len(verdicts)))
