@@ -292,7 +292,7 @@ def test_a_camera_whose_videos_are_missing(root):
     assert "observation.images.top" not in offsets(build(root, features=["observation.state"]))
     error = refusal(root)
     assert error.param == "root"
-    assert "the videos of 'observation.images.top'" in error.message
+    assert "the video of 'observation.images.top' of episode 0" in error.message
 
 
 def test_faults_in_the_files_are_shown_at_what_led_to_them(root):

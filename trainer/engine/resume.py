@@ -46,7 +46,7 @@ def checkpoint_to_resume(
         CheckpointError: it is missing, incomplete or damaged.
     """
     asked = checked.config.train.checkpoint.resume_from
-    launch, has_saved = restarted_launch(), (checked.run / LATEST).is_file()
+    launch, has_saved = restarted_launch(), (checked.run / LATEST).exists()
     if has_saved and launch is not None and read_run_facts(checked.run).get("launch") == launch:
         asked = "auto"  # this launch has begun the run, and started its ranks again
     if asked is None or (asked == "auto" and not has_saved):
