@@ -13,17 +13,19 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-def section_in(annotation: object) -> type[BaseModel] | None:
-    """Return the section that an annotation holds, also inside `… | None` and `dict[str, …]`."""
+def section_in(annotation: object, *, containers: bool = True) -> type[BaseModel] | None:
+    """Return the section that an annotation holds, also inside `… | None`.
+
+    Args:
+        annotation: of a key.
+        containers: also inside `dict[str, …]` and `list[…]`, whose items have names or places of their own.
+    """
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    found = (section_in(a) for a in typing.get_args(annotation))
+    if not containers and typing.get_origin(annotation) in (dict, list):
+        return None
+    found = (section_in(a, containers=containers) for a in typing.get_args(annotation))
     return next((s for s in found if s is not None), None)
-
-
-def section_at(annotation: object) -> type[BaseModel] | None:
-    """Return the section whose keys stand right below a key of this annotation, in no list or mapping."""
-    return None if typing.get_origin(annotation) in (dict, list) else section_in(annotation)
 
 
 class KeyMistake(ValueError):

@@ -12,7 +12,7 @@ from model_constructor import ConfigPath, closest, format_path
 
 from trainer.config.component import ComponentSpec
 from trainer.config.errors import ConfigValidationIssue
-from trainer.config.section import KeyMistake, section_at
+from trainer.config.section import KeyMistake, section_in
 
 M = TypeVar("M", bound=pydantic.BaseModel)
 _QUOTED = re.compile(r"'([^']*)'")
@@ -181,7 +181,7 @@ def _key_paths(model: type[pydantic.BaseModel]) -> typing.Iterator[ConfigPath]:
     """Yield the path of every key of a schema that stands in no list and under no free name."""
     for name, field in model.model_fields.items():
         yield (name,)
-        section = section_at(field.annotation)
+        section = section_in(field.annotation, containers=False)
         if section is not None and section is not ComponentSpec:
             yield from ((name, *path) for path in _key_paths(section))
 

@@ -25,7 +25,7 @@ from trainer.checkpoint.lock import LOCK
 from trainer.checkpoint.names import BEST, CONFIG, LATEST, MODELS
 from trainer.config.paths import output_path
 from trainer.config.schemas import ExperimentConfig
-from trainer.config.section import section_at
+from trainer.config.section import section_in
 from trainer.engine.check import CheckedConfig, converted
 from trainer.engine.run_folder import flat_model, now, read_run_facts, restarted_launch
 from trainer.registry import DATASET_BUILDER_REGISTRY
@@ -228,7 +228,7 @@ def may_change(section: type[BaseModel], path: str = "") -> Iterator[str]:
         extra = field.json_schema_extra
         if isinstance(extra, dict) and extra.get("resume") == "may_change":
             yield f"{path}{name}"
-        elif (below := section_at(field.annotation)) is not None:
+        elif (below := section_in(field.annotation, containers=False)) is not None:
             yield from may_change(below, f"{path}{name}.")
 
 

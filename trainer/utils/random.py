@@ -134,7 +134,7 @@ class _Draws(ABC):
 
     def _next_call(self) -> int:
         self.calls += 1
-        return _hash_of_call(self.calls)
+        return _hash("call", self.calls)
 
 
 class StepsAhead:
@@ -285,16 +285,11 @@ class RowRandom(_Draws):
         return on_host.to(self.device, non_blocking=True)
 
 
+@functools.lru_cache(maxsize=1024)
 def _hash(purpose: str, *numbers: int) -> int:
-    """Return 64 bits that depend on all of these, as a signed integer."""
+    """Return 64 bits that depend on all of these, as a signed integer; every step counts its draws anew."""
     digest = hashlib.blake2b(repr((purpose, *map(int, numbers))).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)
-
-
-@functools.lru_cache(maxsize=1024)
-def _hash_of_call(number: int) -> int:
-    """Return the hash of a draw's number; every step counts its draws anew."""
-    return _hash("call", number)
 
 
 def _signed(number: int) -> int:
